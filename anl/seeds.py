@@ -1,0 +1,27 @@
+"""Every random draw in the project is a pure function of the base seed and a name."""
+
+import zlib
+
+import numpy as np
+import torch
+
+
+def generator(seed, *names):
+    """A numpy generator for the draw called `names` (strings or integers) under the base `seed`.
+
+    Two different names give independent streams (SeedSequence spawn keys), so a stage can be rerun, resumed or
+    reordered without moving another's draws.
+    """
+    keys = [zlib.crc32(str(name).encode()) for name in names]
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=tuple(keys)))
+
+
+def torch_generator(seed, *names):
+    """The same for torch, on the CPU."""
+    return torch.Generator().manual_seed(int(generator(seed, *names).integers(2**62)))
+
+
+def fix(seed, *names):
+    """Seed torch's global generator (weight initialisation) and ask for deterministic kernels."""
+    torch.manual_seed(int(generator(seed, *names).integers(2**62)))
+    torch.use_deterministic_algorithms(True, warn_only=False)
