@@ -1,0 +1,83 @@
+"""The detector: a full-resolution stem, a timm backbone, and between them what the predicted noise adds.
+
+    h = stem(x);  n_hat = head(h);  f = backbone(h);  f' = attention(f, n_hat);  logit = linear(pool(f'))
+
+The plain detector is the same stem, backbone and classifier without head and attention. The prior appears nowhere.
+"""
+
+import json
+from typing import NamedTuple
+
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from anl import attention as attentions
+from anl.errors import UserError
+from anl.files import whole_file
+
+
+class Output(NamedTuple):
+    """logit (B,), positive for generated; noise (B, 3, H, W) in standard deviations of the target, or None; map (B, h, w)."""
+
+    logit: torch.Tensor
+    noise: torch.Tensor | None
+    map: torch.Tensor
+
+
+class Detector(nn.Module):
+    """A detector of generated images. x: (B, 3, H, W) in [-1, 1], H = W = `size` or any multiple of 16.
+
+    backbone: name of a timm model with `features_only`. noise: whether it predicts noise. attention: one of
+    `none`, `energy`, `gate`, `affinity`; all but `none` need the noise head.
+    """
+
+    def __init__(self, backbone, stem_width, patch, size, noise=True, attention="affinity"):
+        super().__init__()
+        if attention != "none" and not noise:
+            raise UserError(f"attention '{attention}' needs the predicted noise: use target `prior`, or attention `none`")
+        self.settings = {"backbone": backbone, "stem_width": stem_width, "patch": patch, "size": size, "noise": noise,
+                         "attention": attention}
+        # at full resolution, unstrided: noise at t = 1 has no energy left after a stride of 4
+        self.stem = nn.Sequential(_conv(3, stem_width), _conv(stem_width, stem_width))
+        self.backbone = timm.create_model(backbone, pretrained=False, in_chans=stem_width, features_only=True,
+                                          out_indices=(3,))
+        info = self.backbone.feature_info
+        channels, grid = info.channels()[-1], size // info.reduction()[-1]
+        self.head = nn.Sequential(_conv(stem_width, stem_width), nn.Conv2d(stem_width, 3, 3, 1, 1)) if noise else None
+        self.attention = attentions.build(attention, channels, patch, grid)
+        self.classifier = nn.Linear(channels, 1)
+
+    def forward(self, x):
+        h = self.stem(x / 0.5)  # photographs have a standard deviation of about a half in [-1, 1]
+        noise = None if self.head is None else self.head(h)
+        features, weights = self.attention(self.backbone(h)[-1], noise)
+        return Output(self.classifier(features.mean((2, 3))).squeeze(1), noise, weights)
+
+
+def _conv(inputs, outputs):
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def save(detector, path):
+    """Write weights (safetensors) with the settings that rebuild the detector in the file's metadata."""
+    weights = {key: value.detach().contiguous().cpu() for key, value in detector.state_dict().items()}
+    with whole_file(path) as temporary:
+        save_file(weights, temporary, metadata={"detector": json.dumps(detector.settings, sort_keys=True)})
+
+
+def load(path, device="cpu"):
+    """Rebuild a saved detector in eval mode. Raises UserError on a missing, truncated or foreign file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            settings = json.loads(file.metadata()["detector"])
+            weights = {key: file.get_tensor(key) for key in file.keys()}
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; train the run again with `dvc repro`") from None
+    except Exception as problem:
+        raise UserError(f"{path} holds no detector ({problem}); delete it and train the run again") from None
+    detector = Detector(**settings)
+    detector.load_state_dict(weights)
+    return detector.to(device).eval()

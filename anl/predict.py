@@ -1,0 +1,83 @@
+"""Per-image scores, saved; every table is computed from the file, never from a model."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from anl import detector as detectors
+from anl.benchmark import REAL, read_images, read_manifest, use_rows
+from anl.data import views
+from anl.data.patches import to_tensor
+from anl.errors import UserError
+from anl.files import whole_file
+
+COLUMNS = ["sample_id", "photo", "cluster", "generator", "split", "view", "label", "logit"]
+BATCH = 128
+
+
+@torch.no_grad()
+def score(detector, pixels, device="cpu"):
+    """Logits (N,), float64, of uint8 images (N, H, W, 3), in full precision: they depend on the image alone."""
+    detector = detector.to(device, memory_format=torch.channels_last).eval()
+    logits = [detector(to_tensor(pixels[i:i + BATCH]).to(device, memory_format=torch.channels_last)).logit.cpu()
+              for i in range(0, len(pixels), BATCH)]
+    return torch.cat(logits).double().numpy()
+
+
+def score_benchmark(detector, params, device="cpu"):
+    """Score validation (reals and the seen family, raw) and test (all, every view; reals also processed).
+
+    `matched` re-encodes fakes with the formats of the reals. Where every real is lossless, as in the embedded set, that
+    changes no byte, and the raw scores stand for it.
+    """
+    rows = use_rows(read_manifest(params.benchmark.folder), params)
+    val = rows[(rows["split"] == "val") & rows["generator"].isin([REAL, params.benchmark.seen])]
+    test = rows[rows["split"] == "test"]
+    lossless = set(test.loc[test["generator"] == REAL, "format"]) <= {"PNG"}
+    if "matched" in params.evaluation.views and not lossless:
+        raise UserError("view `matched`: the benchmark's reals are not lossless; re-encoding is not available for it")
+    tables = [_scored(detector, val, "raw", params, device)]
+    raw = _scored(detector, test, "raw", params, device)
+    tables.append(raw)
+    for view in params.evaluation.views:
+        if view == "matched":
+            tables.append(raw.assign(view=view))
+        elif view != "raw":
+            tables.append(_scored(detector, test, view, params, device))
+    real = test[test["generator"] == REAL]
+    tables += [_scored(detector, real, control, params, device) for control in params.evaluation.controls
+               if control not in params.evaluation.views]
+    return pd.concat(tables, ignore_index=True)[COLUMNS]
+
+
+def _scored(detector, rows, view, params, device):
+    pixels = read_images(params.benchmark.folder, rows)
+    pixels = np.stack([views.apply(view, image) for image in pixels])
+    return rows.assign(view=view, logit=score(detector, pixels, device))
+
+
+def score_run(folder, params):
+    """Score a trained run again and rewrite its predictions.parquet; returns the table."""
+    folder = Path(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    table = score_benchmark(detectors.load(folder / "model.safetensors"), params, device)
+    write_predictions(folder, table)
+    return table
+
+
+def write_predictions(folder, table):
+    with whole_file(Path(folder) / "predictions.parquet") as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def read_predictions(folder):
+    """A run's scores. Raises UserError if they are missing or broken."""
+    path = Path(folder) / "predictions.parquet"
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; score the run with `anl predict {folder}`") from None
+    except Exception as problem:
+        raise UserError(f"{path} cannot be read ({problem}); make it again with `anl predict {folder}`") from None

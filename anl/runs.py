@@ -1,0 +1,120 @@
+"""A run is one training: what it is called, what it is, where it lies, and how a missing one is made."""
+
+import dataclasses
+import platform
+import resource
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from anl import __version__, detector, files, predict, train
+from anl.errors import UserError
+
+GROUPS = ("main", "step_t", "attention", "adhoc")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """target: `prior` or `none` (the plain detector, whose step, attention and loss weight mean nothing)."""
+
+    target: str
+    step: int
+    attention: str
+    loss_weight: float
+    seed: int
+
+    @property
+    def method(self):
+        """The slug without its seed: what the seeds of one method share."""
+        if self.target == "none":
+            return "plain"
+        weight = "" if self.loss_weight == 1 else f"-w{self.loss_weight:g}"
+        return f"{self.target}-t{self.step}-{self.attention}{weight}"
+
+    @property
+    def slug(self):
+        return f"{self.method}-s{self.seed}"
+
+    def identity(self, params):
+        """Hash of everything that decides the run's weights and scores."""
+        keys = ("seed", "data", "models", "prior", "families", "benchmark", "use", "detector", "training")
+        parts = {key: dataclasses.asdict(params)[key] for key in keys}
+        return files.identity({"spec": dataclasses.asdict(self), **parts,
+                               "views": [params.evaluation.views, params.evaluation.controls]})
+
+
+def make_spec(params, target, step, attention, loss_weight, seed):
+    """A checked RunSpec; the plain detector's unused fields take fixed values, so that it is one run."""
+    if target == "none":
+        return RunSpec("none", params.method.step, "none", 0.0, seed)
+    return RunSpec(target, step, attention, float(loss_weight), seed)
+
+
+def main_specs(params):
+    """The plain detector and the method, for every seed."""
+    m = params.method
+    return ([make_spec(params, "none", m.step, m.attention, m.loss_weight, seed) for seed in params.runs.seeds]
+            + [make_spec(params, m.target, m.step, m.attention, m.loss_weight, seed) for seed in params.runs.seeds])
+
+
+def step_specs(params, steps=None):
+    """The method at each step (default: method.step and runs.steps), for every seed."""
+    m = params.method
+    steps = sorted({m.step, *params.runs.steps}) if steps is None else steps
+    return [make_spec(params, m.target, step, m.attention, m.loss_weight, seed)
+            for step in steps for seed in params.runs.seeds]
+
+
+def attention_specs(params, attentions=None):
+    """The method with each attention (default: method.attention and runs.attentions), for every seed."""
+    m = params.method
+    names = [*params.runs.attentions, m.attention] if attentions is None else attentions
+    return [make_spec(params, m.target, m.step, name, m.loss_weight, seed)
+            for name in names for seed in params.runs.seeds]
+
+
+def run_folder(params, spec, group, root="runs"):
+    return Path(root) / params.profile / group / spec.slug
+
+
+def train_run(spec, params, group, root="runs"):
+    """Train and score one run; its folder appears whole or not at all. Returns the folder."""
+    if group not in GROUPS:
+        raise UserError(f"there is no group '{group}'; choose one of {', '.join(GROUPS)}")
+    folder = run_folder(params, spec, group, root)
+    started = time.monotonic()
+    identity = spec.identity(params)
+    trained, curve = train.fit_detector(spec, params, identity=identity)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    table = predict.score_benchmark(trained, params, device)
+    temporary = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    detector.save(trained.cpu().to(memory_format=torch.contiguous_format), temporary / "model.safetensors")
+    predict.write_predictions(temporary, table)
+    files.write_csv(temporary / "curve.csv", curve)
+    files.write_json(temporary / "run.json", {
+        "spec": dataclasses.asdict(spec), "identity": identity, "group": group, "device": device,
+        "wall_seconds": time.monotonic() - started, "parameters": sum(p.numel() for p in trained.parameters()),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "versions": {"anl": __version__, "torch": torch.__version__, "python": platform.python_version()}})
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    return folder
+
+
+def find_run(spec, params, root="runs"):
+    """The folder of a finished run with this identity, or None."""
+    wanted = spec.identity(params)
+    for group in GROUPS:
+        folder = run_folder(params, spec, group, root)
+        if (folder / "run.json").is_file() and files.read_json(folder / "run.json")["identity"] == wanted:
+            return folder
+    return None
+
+
+def find_or_train(specs, params, root="runs"):
+    """dict spec -> folder; what does not exist yet is trained into runs/<profile>/adhoc/."""
+    return {spec: find_run(spec, params, root) or train_run(spec, params, "adhoc", root) for spec in specs}
