@@ -13,7 +13,7 @@ from anl.files import write_text
 
 TARGETS = ("prior", "none")
 ATTENTIONS = ("none", "energy", "gate", "affinity")
-VIEWS = ("raw", "jpeg96")
+VIEWS = ("raw", "matched", "jpeg96")
 CONTROLS = ("resize75", "blur", "jpeg96", "denoise")
 PRECISIONS = ("fp32", "bf16")
 DIFFUSION_STEPS = 1000
@@ -120,6 +120,7 @@ class Runs:
 @dataclass(frozen=True)
 class Evaluation:
     views: list[str]
+    headline: str
     controls: list[str]
     target_fpr: float
     bootstrap: int
@@ -286,6 +287,8 @@ def check(params, origin):
     need(params.training.learning_rate > 0, "training.learning_rate", "it must be positive")
     need("raw" in params.evaluation.views and set(params.evaluation.views) <= set(VIEWS), "evaluation.views",
          f"raw and any of {', '.join(VIEWS)}")
+    need(params.evaluation.headline in params.evaluation.views and params.evaluation.headline != "raw",
+         "evaluation.headline", "choose matched or jpeg96, and list it in evaluation.views")
     need(set(params.evaluation.controls) <= set(CONTROLS), "evaluation.controls", f"any of {', '.join(CONTROLS)}")
     need(0 < params.evaluation.target_fpr < 0.5, "evaluation.target_fpr", "it must be between 0 and 0.5")
     need(params.evaluation.bootstrap >= 20, "evaluation.bootstrap", "at least 20 replicates make an interval")

@@ -1,0 +1,138 @@
+"""Tables from saved scores: what notebooks show and claims are decided by."""
+
+import numpy as np
+import pandas as pd
+
+from anl import bootstrap, metrics
+from anl.benchmark import REAL
+from anl.predict import read_predictions
+
+UNSEEN = "unseen"
+METRICS = ("AP", "balanced_accuracy")
+
+
+def calibration_of(table, params):
+    """Threshold and temperature of one run, from its validation scores."""
+    val = table[table["split"] == "val"]
+    return metrics.calibrate(val["label"], val["logit"], params.evaluation.target_fpr)
+
+
+def run_table(folders, params):
+    """One row a run, generator and view, with every metric. folders: dict RunSpec -> run folder."""
+    rows = []
+    for spec, folder in folders.items():
+        table = read_predictions(folder)
+        calibration = calibration_of(table, params)
+        test = table[table["split"] == "test"]
+        for view in params.evaluation.views:
+            seen_by_view = test[test["view"] == view]
+            real = seen_by_view[seen_by_view["generator"] == REAL]
+            for generator in params.families:
+                fake = seen_by_view[seen_by_view["generator"] == generator]
+                both = pd.concat([real, fake])
+                rows.append({"method": spec.method, "slug": spec.slug, "target": spec.target, "step": spec.step,
+                             "attention": spec.attention, "seed": spec.seed, "generator": generator,
+                             "seen": generator == params.benchmark.seen, "view": view, "n_real": len(real),
+                             "n_fake": len(fake), "threshold": calibration.threshold,
+                             **metrics.evaluate(both["label"], both["logit"], calibration)})
+    return pd.DataFrame(rows)
+
+
+def replicates(folders, params, view):
+    """Bootstrap replicates of one method: dict (generator, metric) -> (seeds, R + 1), column 0 the sample itself.
+
+    folders: the method's run folders, one per seed, in the order of the seeds. `unseen` is the mean over the families
+    that the detectors did not train on.
+    """
+    names = list(params.families)
+    values = {(name, metric): [] for name in [*names, UNSEEN] for metric in METRICS}
+    for folder in folders:
+        table = read_predictions(folder)
+        threshold = calibration_of(table, params).threshold
+        test = table[(table["split"] == "test") & (table["view"] == view)].sort_values("sample_id")
+        real = test[test["generator"] == REAL]
+        for name in names:
+            both = pd.concat([real, test[test["generator"] == name]])
+            weights = bootstrap.cluster_weights(both["cluster"], params.evaluation.bootstrap, params.seed)
+            label, logit = both["label"].to_numpy(), both["logit"].to_numpy()
+            values[name, "AP"].append(bootstrap.weighted_average_precision(label, logit, weights))
+            rates = [bootstrap.weighted_rate((logit[label == k] > threshold) == k, weights[:, label == k]) for k in (0, 1)]
+            values[name, "balanced_accuracy"].append((rates[0] + rates[1]) / 2)
+        unseen = [name for name in names if name != params.benchmark.seen]
+        for metric in METRICS:
+            values[UNSEEN, metric].append(np.mean([values[name, metric][-1] for name in unseen], axis=0))
+    return {key: np.array(value) for key, value in values.items()}
+
+
+def _over_seeds(array, params):
+    """(seeds, R + 1) -> (R + 1,): the mean over seeds, seeds drawn anew in each replicate."""
+    weights = bootstrap.seed_weights(len(array), array.shape[1] - 1, params.seed)
+    return (weights.T * array).sum(0) / weights.sum(1)
+
+
+def _images(folders, generator, params, view):
+    table = read_predictions(folders[0])
+    test = table[(table["split"] == "test") & (table["view"] == view)]
+    wanted = test["generator"] == generator if generator != UNSEEN else (
+        ~test["generator"].isin([REAL, params.benchmark.seen]))
+    return int(wanted.sum() + (test["generator"] == REAL).sum())
+
+
+def summary(groups, params, view=None):
+    """Mean over seeds with a 95 % interval (photographs and seeds drawn anew), a row per method, generator and metric.
+
+    groups: dict label -> list of run folders, one per seed. view: default the profile's headline view.
+    """
+    view = view or params.evaluation.headline
+    rows = []
+    for label, folders in groups.items():
+        for (generator, metric), array in replicates(folders, params, view).items():
+            mean = _over_seeds(array, params)
+            low, high = bootstrap.interval(mean)
+            rows.append({"method": label, "generator": generator, "seen": generator == params.benchmark.seen,
+                         "view": view, "metric": metric, "mean": float(mean[0]), "low": low, "high": high,
+                         "seeds": len(folders), "n": _images(folders, generator, params, view)})
+    return pd.DataFrame(rows)
+
+
+def paired_difference(groups, baseline, params, view=None):
+    """Each method minus `baseline` on the same photographs and seeds, a row per method, generator and metric."""
+    view = view or params.evaluation.headline
+    base = replicates(groups[baseline], params, view)
+    rows = []
+    for label, folders in groups.items():
+        if label == baseline:
+            continue
+        for (generator, metric), array in replicates(folders, params, view).items():
+            difference = _over_seeds(array - base[generator, metric], params)
+            low, high = bootstrap.interval(difference)
+            rows.append({"method": label, "baseline": baseline, "generator": generator,
+                         "seen": generator == params.benchmark.seen, "view": view, "metric": metric,
+                         "difference": float(difference[0]), "low": low, "high": high, "seeds": len(folders),
+                         "n": _images(folders, generator, params, view)})
+    return pd.DataFrame(rows)
+
+
+def control_rates(groups, params):
+    """False-positive rate at the frozen threshold on real test images, untouched (`raw`) and harmlessly processed."""
+    rows = []
+    for label, folders in groups.items():
+        for control in ["raw", *params.evaluation.controls]:
+            rates = []
+            for folder in folders:
+                table = read_predictions(folder)
+                real = table[(table["split"] == "test") & (table["generator"] == REAL) & (table["view"] == control)]
+                weights = bootstrap.cluster_weights(real["cluster"], params.evaluation.bootstrap, params.seed)
+                called = real["logit"].to_numpy() > calibration_of(table, params).threshold
+                rates.append(bootstrap.weighted_rate(called, weights))
+            mean = _over_seeds(np.array(rates), params)
+            low, high = bootstrap.interval(mean)
+            rows.append({"method": label, "control": control, "false_positive_rate": float(mean[0]), "low": low,
+                         "high": high, "seeds": len(folders), "n": len(real)})
+    return pd.DataFrame(rows)
+
+
+def value(mean, low=None, high=None, n=None, seeds=None, digits=3):
+    """A number for prose and claims: its parts, and the text that a page shows."""
+    text = f"{mean:.{digits}f}" if low is None else f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return {"value": float(mean), "low": low, "high": high, "n": n, "seeds": seeds, "text": text}
