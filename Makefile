@@ -1,0 +1,80 @@
+# `make` prints the targets. Everything a target makes stays inside this folder; your home and your Python are left alone.
+
+PROFILE ?= small
+VENV := .venv
+CACHE := $(CURDIR)/.cache
+# the first Python of 3.11 or newer; `make book PYTHON=/path/to/python3` chooses another
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+# Stages find the environment's own programs, and every tool keeps its caches and settings in .cache.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+export PYTHONNOUSERSITE := 1
+export PYTHONDONTWRITEBYTECODE :=
+export OMP_WAIT_POLICY := passive
+export HF_HUB_OFFLINE := 1
+export HF_HOME := $(CACHE)/huggingface
+export TORCH_HOME := $(CACHE)/torch
+export XDG_CACHE_HOME := $(CACHE)/xdg/cache
+export XDG_CONFIG_HOME := $(CACHE)/xdg/config
+export XDG_DATA_HOME := $(CACHE)/xdg/data
+export XDG_STATE_HOME := $(CACHE)/xdg/state
+export MPLCONFIGDIR := $(CACHE)/matplotlib
+export IPYTHONDIR := $(CACHE)/ipython
+export JUPYTER_CONFIG_DIR := $(CACHE)/jupyter/config
+export JUPYTER_DATA_DIR := $(CACHE)/jupyter/data
+export JUPYTER_RUNTIME_DIR := $(CACHE)/jupyter/runtime
+export JUPYTER_PREFER_ENV_PATH := 1
+export JUPYTER_PLATFORM_DIRS := 1
+export DVC_GLOBAL_CONFIG_DIR := $(CACHE)/dvc/global
+export DVC_SYSTEM_CONFIG_DIR := $(CACHE)/dvc/system
+export DVC_SITE_CACHE_DIR := $(CACHE)/dvc/site
+export DVC_NO_ANALYTICS := 1
+unexport PYTHONPATH PYTHONHOME JUPYTER_PATH
+
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+STAMP := $(VENV)/.installed
+# made once (hours), kept in .dvc/store, pulled
+PULLED := data.dvc prior generator benchmark
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data book test lint clean
+.DELETE_ON_ERROR:
+
+help: ## print this list
+	@echo "usage: make TARGET [PROFILE=smoke|small|full]"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+
+setup: $(STAMP) ## create .venv with the pinned packages (about 3 minutes and 6 GB, once)
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "anl needs Python 3.11 or newer, and no python3 on your PATH is one; install it, or" \
+		"name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
+	@if [ -x $(VENV)/bin/python ] && ! $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		echo "$(VENV) holds no Python 3.11 or newer; remove it (rm -rf $(VENV)) and try again" >&2; exit 1; fi
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make an environment; on Debian:" \
+		"apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+	@echo "installing the pinned packages into $(VENV) ..."
+	$(PIP) install --quiet --no-cache-dir -r requirements.lock
+	$(PIP) install --quiet --no-cache-dir --no-deps --no-build-isolation -e .
+	@touch $@
+
+data: $(STAMP) ## fetch the photographs, models and patches from .dvc/store
+	@dvc pull --quiet $(PULLED)
+
+book: $(STAMP) ## run the pipeline and build the book
+	@anl profile $(PROFILE)
+	@$(MAKE) --no-print-directory data
+	dvc repro
+	jupyter-book build book/ -W -n --keep-going --quiet
+	@echo; echo "the book: $(CURDIR)/book/_build/html/index.html"
+
+test: data ## run the test suite
+	pytest
+
+lint: $(STAMP) ## check the code's style
+	ruff check
+
+clean: ## remove the built book and the caches; results, runs and .venv stay
+	rm -rf book/_build book/generated .cache

@@ -1,0 +1,217 @@
+"""The command line: every command is one library call. Libraries are imported when a command runs, so that help is fast."""
+
+import argparse
+import errno
+import os
+import sys
+
+from anl.errors import UserError
+
+
+def main(arguments=None):
+    """Run one command; returns the exit status (0 done, 1 a check failed, 2 a mistake to mend, 130 interrupted)."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    name = f"anl {options.command}"
+    try:
+        return options.call(options) or 0
+    except UserError as problem:
+        return _say(f"{name}: {problem}", 2)
+    except KeyboardInterrupt:
+        return _say(f"{name}: interrupted; run the same command again to go on from here", 130)
+    except BrokenPipeError:  # the reader of our output has gone: `anl ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as problem:
+        if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" while writing {problem.filename}" if problem.filename else ""
+        return _say(f"{name}: no space left on the disk{where}; free some, then run the same command again", 2)
+    except RuntimeError as problem:  # torch and safetensors wrap a full disk in errors of their own
+        if "No space left" not in str(problem):
+            raise
+        return _say(f"{name}: no space left on the disk; free some, then run the same command again", 2)
+
+
+def _say(line, status):
+    print(line, file=sys.stderr)
+    return status
+
+
+def make_parser():
+    """The argument parser, one subparser per command."""
+    parser = argparse.ArgumentParser(prog="anl", description="Attention-guided Noise Learning, end to end. "
+                                     "Run every command from the repository's root.")
+    parser.add_argument("--params", default="params.yaml", help="the active profile (default: %(default)s)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, call, summary, example):
+        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".",
+                                  epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter)
+        sub.set_defaults(call=call)
+        return sub
+
+    sub = command("profile", profile, "show the active profile, or set it (writes params.yaml)", "anl profile smoke")
+    sub.add_argument("name", nargs="?", help="a file of profiles/, without its ending")
+
+    sub = command("photos", photos, "rebuild data/photos from Debian packages and check every hash",
+                  "anl photos --from ~/debs")
+    sub.add_argument("--from", dest="source", metavar="FOLDER",
+                     help="take .deb files, or unpacked packages, from this folder (default: download them with apt)")
+
+    command("prior", prior, "train the diffusion prior into models/prior (about half an hour)", "anl prior")
+    sub = command("generate", generate, "train one generator model into models/MODEL (20 to 60 minutes)",
+                  "anl generate vae")
+    sub.add_argument("model", metavar="MODEL", help="pixel, flow, vae, vq or latent (latent needs the vae)")
+    command("benchmark", benchmark, "cut the patches and regenerate them with every family", "anl benchmark")
+    command("audit", audit, "score what needs no detector: simple statistics, formats, compression", "anl audit")
+
+    sub = command("target", target, "compute the noise targets of one diffusion step", "anl target --step 10")
+    sub.add_argument("--step", type=int, required=True, help="1-based diffusion step")
+
+    sub = command("train", train, "train and score one detector",
+                  "anl train --group adhoc --target prior --step 10 --attention gate --seed 1")
+    sub.add_argument("--group", default="adhoc", help="main, step_t, attention or adhoc (default: %(default)s)")
+    sub.add_argument("--target", required=True, help="prior, or none for the plain backbone")
+    sub.add_argument("--step", type=int, help="1-based diffusion step (default: method.step)")
+    sub.add_argument("--attention", help="none, energy, gate or affinity (default: method.attention)")
+    sub.add_argument("--loss-weight", type=float, help="weight of the noise loss (default: method.loss_weight)")
+    sub.add_argument("--seed", type=int, required=True)
+
+    sub = command("predict", predict, "score a trained run on the benchmark again",
+                  "anl predict runs/small/main/plain-s0")
+    sub.add_argument("run", metavar="RUN_FOLDER")
+    sub = command("evaluate", evaluate, "print a run's metrics per generator and view, as CSV",
+                  "anl evaluate runs/small/main/plain-s0")
+    sub.add_argument("run", metavar="RUN_FOLDER")
+
+    sub = command("notebook", notebook, "run one notebook; its results and its page of the book follow",
+                  "anl notebook step_t --set steps='[1, 10, 100]'")
+    sub.add_argument("name", metavar="NAME", help="a notebook of notebooks/, without its ending")
+    sub.add_argument("--set", dest="settings", metavar="KEY=VALUE", action="append", default=[],
+                     help="a parameter of the notebook, its value read as YAML; may be repeated")
+
+    sub = command("claims", claims, "decide the paper's claims from the results", "anl claims --check")
+    sub.add_argument("--check", action="store_true", help="write nothing; exit 1 if the stored verdicts differ")
+    command("book", book, "gather the active profile's results for the book, in book/generated", "anl book")
+    return parser
+
+
+def load_params(options):
+    from anl import params
+
+    return params.load(options.params)
+
+
+def profile(options):
+    from anl import params
+
+    if options.name:
+        changed = params.activate(options.name, path=options.params)
+        print(f"profile {options.name} is {'now' if changed else 'already'} active")
+    else:
+        print(params.load(options.params).profile)
+
+
+def photos(options):
+    from anl.data import sources
+
+    settings = load_params(options).data
+    count = sources.rebuild(settings.card, settings.folder, options.source)
+    print(f"{settings.folder}: {count} photographs, every hash as in {settings.card}")
+
+
+def prior(options):
+    from anl import making
+
+    print(making.make_prior(load_params(options)))
+
+
+def generate(options):
+    from anl import making
+
+    print(making.make_model(options.model, load_params(options)))
+
+
+def benchmark(options):
+    from anl import benchmark
+
+    manifest = benchmark.build(load_params(options))
+    print(f"{len(manifest)} images of {manifest['generator'].nunique()} generators, the reals among them")
+
+
+def audit(options):
+    from anl import audit
+
+    audit.run(load_params(options))
+
+
+def target(options):
+    from anl import targets
+
+    print(targets.compute(load_params(options), options.step))
+
+
+def train(options):
+    from anl import runs
+
+    settings = load_params(options)
+    method = settings.method
+    spec = runs.make_spec(settings, options.target, method.step if options.step is None else options.step,
+                          options.attention or method.attention,
+                          method.loss_weight if options.loss_weight is None else options.loss_weight, options.seed)
+    print(runs.train_run(spec, settings, options.group))
+
+
+def predict(options):
+    from anl import predict
+
+    table = predict.score_run(options.run, load_params(options))
+    print(f"{options.run}/predictions.parquet: {len(table)} scores")
+
+
+def evaluate(options):
+    from anl import analysis
+
+    analysis.evaluate_run(options.run, load_params(options)).to_csv(sys.stdout, index=False, float_format="%.6g")
+
+
+def notebook(options):
+    from anl import notebooks
+
+    notebooks.run_notebook(options.name, parse_settings(options.settings), params_path=options.params)
+
+
+def claims(options):
+    from anl import claims
+
+    return claims.run(load_params(options), check=options.check)
+
+
+def book(options):
+    from anl import book
+
+    book.prepare(load_params(options))
+
+
+def parse_settings(pairs):
+    """['steps=[1, 10]'] -> {'steps': [1, 10]}, values read as YAML. Raises UserError on what is not KEY=VALUE."""
+    import yaml
+
+    settings = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {pair}: write KEY=VALUE, for example --set steps='[1, 10]'")
+        if key.strip() in settings:
+            raise UserError(f"--set {pair}: '{key.strip()}' is set twice")
+        try:
+            settings[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set {pair}: the value is not valid YAML; quote it, for example --set "
+                            "steps='[1, 10]'") from None
+    return settings
+
+
+if __name__ == "__main__":
+    sys.exit(main())
