@@ -57,7 +57,7 @@ def make_parser():
     sub = command("photos", photos, "rebuild data/photos from Debian packages and check every hash",
                   "anl photos --from ~/debs")
     sub.add_argument("--from", dest="source", metavar="FOLDER",
-                     help="take .deb files, or unpacked packages, from this folder (default: download them with apt)")
+                     help="take .deb files, or unpacked packages, from this folder (default: download them with apt, installing nothing)")
 
     command("prior", prior, "train the diffusion prior into models/prior (about half an hour)", "anl prior")
     sub = command("generate", generate, "train one generator model into models/MODEL (20 to 60 minutes)",
