@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -35,21 +36,23 @@ def evaluate(results_folder, claims_path="claims.yaml"):
 def run(params, check=False, results="results", claims_path="claims.yaml", readme="README.md"):
     """Write results/<profile>/claims.json and claims.csv, and the README's table when the profile is `small`.
 
-    With `check`, write nothing: compare with the committed claims.json (or the one on disk, outside git) and raise
-    UserError if a verdict differs or a value has left the committed 95 % interval. Returns the judged claims.
+    With `check`, write nothing: compare with the committed claims.json (or the one on disk, outside git) and print
+    where a verdict differs or a value has left the committed 95 % interval. Returns an exit status, 1 on contradiction.
     """
     folder = Path(results) / params.profile
     judged = evaluate(folder, claims_path)
     if check:
         problems = contradictions(_committed(folder / "claims.json"), judged)
-        if problems:
-            raise UserError(f"{folder}/claims.json is contradicted: {'; '.join(problems)}")
-        return judged
+        for problem in problems:
+            print(f"{folder}/claims.json is contradicted: {problem}", file=sys.stderr)
+        return int(bool(problems))
     write_json(folder / "claims.json", judged)
     write_csv(folder / "claims.csv", table(judged), TABLE_COLUMNS)
     if params.profile == README_PROFILE:
         fill_readme(readme, judged)
-    return judged
+    for claim in judged:
+        print(f"{claim['verdict']:<15} {claim['title']}")
+    return 0
 
 
 def read_claims(path):

@@ -171,9 +171,11 @@ def predict(options):
 
 
 def evaluate(options):
-    from anl import analysis
+    from anl import analysis, files, runs
 
-    analysis.evaluate_run(options.run, load_params(options)).to_csv(sys.stdout, index=False, float_format="%.6g")
+    spec = runs.RunSpec(**files.read_json(f"{options.run}/run.json")["spec"])
+    table = analysis.run_table({spec: options.run}, load_params(options))
+    table.to_csv(sys.stdout, index=False, float_format="%.6g")
 
 
 def notebook(options):

@@ -56,11 +56,12 @@ def compute(params, step, prior_folder="models/prior", folder="targets"):
     noise = torch.cat([prior.noise(to_tensor(pixels[i:i + BATCH]), step)
                        for i in tqdm(range(0, len(pixels), BATCH), desc=f"targets t={step}", mininterval=5,
                                      file=sys.stderr)])
-    train = torch.from_numpy((rows["split"] == "train").to_numpy())
+    train = torch.from_numpy((rows["split"] == "train").to_numpy(copy=True))
     scale = float(noise[train].double().std())
     with whole_file(path) as temporary:
-        save_file({"target": (noise / scale).half().contiguous()}, temporary,
-                  metadata={"key": key, "scale": repr(scale), "samples": json.dumps(rows["sample_id"].tolist())})
+        # one metadata entry: safetensors writes several in no fixed order, and the file's bytes would change
+        save_file({"target": (noise / scale).half().contiguous()}, temporary, metadata={"anl": json.dumps(
+            {"key": key, "scale": scale, "samples": rows["sample_id"].tolist()})})
     return path
 
 
@@ -70,18 +71,18 @@ def load(params, step, rows, prior_folder="models/prior", folder="targets"):
     if _stored_key(path) != cache_key(training_rows(params), prior_folder, step):
         compute(params, step, prior_folder, folder)
     with safe_open(path, framework="pt") as file:
-        place = {sample: index for index, sample in enumerate(json.loads(file.metadata()["samples"]))}
-        scale = float(file.metadata()["scale"])
+        header = json.loads(file.metadata()["anl"])
         target = file.get_tensor("target")
+    place = {sample: index for index, sample in enumerate(header["samples"])}
     missing = [sample for sample in rows["sample_id"] if sample not in place]
     if missing:
         raise UserError(f"{path} holds no target for {missing[0]}; delete it and run `anl target --step {step}`")
-    return target[[place[sample] for sample in rows["sample_id"]]], scale
+    return target[[place[sample] for sample in rows["sample_id"]]], header["scale"]
 
 
 def _stored_key(path):
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata()["key"]
+            return json.loads(file.metadata()["anl"])["key"]
     except Exception:  # missing, truncated or not ours: rebuilt by the caller
         return None

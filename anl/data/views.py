@@ -26,11 +26,16 @@ def _raw(pixels):
     return pixels
 
 
-def _jpeg96(pixels):
-    """JPEG at quality 96 with 4:2:0 chroma, decoded again: what most published real images have been through."""
+def jpeg(pixels, quality):
+    """JPEG at `quality` with 4:2:0 chroma, decoded again."""
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="JPEG", quality=96, subsampling="4:2:0")
+    Image.fromarray(pixels).save(stream, format="JPEG", quality=quality, subsampling="4:2:0")
     return np.asarray(Image.open(stream).convert("RGB"))
+
+
+def _jpeg96(pixels):
+    """Quality 96: what most published real images have been through."""
+    return jpeg(pixels, 96)
 
 
 def _resize75(pixels):

@@ -1,0 +1,208 @@
+"""What the book is fed: book/generated, gathered from the results of one profile.
+
+values.json (numbers as texts), one folder per notebook (figures, CSV tables, the tables as HTML, the line that says
+where the numbers come from), the executed notebooks, and the data card. The pages of book/ are written by hand.
+"""
+
+import dataclasses
+import html
+import json
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from anl import claims
+from anl.data.photos import read_card
+from anl.errors import UserError
+from anl.files import read_json, write_json, write_text
+from anl.tables import card_table, csv_table, html_table
+
+NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "claims")
+NUMBERLESS = {"smoke"}  # profiles that test the machinery
+SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
+
+
+def prepare(params, results="results", book="book", claims_path="claims.yaml", provenance="provenance"):
+    """Write `<book>/generated` from `<results>/<profile>`; returns its path.
+
+    Raises UserError, naming the notebook and the command, when a result is missing or a notebook holds an error.
+    """
+    folder, target = Path(results) / params.profile, Path(book) / "generated"
+    temporary = target.with_name(".generated.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    values = {}
+    for name in NOTEBOOKS:
+        values[name] = _gather(name, folder / name, temporary, Path(provenance) / params.profile, params)
+    judged = claims.evaluate(folder, claims_path)
+    values["claims"] |= claim_texts(judged)
+    write_text(temporary / "claims" / "verdicts.html", verdict_table(judged))
+    write_text(temporary / "claims" / "ledger.md.txt", ledger(judged))
+    values["card"] = _data_card(params, temporary)
+    values["book"] = {"profile": params.profile, "banner": banner(params), "seeds": str(len(params.runs.seeds)),
+                      **setting_texts(params)}
+    write_json(temporary / "values.json", values)
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+    return target
+
+
+def _gather(name, source, target, provenance, params):
+    """Copy one notebook's figures, tables and executed form; returns its values as {key: text}."""
+    notebook, mend = source / f"{name}.ipynb", f"make it with `dvc repro {name}`"
+    if not notebook.is_file():
+        raise UserError(f"the book needs {notebook}, which is missing; {mend}")
+    if (failed := failing_cell(notebook)) is not None:
+        raise UserError(f"{notebook}: cell {failed} ended in an error; {mend}")
+    (target / name).mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.suffix in (".png", ".csv"):
+            shutil.copyfile(path, target / name / path.name)
+        if path.suffix == ".csv":
+            write_text(target / name / f"{path.stem}.html", csv_table(path))
+    (target / "notebooks").mkdir(exist_ok=True)
+    shutil.copyfile(notebook, target / "notebooks" / notebook.name)
+    write_text(target / name / "provenance.md.txt", provenance_line(name, target, provenance, params))
+    path = source / "values.json"
+    if not path.is_file():
+        if name == "claims":  # its numbers are the verdicts, added by the caller
+            return {}
+        raise UserError(f"the book needs {path}, which is missing; {mend}")
+    texts = {key: prose(entry["text"]) for key, entry in read_json(path).items()}
+    for key, text in texts.items():
+        if re.search(r"\b(nan|None|inf)\b", text):
+            raise UserError(f"{path}: '{key}' is '{text}', not a number; {mend}")
+    return texts
+
+
+def failing_cell(path):
+    """Number (from 1) of the first cell of an executed notebook that holds an error, or None."""
+    for number, cell in enumerate(json.loads(Path(path).read_text(encoding="utf-8"))["cells"], 1):
+        if any(output["output_type"] == "error" for output in cell.get("outputs", [])):
+            return number
+    return None
+
+
+def prose(text):
+    """A value's text as a page shows it: a true minus sign before numbers."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", str(text))
+
+
+def banner(params):
+    """One line of HTML for the top of every page."""
+    seeds = len(params.runs.seeds)
+    what = (f"Numbers of profile <b>{html.escape(params.profile)}</b> "
+            f"({seeds} seed{'' if seeds == 1 else 's'}, {params.use.test} test photographs' patches a class at most).")
+    if params.profile in NUMBERLESS:
+        return f"{what} It tests the machinery: <b>its numbers mean nothing</b>. Run <code>make book</code> for real ones."
+    return f"{what} Results on the embedded benchmark speak of the mechanism, not of the paper's tables."
+
+
+def setting_texts(params):
+    """The settings that the prose mentions, as texts."""
+    families = [name for name in params.families if name != params.benchmark.seen]
+    steps = sorted({params.method.step, *params.runs.steps})
+    return {"seen": params.benchmark.seen, "unseen": ", ".join(families), "unseen_count": str(len(families)),
+            "size": str(params.benchmark.size), "double_size": str(2 * params.benchmark.size),
+            "least_factor": f"{params.data.least_factor:g}", "steps": ", ".join(map(str, steps)),
+            "step": str(params.method.step), "method_attention": params.method.attention,
+            "loss_weight": f"{params.method.loss_weight:g}", "target_fpr": f"{100 * params.evaluation.target_fpr:g} %",
+            "bootstrap": f"{params.evaluation.bootstrap:,}", "training_steps": str(params.training.steps),
+            "batch_size": str(params.training.batch_size), "backbone": params.detector.backbone,
+            "patch": str(params.detector.patch), "stem_width": str(params.detector.stem_width),
+            "headline": params.evaluation.headline, "controls": ", ".join(params.evaluation.controls),
+            "attentions": ", ".join([*params.runs.attentions, params.method.attention]),
+            "use_train": f"{params.use.train:,}", "use_val": f"{params.use.val:,}", "use_test": f"{params.use.test:,}",
+            **{f"split_{name}": f"{100 * share:g} %" for name, share in dataclasses.asdict(params.data.split).items()}}
+
+
+def provenance_line(name, generated, provenance, params):
+    """Markdown: where a page's numbers come from, with links; run facts only where this machine made the run."""
+    tables = ", ".join(f"{{download}}`{path.name} <generated/{name}/{path.name}>`"
+                       for path in sorted((generated / name).glob("*.csv")))
+    parts = [f"profile `{params.profile}`, seeds {', '.join(map(str, params.runs.seeds))}",
+             f"[executed notebook](generated/notebooks/{name}.ipynb)",
+             f"source `notebooks/{name}.ipynb`"] + ([f"tables {tables}"] if tables else [])
+    sidecar = provenance / f"{name}.json"
+    if sidecar.is_file():
+        parts += [facts] if (facts := run_facts(read_json(sidecar))) else []
+    else:
+        parts.append("results as committed, not run on this machine")
+    return (f":::{{div}} provenance\n**Where this comes from:** {'; '.join(parts)}. "
+            f"Rerun it with `dvc repro {name}`.\n:::\n")
+
+
+def run_facts(sidecar):
+    """The sidecar's facts in words: commit, device, wall time, memory, versions; what it lacks is left out."""
+    words = []
+    if commit := sidecar.get("commit"):
+        words.append(f"commit `{str(commit)[:10]}`")
+    if device := sidecar.get("device"):
+        words.append(f"device {device}")
+    if (seconds := sidecar.get("wall_seconds")) is not None:
+        words.append(f"{seconds:.0f} s")
+    if (memory := sidecar.get("peak_memory_mb")) is not None:
+        words.append(f"{memory / 1024:.1f} GB at most")
+    if isinstance(versions := sidecar.get("versions"), dict):
+        words.append(", ".join(f"{key} {value}" for key, value in sorted(versions.items())))
+    return "; ".join(words)
+
+
+def claim_texts(judged):
+    """{id_verdict, id_answer, id_effect, id_stands: text} for the prose."""
+    texts = {}
+    for claim in judged:
+        effect = "; ".join(f"{measure['name']}: {measure['text']}" for measure in claim["measures"])
+        texts |= {f"{claim['id']}_verdict": claim["verdict"], f"{claim['id']}_answer": claim["answer"],
+                  f"{claim['id']}_effect": prose(effect), f"{claim['id']}_stands": claim["stands"],
+                  f"{claim['id']}_value": prose(claim["measures"][0]["text"])}
+    return texts
+
+
+def verdict_table(judged):
+    """HTML: one row a rule, with the verdict of its claim."""
+    rows = []
+    for claim in judged:
+        for index, measure in enumerate(claim["measures"]):
+            badge = f'<span class="verdict {claim["verdict"].replace(" ", "-")}">{claim["verdict"]}</span>'
+            link = f'<a href="#{claim["id"].replace("_", "-")}">{html.escape(claim["title"])}</a>'
+            rows.append([link if index == 0 else "", badge if index == 0 else "", html.escape(measure["name"]),
+                         html.escape(prose(measure["text"])), html.escape(measure["rule"]),
+                         "count" if measure["seeds"] is None else str(measure["seeds"])])
+    return html_table(["Claim", "Verdict", "Measured", "Value [95 % interval]", "Holds if", "Seeds"], rows)
+
+
+def ledger(judged):
+    """Markdown: a section per claim with the sentence, the numbers, the deviations and the command."""
+    parts = []
+    for claim in judged:
+        quote = f"“{claim['sentence'].strip()}”" if claim["quote"] else claim["sentence"].strip()
+        numbers = [f"- {m['name']}: **{prose(m['text'])}** ({m['rule']})" for m in claim["measures"]]
+        numbers += [f"- {m['name']}: {prose(m['text'])}" for m in claim["also"]]
+        parts.append(f"({claim['id'].replace('_', '-')})=\n## {claim['title']}\n\n> {quote}\n>\n"
+                     f"> Stands in: {claim['stands']}.\n\n**Verdict: {claim['verdict']}.** {claim['answer']}\n\n"
+                     + "\n".join(numbers) + "\n\nWhat else could explain this outcome:\n\n"
+                     + "\n".join(f"- {line}" for line in claim["deviations"])
+                     + f"\n\nFigure and tables: [](./{claim['notebook']}.md). Rerun: `{claim['command']}`.\n")
+    return "\n".join(parts)
+
+
+def _data_card(params, target):
+    """Write the data card's two tables; returns the texts that its page mentions."""
+    from anl.data.patches import split_photos  # imports torch, which the command line's other parts do without
+
+    photos = read_card(params.data.card)
+    splits = split_photos(photos, dataclasses.asdict(params.data.split), params.seed)
+    write_text(target / "card" / "photos.html", card_table(photos, splits))
+    licences = Counter((photo.licence, splits[photo.id]) for photo in photos)
+    rows = [[html.escape(licence), *(str(licences[licence, split]) for split in SPLIT_WORDS),
+             str(sum(licences[licence, split] for split in SPLIT_WORDS))]
+            for licence in sorted({photo.licence for photo in photos})]
+    sums = Counter(splits.values())
+    rows.append(["<b>all</b>", *(f"<b>{sums[split]}</b>" for split in SPLIT_WORDS), f"<b>{len(photos)}</b>"])
+    write_text(target / "card" / "licences.html", html_table(["Licence", *SPLIT_WORDS.values(), "all"], rows))
+    shutil.copyfile(params.data.card, target / "card" / "photos.csv")
+    return {"photos": str(len(photos)), "authors": str(len({photo.author for photo in photos})),
+            "packages": str(len({photo.package for photo in photos})),
+            "clusters": str(len({photo.cluster for photo in photos})),
+            **{split: str(sums[split]) for split in SPLIT_WORDS}}

@@ -1,0 +1,55 @@
+"""The Sphinx extension of the book: hands the numbers to the prose, and stops a build whose numbers are not there.
+
+Loaded by book/_config.yml. `{{ notebook.key }}` in a page is the text of that value in book/generated/values.json.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from sphinx.errors import ExtensionError
+
+PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][\w]*(?:\.[A-Za-z_][\w]*)*)\s*\}\}")
+EARLY = 100  # before the table of contents is read, so that a missing `anl book` is the first thing said
+
+
+def setup(app):
+    app.connect("config-inited", give_values, priority=EARLY)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def give_values(app, config):
+    """Fill myst_substitutions and the banner from values.json; raise ExtensionError on what is missing or unknown."""
+    source = Path(app.srcdir)
+    values = read_values(source)
+    if problems := unknown_keys(source, values):
+        raise ExtensionError(f"the book names values that no notebook wrote: {'; '.join(problems)}")
+    config.myst_substitutions = values
+    config.html_theme_options = {**config.html_theme_options, "announcement": values["book"]["banner"]}
+
+
+def read_values(source):
+    """book/generated/values.json as a dict. Raises ExtensionError when `anl book` has not been run."""
+    path = Path(source) / "generated" / "values.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        raise ExtensionError("the book's results are not there (generated/values.json): run `anl book`, or `dvc repro`, "
+                             "then build again") from None
+
+
+def unknown_keys(source, values):
+    """Lines `page.md:12: notebook.key` for each placeholder of the hand-written pages that has no value."""
+    problems = []
+    for page in sorted(Path(source).glob("*.md")):
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+            for name in PLACEHOLDER.findall(line):
+                if not isinstance(_find(name, values), str):
+                    problems.append(f"{page.name}:{number}: {name}")
+    return problems
+
+
+def _find(name, values):
+    for part in name.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values

@@ -1,0 +1,94 @@
+"""CSV tables as HTML for the book: rounded, intervals beside their number, wide ones scroll."""
+
+import csv
+import html
+
+CENTRES = ("mean", "difference", "value", "accuracy", "false_positive_rate", "ap_against_real", "ratio")
+WORDS = {"n": "n", "psnr": "PSNR (dB)", "ap_against_real": "AP against real", "seen": "trained on"}
+
+
+def csv_table(path):
+    """A CSV file as an HTML table; `x, low, high` and `x, x_low, x_high` become one column `x [95 %]`."""
+    with open(path, newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        rows, columns = list(reader), list(reader.fieldnames or [])
+    joined = _intervals(columns)
+    hidden = {name for pair in joined.values() for name in pair}
+    shown = [column for column in columns if column not in hidden]
+    head = [heading(column) + (" [95 %]" if column in joined else "") for column in shown]
+    body = []
+    for row in rows:
+        cells = []
+        for column in shown:
+            text = number(row[column])
+            if column in joined and all(row[name] for name in joined[column]):
+                low, high = (number(row[name]) for name in joined[column])
+                text = f"{text} [{low}, {high}]"
+            cells.append(html.escape(text))
+        body.append(cells)
+    return html_table(head, body)
+
+
+def _intervals(columns):
+    """{centre: (low column, high column)}."""
+    found = {column: (f"{column}_low", f"{column}_high") for column in columns
+             if {f"{column}_low", f"{column}_high"} <= set(columns)}
+    if {"low", "high"} <= set(columns):
+        before = columns[:columns.index("low")]
+        centres = [column for column in before if column in CENTRES] or before[-1:]
+        found |= {centres[-1]: ("low", "high")} if centres else {}
+    return found
+
+
+def heading(column):
+    """A column's name in words: `ap_mean_colour` -> `AP mean colour`."""
+    if column in WORDS:
+        return WORDS[column]
+    words = column.replace("_", " ").strip()
+    words = f"AP{words[2:]}" if words.startswith("ap ") else words
+    return html.escape(words[:1].upper() + words[1:])
+
+
+def number(text):
+    """A cell as a page shows it: whole numbers as they are, others with three digits after the point."""
+    try:
+        value = float(text)
+    except ValueError:
+        return {"True": "yes", "False": "no", "": "\N{EN DASH}"}.get(text, text)
+    if text.lstrip("-").isdigit():
+        shown = text
+    elif value and (abs(value) < 0.001 or abs(value) >= 1e6):
+        shown = f"{value:.2g}"
+    else:
+        shown = f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
+    return shown.replace("-", "\N{MINUS SIGN}")
+
+
+def html_table(head, rows, kind=""):
+    """head: plain texts. rows: lists of cells, HTML already escaped. Numbers align right, the table scrolls sideways."""
+    cells = "".join(f'<th scope="col">{title}</th>' for title in head)
+    lines = [f'<div class="results-table pst-scrollable-table-container" tabindex="0"><table class="table {kind}">'
+             f"<thead><tr>{cells}</tr></thead><tbody>"]
+    for row in rows:
+        lines.append("<tr>" + "".join(f"<td{' class=num' if _numeric(cell) else ''}>{cell}</td>" for cell in row) + "</tr>")
+    return "\n".join([*lines, "</tbody></table></div>"]) + "\n"
+
+
+def _numeric(cell):
+    plain = cell.removeprefix("<b>").lstrip("\N{MINUS SIGN}")
+    return plain[:1].isdigit()
+
+
+def card_table(photos, splits):
+    """The data card: a row per photograph with author, licence, source, package and SHA-256."""
+    rows = []
+    for photo in photos:
+        name = html.escape(photo.file)
+        if photo.source.startswith("http"):
+            name = f'<a href="{html.escape(photo.source, quote=True)}">{name}</a>'
+        elif photo.source:
+            name += f"<br><small>{html.escape(photo.source)}</small>"
+        rows.append([name, html.escape(photo.author or "not stated by the package"), html.escape(photo.licence),
+                     f"<code>{html.escape(photo.package)}</code>", splits[photo.id],
+                     f"{photo.width} x {photo.height} {photo.format}", f'<code class="hash">{photo.sha256}</code>'])
+    return html_table(["Photograph", "Author", "Licence", "Package", "Split", "Size", "SHA-256"], rows, "card")

@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from anl import detector as detectors
+from anl.detector import Detector
+from anl.errors import UserError
+
+SETTINGS = {"backbone": "test_resnet", "stem_width": 8, "patch": 4, "size": 32}
+
+
+def make(**changes):
+    torch.manual_seed(0)
+    return Detector(**{**SETTINGS, **changes}).eval()
+
+
+@pytest.mark.parametrize("attention", ["none", "energy", "gate", "affinity"])
+def test_shapes(attention):
+    out = make(attention=attention)(torch.zeros(2, 3, 32, 32))
+    assert out.logit.shape == (2,) and out.noise.shape == (2, 3, 32, 32)
+    assert out.map.shape[0] == 2 and torch.allclose(out.map.sum((1, 2)), torch.ones(2))
+
+
+def test_plain_has_no_noise_branch_and_fewer_parameters():
+    plain, full = make(noise=False, attention="none"), make()
+    assert plain(torch.zeros(1, 3, 32, 32)).noise is None
+    names = set(full.state_dict()) - set(plain.state_dict())
+    assert names and all(name.startswith(("head.", "attention.")) for name in names)
+
+
+def test_attention_without_noise_is_refused():
+    with pytest.raises(UserError, match="needs the predicted noise"):
+        make(noise=False, attention="gate")
+
+
+def test_save_and_load_give_the_same_scores_and_hold_no_prior(tmp_path):
+    detector = make()
+    x = torch.rand(3, 3, 32, 32) * 2 - 1
+    detectors.save(detector, tmp_path / "model.safetensors")
+    again = detectors.load(tmp_path / "model.safetensors")
+    assert torch.equal(detector(x).logit, again(x).logit)
+    assert not [name for name in again.state_dict() if "prior" in name or "unet" in name]
+
+
+def test_a_broken_file_is_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(UserError, match="is missing"):
+        detectors.load(path)
+    detectors.save(make(), path)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(UserError, match="model.safetensors holds no detector"):
+        detectors.load(path)

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+import torch
+
+from anl import predict
+from anl.benchmark import read_images, read_manifest, use_rows
+from anl.detector import Detector
+from anl.errors import UserError
+
+
+def detector():
+    torch.manual_seed(0)
+    return Detector("test_resnet", 8, 4, 32).eval()
+
+
+def test_scores_do_not_depend_on_batch_size_or_order(world, monkeypatch):
+    rows = use_rows(read_manifest(world.params.benchmark.folder), world.params).head(20)
+    pixels = read_images(world.params.benchmark.folder, rows)
+    whole = predict.score(detector(), pixels)
+    monkeypatch.setattr(predict, "BATCH", 3)
+    np.testing.assert_allclose(predict.score(detector(), pixels), whole, atol=1e-5)
+    order = np.random.default_rng(0).permutation(len(pixels))
+    np.testing.assert_allclose(predict.score(detector(), pixels[order]), whole[order], atol=1e-5)
+
+
+def test_every_test_image_is_scored_once_in_every_view(world):
+    table = predict.score_benchmark(detector(), world.params)
+    assert not table.duplicated(["sample_id", "view"]).any()
+    test = table[table["split"] == "test"]
+    rows = use_rows(read_manifest(world.params.benchmark.folder), world.params)
+    wanted = set(rows.loc[rows["split"] == "test", "sample_id"])
+    for view in world.params.evaluation.views:
+        assert set(test.loc[test["view"] == view, "sample_id"]) == wanted
+    for control in world.params.evaluation.controls:
+        assert set(test.loc[(test["view"] == control) & (test["label"] == 0), "sample_id"]) == {
+            s for s in wanted if s.startswith("real/")}
+    raw, matched = (test[test["view"] == v].set_index("sample_id")["logit"] for v in ("raw", "matched"))
+    assert raw.equals(matched.reindex(raw.index))
+    assert np.isfinite(table["logit"]).all()
+
+
+def test_missing_and_broken_predictions_are_named(tmp_path):
+    with pytest.raises(UserError, match="predictions.parquet is missing"):
+        predict.read_predictions(tmp_path)
+    (tmp_path / "predictions.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="cannot be read"):
+        predict.read_predictions(tmp_path)

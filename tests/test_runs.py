@@ -1,0 +1,56 @@
+import dataclasses
+
+import pytest
+
+from anl import analysis, detector, runs
+from anl.errors import UserError
+
+
+def test_slugs_say_what_a_run_is(world):
+    specs = runs.main_specs(world.params)
+    assert [spec.slug for spec in specs] == ["plain-s0", "plain-s1", "prior-t1-affinity-s0", "prior-t1-affinity-s1"]
+    assert runs.make_spec(world.params, "prior", 1, "gate", 0.3, 2).slug == "prior-t1-gate-w0.3-s2"
+    assert len(runs.step_specs(world.params)) == 4 and len(runs.attention_specs(world.params)) == 4
+
+
+def test_identity_follows_what_decides_the_weights_and_nothing_else(world):
+    spec = runs.main_specs(world.params)[0]
+    longer = dataclasses.replace(world.params, training=dataclasses.replace(world.params.training, steps=5))
+    more_runs = dataclasses.replace(world.params, runs=dataclasses.replace(world.params.runs, seeds=[0, 1, 2]))
+    assert spec.identity(world.params) == spec.identity(more_runs) != spec.identity(longer)
+
+
+def test_plain_is_one_run_whatever_the_unused_fields(world):
+    make = runs.make_spec
+    assert make(world.params, "none", 100, "gate", 3.0, 0) == make(world.params, "none", 1, "affinity", 1.0, 0)
+
+
+def test_missing_runs_are_trained_and_found_again(world, monkeypatch, tmp_path):
+    monkeypatch.chdir(world.root)
+    specs = runs.main_specs(world.params)
+    folders = runs.find_or_train(specs, world.params, root=str(tmp_path))
+    monkeypatch.setattr(runs, "train_run", lambda *a, **k: pytest.fail("trained twice"))
+    assert runs.find_or_train(specs, world.params, root=str(tmp_path)) == folders
+    assert all((folder / "model.safetensors").is_file() for folder in folders.values())
+    detector.load(folders[specs[0]] / "model.safetensors")
+
+    table = analysis.run_table(folders, world.params)
+    assert len(table) == len(specs) * len(world.params.evaluation.views) * len(world.params.families)
+    groups = {"plain": [folders[s] for s in specs[:2]], "anl": [folders[s] for s in specs[2:]]}
+    summary = analysis.summary(groups, world.params)
+    unseen = summary[(summary["generator"] == "unseen") & (summary["metric"] == "AP") & (summary["method"] == "anl")]
+    mine = table[(table["view"] == "matched") & ~table["seen"] & table["slug"].str.startswith("prior")]
+    assert unseen["mean"].item() == pytest.approx(mine["AP"].mean())  # the bootstrap's row 0 is the sample itself
+    assert unseen["low"].item() <= unseen["mean"].item() <= unseen["high"].item()
+    difference = analysis.paired_difference(groups, "plain", world.params)
+    plain = table[(table["view"] == "matched") & ~table["seen"] & table["slug"].str.startswith("plain")]["AP"].mean()
+    row = difference[(difference["generator"] == "unseen") & (difference["metric"] == "AP")]
+    assert row["difference"].item() == pytest.approx(mine["AP"].mean() - plain)
+    rates = analysis.control_rates(groups, world.params)
+    assert set(rates["control"]) == {"raw", *world.params.evaluation.controls}
+    assert rates["false_positive_rate"].between(0, 1).all()
+
+
+def test_an_unknown_group_is_refused(world):
+    with pytest.raises(UserError, match="no group 'other'"):
+        runs.train_run(runs.main_specs(world.params)[0], world.params, "other")
