@@ -17,7 +17,6 @@ export HF_HUB_OFFLINE := 1
 export HF_HOME := $(CACHE)/huggingface
 export TORCH_HOME := $(CACHE)/torch
 export XDG_CACHE_HOME := $(CACHE)/xdg/cache
-export XDG_CONFIG_HOME := $(CACHE)/xdg/config
 export XDG_DATA_HOME := $(CACHE)/xdg/data
 export XDG_STATE_HOME := $(CACHE)/xdg/state
 export MPLCONFIGDIR := $(CACHE)/matplotlib
@@ -76,5 +75,5 @@ test: data ## run the test suite
 lint: $(STAMP) ## check the code's style
 	ruff check
 
-clean: ## remove the built book and the caches; results, runs and .venv stay
-	rm -rf book/_build book/generated .cache
+clean: ## remove the built book and the tools' caches; results, runs, unfinished trainings and .venv stay
+	rm -rf book/_build book/generated; find .cache -mindepth 1 -maxdepth 1 ! -name anl -exec rm -rf {} +
