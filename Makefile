@@ -76,4 +76,5 @@ lint: $(STAMP) ## check the code's style
 	ruff check
 
 clean: ## remove the built book and the tools' caches; results, runs, unfinished trainings and .venv stay
-	rm -rf book/_build book/generated; find .cache -mindepth 1 -maxdepth 1 ! -name anl -exec rm -rf {} +
+	rm -rf book/_build book/generated
+	@[ ! -d .cache ] || find .cache -mindepth 1 -maxdepth 1 ! -name anl -exec rm -rf {} +
