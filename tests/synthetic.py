@@ -1,0 +1,78 @@
+"""Results as the notebooks write them, made up, so that claims and book can be tested without a pipeline run."""
+
+import re
+from pathlib import Path
+
+import nbformat
+from PIL import Image, ImageDraw
+
+from anl.analysis import value
+from anl.book import NOTEBOOKS
+from anl.files import write_csv, write_json, write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+DIFFERENCE = {"value": 0.021, "low": 0.004, "high": 0.038}
+
+
+def values(difference=None):
+    """{notebook: values.json}; `difference` replaces value, low and high of the headline difference."""
+    headline = difference or DIFFERENCE
+
+    def interval(mean, half=0.02):
+        return value(mean, mean - half, mean + half, n=800, seeds=3)
+
+    cross = {f"{where}_AP_{who}": interval(0.8 if who == "plain" else 0.82)
+             for where in ("unseen", "seen") for who in ("plain", "anl")}
+    cross |= {"unseen_AP_difference": value(headline["value"], headline["low"], headline["high"], n=800, seeds=3),
+              "seen_AP_difference": interval(-0.004), "unseen_accuracy_difference": interval(0.01),
+              "unseen_AP_difference_raw": interval(0.03), "control_fpr_plain_max": interval(0.09),
+              "control_fpr_anl_max": interval(0.08)}
+    step = {f"unseen_AP_t{t}": interval(0.82 - 0.01 * i) for i, t in enumerate((1, 10, 100, 500))}
+    step |= {"best_step": {"value": 1, "low": None, "high": None, "n": None, "seeds": 3, "text": "t = 1"},
+             "t1_minus_best_other": interval(0.01)}
+    attention = {f"unseen_AP_{name}": interval(0.8) for name in ("none", "energy", "gate", "affinity")}
+    attention |= {"affinity_minus_none": interval(-0.05), "affinity_minus_none_seen": interval(0.001)}
+    detector = {"extra_parameters_share": value(0.031), "extra_macs_share": value(0.21),
+                "prior_in_checkpoint": {"value": 0, "low": None, "high": None, "n": None, "seeds": None, "text": "no"}}
+    return {"data": {}, "prior": {}, "detector": detector, "cross_generator": cross, "step_t": step,
+            "attention": attention}
+
+
+def wanted_figures(book=ROOT / "book"):
+    """{(notebook, file name)} of the figures that the pages show."""
+    pages = "".join(page.read_text(encoding="utf-8") for page in Path(book).glob("*.md"))
+    return set(re.findall(r"generated/(\w+)/([\w.]+\.png)", pages))
+
+
+def write_results(folder, profile="small", difference=None, book=ROOT / "book"):
+    """Write results/<profile> under `folder`; returns the folder of results."""
+    results = Path(folder) / "results"
+    numbers = values(difference)
+    for name in NOTEBOOKS:
+        place = results / profile / name
+        place.mkdir(parents=True, exist_ok=True)
+        if name in numbers:
+            write_json(place / "values.json", numbers[name])
+        write_csv(place / "table.csv", [{"method": "plain", "generator": "a_b", "mean": 0.5, "low": 0.4, "high": 0.6},
+                                        {"method": "<anl>", "generator": "c", "mean": -0.25, "low": None, "high": None}])
+        write_notebook(place / f"{name}.ipynb", name)
+    for name, figure in wanted_figures(book):
+        draw_figure(results / profile / name / figure)
+    return results
+
+
+def draw_figure(path):
+    image = Image.new("RGB", (1200, 600), "white")
+    ImageDraw.Draw(image).line([(40, 560), (600, 200), (1160, 80)], fill="steelblue", width=6)
+    image.save(path)
+
+
+def write_notebook(path, title, error=False):
+    cell = nbformat.v4.new_code_cell("1 + 1", execution_count=1, id="c1")
+    shown = nbformat.v4.new_output("execute_result", {"text/plain": "2"}, execution_count=1)
+    failed = nbformat.v4.new_output("error", ename="ValueError", evalue="x", traceback=["x"])
+    cell.outputs = [failed if error else shown]
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell(f"# The notebook: {title}", id="c0"), cell],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    write_text(path, nbformat.writes(notebook) + "\n")
