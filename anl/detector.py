@@ -30,20 +30,20 @@ class Output(NamedTuple):
 class Detector(nn.Module):
     """A detector of generated images. x: (B, 3, H, W) in [-1, 1], H = W = `size` or any multiple of 16.
 
-    backbone: name of a timm model with `features_only`. noise: whether it predicts noise. attention: one of
+    backbone: name of a timm model with `features_only`; its deepest stage of at most `stride` pixels a feature is used,
+    and deeper ones are not built. noise: whether it predicts noise. attention: one of
     `none`, `energy`, `gate`, `affinity`; all but `none` need the noise head.
     """
 
-    def __init__(self, backbone, stem_width, patch, size, noise=True, attention="affinity"):
+    def __init__(self, backbone, stride, stem_width, patch, size, noise=True, attention="affinity"):
         super().__init__()
         if attention != "none" and not noise:
             raise UserError(f"attention '{attention}' needs the predicted noise: use target `prior`, or attention `none`")
-        self.settings = {"backbone": backbone, "stem_width": stem_width, "patch": patch, "size": size, "noise": noise,
-                         "attention": attention}
+        self.settings = {"backbone": backbone, "stride": stride, "stem_width": stem_width, "patch": patch, "size": size,
+                         "noise": noise, "attention": attention}
         # at full resolution, unstrided: noise at t = 1 has no energy left after a stride of 4
         self.stem = nn.Sequential(_conv(3, stem_width), _conv(stem_width, stem_width))
-        self.backbone = timm.create_model(backbone, pretrained=False, in_chans=stem_width, features_only=True,
-                                          out_indices=(3,))
+        self.backbone = _backbone(backbone, stride, stem_width)
         info = self.backbone.feature_info
         channels, grid = info.channels()[-1], size // info.reduction()[-1]
         self.head = nn.Sequential(_conv(stem_width, stem_width), nn.Conv2d(stem_width, 3, 3, 1, 1)) if noise else None
@@ -55,6 +55,19 @@ class Detector(nn.Module):
         noise = None if self.head is None else self.head(h)
         features, weights = self.attention(self.backbone(h)[-1], noise)
         return Output(self.classifier(features.mean((2, 3))).squeeze(1), noise, weights)
+
+
+def _backbone(name, stride, in_chans):
+    options = {"pretrained": False, "in_chans": in_chans, "features_only": True}
+    try:
+        reductions = timm.create_model(name, **options).feature_info.reduction()
+    except (RuntimeError, ValueError, AttributeError) as problem:
+        raise UserError(f"detector.backbone '{name}' is no timm model with features ({problem}); see "
+                        "timm.list_models()") from None
+    index = max((i for i, reduction in enumerate(reductions) if reduction <= stride), default=None)
+    if index is None:
+        raise UserError(f"detector.stride {stride} is finer than the first stage of {name} ({reductions[0]}); raise it")
+    return timm.create_model(name, **options, out_indices=(index,))
 
 
 def _conv(inputs, outputs):

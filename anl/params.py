@@ -89,6 +89,7 @@ class Benchmark:
 @dataclass(frozen=True)
 class Detector:
     backbone: str
+    stride: int
     stem_width: int
     patch: int
 

@@ -4,6 +4,7 @@ A batch holds pairs, a real patch and its regeneration, so that content tells no
 the seed and k, so that a killed run resumes into the very batches it would have seen.
 """
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -38,8 +39,8 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
     data = _load_data(spec, params)
     config = params.training
     seeds.fix(spec.seed, "detector", spec.target, spec.attention)
-    detector = Detector(params.detector.backbone, params.detector.stem_width, params.detector.patch,
-                        params.benchmark.size, noise=spec.target != "none", attention=spec.attention)
+    detector = Detector(**dataclasses.asdict(params.detector), size=params.benchmark.size,
+                        noise=spec.target != "none", attention=spec.attention)
     detector.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(detector.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     detector, optimiser = accelerator.prepare(detector, optimiser)

@@ -31,8 +31,8 @@ def test_statistics_find_what_was_planted(world):
     pixels[fake] = np.stack([
         np.asarray(Image.fromarray(pixels[partner[k]]).filter(ImageFilter.GaussianBlur(2))) for k in key[fake]])
     row = next(r for r in audit.family_statistics(manifest, pixels, world.params) if r["family"] == "vae")
-    assert row["ap_high_frequency"] > 0.95 and row["high_frequency_ratio"] < 0.9
-    assert abs(row["ap_mean_colour"] - 0.5) < 0.2
+    assert row["ap_high_frequency"] > 0.9 and row["high_frequency_ratio"] < 0.7
+    assert row["ap_mean_colour"] < row["ap_high_frequency"]  # blur leaves the mean where it was
 
 
 def test_blockiness_sees_a_jpeg_grid_and_nothing_in_its_absence():

@@ -5,7 +5,7 @@ from anl import detector as detectors
 from anl.detector import Detector
 from anl.errors import UserError
 
-SETTINGS = {"backbone": "test_resnet", "stem_width": 8, "patch": 4, "size": 32}
+SETTINGS = {"backbone": "test_resnet", "stride": 8, "stem_width": 8, "patch": 4, "size": 32}
 
 
 def make(**changes):

@@ -10,7 +10,7 @@ from anl.errors import UserError
 
 def detector():
     torch.manual_seed(0)
-    return Detector("test_resnet", 8, 4, 32).eval()
+    return Detector("test_resnet", 8, 8, 4, 32).eval()
 
 
 def test_scores_do_not_depend_on_batch_size_or_order(world, monkeypatch):

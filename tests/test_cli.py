@@ -1,0 +1,126 @@
+import errno
+import re
+import subprocess
+import sys
+import types
+
+import pytest
+import yaml
+
+from anl import cli, params
+from anl.errors import UserError
+from tests.conftest import ROOT
+
+COMMANDS = ["profile", "photos", "prior", "generate", "benchmark", "audit", "target", "train", "predict", "evaluate",
+            "notebook", "claims", "book"]
+
+
+def subparser(name):
+    (actions,) = [action for action in cli.make_parser()._actions if hasattr(action, "choices") and action.choices]
+    return actions.choices[name]
+
+
+def test_the_commands_are_these():
+    (actions,) = [action for action in cli.make_parser()._actions if hasattr(action, "choices") and action.choices]
+    assert list(actions.choices) == COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_an_example_that_parses(name):
+    text = subparser(name).format_help()
+    example = re.search(r"example: anl (.*)", text)[1]
+    words = re.findall(r"(?:[^\s']|'[^']*')+", example)
+    assert cli.make_parser().parse_args([word.replace("'", "") for word in words]).command == name
+
+
+def test_help_does_not_import_torch():
+    code = "import sys; from anl import cli; cli.make_parser().format_help(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_help_exits_0_and_a_wrong_command_2(capsys):
+    for arguments, status in ((["--help"], 0), (["tarin"], 2), ([], 2), (["target"], 2)):
+        with pytest.raises(SystemExit) as end:
+            cli.main(arguments)
+        assert end.value.code == status
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_missing_profile_is_one_line(tmp_path, capsys):
+    assert cli.main(["--params", str(tmp_path / "none.yaml"), "benchmark"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "none.yaml is missing" in error and error.startswith("anl benchmark: ")
+
+
+@pytest.mark.parametrize("problem, status, words", [
+    (UserError("the thing; the mend"), 2, "the thing; the mend"),
+    (KeyboardInterrupt(), 130, "interrupted; run the same command again"),
+    (OSError(errno.ENOSPC, "No space left on device", "models/x"), 2, "no space left on the disk while writing models/x"),
+    (RuntimeError("[enforce fail] No space left on device"), 2, "no space left on the disk"),
+])
+def test_what_goes_wrong_is_one_line_and_a_status(monkeypatch, capsys, problem, status, words):
+    def fail(options):
+        raise problem
+
+    monkeypatch.setattr(cli, "book", fail)
+    assert cli.main(["book"]) == status
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("problem", [OSError(errno.EIO, "input/output error"), RuntimeError("a bug"), KeyError("a bug")])
+def test_bugs_keep_their_traceback(monkeypatch, problem):
+    def fail(options):
+        raise problem
+
+    monkeypatch.setattr(cli, "book", fail)
+    with pytest.raises(type(problem)):
+        cli.main(["book"])
+
+
+def test_profile_sets_and_shows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    path = str(tmp_path / "params.yaml")
+    assert cli.main(["--params", path, "profile", "smoke"]) == 0
+    assert cli.main(["--params", path, "profile"]) == 0
+    assert capsys.readouterr().out == "profile smoke is now active\nsmoke\n"
+    assert cli.main(["--params", path, "profile", "smoek"]) == 2
+    assert "there is no profile 'smoek'; choose one of full, small, smoke" in capsys.readouterr().err
+
+
+def test_train_takes_what_is_left_out_from_the_profile(tmp_path, monkeypatch, capsys):
+    from anl import runs
+
+    seen = []
+    monkeypatch.setattr(runs, "train_run", lambda spec, params, group: seen.append((spec, group)))
+    path = str(tmp_path / "params.yaml")
+    params.activate("small", ROOT / "profiles", path)
+    assert cli.main(["--params", path, "train", "--target", "prior", "--seed", "4"]) == 0
+    assert cli.main(["--params", path, "train", "--group", "step_t", "--target", "prior", "--step", "10", "--attention",
+                     "gate", "--loss-weight", "0.5", "--seed", "0"]) == 0
+    method = params.load(path).method
+    assert seen == [(runs.RunSpec("prior", method.step, method.attention, method.loss_weight, 4), "adhoc"),
+                    (runs.RunSpec("prior", 10, "gate", 0.5, 0), "step_t")]
+
+
+def test_claims_pass_their_status_on(tmp_path, monkeypatch):
+    stub = types.ModuleType("anl.claims")
+    stub.run = lambda params, check: int(check)
+    monkeypatch.setitem(sys.modules, "anl.claims", stub)
+    monkeypatch.setattr("anl.claims", stub, raising=False)
+    path = str(tmp_path / "params.yaml")
+    params.activate("small", ROOT / "profiles", path)
+    assert cli.main(["--params", path, "claims"]) == 0
+    assert cli.main(["--params", path, "claims", "--check"]) == 1
+
+
+def test_settings_are_read_as_yaml():
+    assert cli.parse_settings(["steps=[1, 10]", "profile=small", "flag=false", "x=1e-3", "none="]) == {
+        "steps": [1, 10], "profile": "small", "flag": False, "x": yaml.safe_load("1e-3"), "none": None}
+
+
+@pytest.mark.parametrize("pairs, words", [(["steps"], "write KEY=VALUE"), (["=3"], "write KEY=VALUE"),
+                                          (["a=[1"], "not valid YAML"), (["a=1", "a=2"], "set twice")])
+def test_settings_that_cannot_be_read(pairs, words):
+    with pytest.raises(UserError, match=words):
+        cli.parse_settings(pairs)

@@ -1,0 +1,114 @@
+import copy
+
+import pytest
+import yaml
+
+from anl import params
+from anl.errors import UserError
+from tests.conftest import ROOT
+
+PROFILES = ["full", "small", "smoke"]
+
+
+def settings():
+    return params.resolve("small", ROOT / "profiles")
+
+
+def changed(key, value):
+    """The small profile with one dotted key set."""
+    whole = copy.deepcopy(settings())
+    *folders, last = key.split(".")
+    place = whole
+    for name in folders:
+        place = place[name]
+    place[last] = value
+    return whole
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_is_valid_and_named_as_its_file(name):
+    value = params.resolve(name, ROOT / "profiles")
+    assert params.from_dict(value, name).profile == name
+
+
+def test_the_active_profile_is_as_its_file_says():
+    """A fresh clone has params.yaml as written by `anl profile`; edits are for the reader, not for a commit."""
+    value = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert value == params.resolve(value["profile"], ROOT / "profiles")
+
+
+def test_profiles_share_what_the_pulled_data_was_made_with():
+    made_with = ("seed", "data", "models", "prior", "families", "benchmark")
+    first, *others = [params.resolve(name, ROOT / "profiles") for name in PROFILES]
+    for other in others:
+        assert {key: other[key] for key in made_with} == {key: first[key] for key in made_with}
+
+
+def test_activate_writes_once(tmp_path):
+    path = tmp_path / "params.yaml"
+    assert params.activate("smoke", ROOT / "profiles", path)
+    assert not params.activate("smoke", ROOT / "profiles", path)
+    assert params.load(path).profile == "smoke"
+
+
+@pytest.mark.parametrize("key, value, words", [
+    ("traning", {}, "unknown key 'traning'"),
+    ("training.step", 3, "unknown key 'training.step'"),
+    ("models.pixel.widths", [8], "unknown key 'models.pixel.widths'"),
+    ("training.steps", "many", "'training.steps' must be a whole number, not 'many'"),
+    ("training.steps", 3.5, "'training.steps' must be a whole number"),
+    ("training.steps", True, "'training.steps' must be a whole number"),
+    ("training.learning_rate", "1e-3", "'training.learning_rate' must be a number"),
+    ("runs.seeds", 3, "'runs.seeds' must be a list"),
+    ("runs.seeds", [], "'runs.seeds' must be a list with at least one entry"),
+    ("data", "photos", "'data' must be a mapping"),
+    ("families", {}, "'families' must be a mapping with at least one entry"),
+    ("method.step", 0, "'method.step' cannot work: 0 is not a step from 1 to 1000"),
+    ("method.step", 1001, "'method.step' cannot work"),
+    ("runs.steps", [10, -5], "'runs.steps' cannot work: -5 is not a step"),
+    ("runs.steps", [10, 10], "an entry stands twice"),
+    ("runs.seeds", [-1], "'runs.seeds' cannot work"),
+    ("seed", -1, "'seed' cannot work"),
+    ("seed", 2**32, "'seed' cannot work"),
+    ("benchmark.size", 0, "'benchmark.size' cannot work"),
+    ("benchmark.size", 50, "'benchmark.size' cannot work: a crop must be a multiple of 16"),
+    ("benchmark.size", 4096, "'benchmark.size' cannot work: twice the crop must fit"),
+    ("detector.patch", 5, "'detector.patch' cannot work"),
+    ("benchmark.seen", "gan", "'benchmark.seen' cannot work: choose one of"),
+    ("families.ddim.strength", 0.9, "'families.ddim.strength' cannot work"),
+    ("families.ddim.model", "gan", "'families.ddim.model' cannot work"),
+    ("data.split", {"train": 0.5, "val": 0.5, "test": 0.5}, "'data.split' cannot work"),
+    ("data.least_factor", 1.0, "'data.least_factor' cannot work"),
+    ("method.attention", "magic", "'method.attention' cannot work"),
+    ("method.target", "magic", "'method.target' cannot work"),
+    ("evaluation.target_fpr", 1.0, "'evaluation.target_fpr' cannot work"),
+    ("evaluation.views", ["png"], "'evaluation.views' cannot work"),
+    ("training.precision", "fp8", "'training.precision' cannot work"),
+])
+def test_what_cannot_work_is_named(key, value, words):
+    with pytest.raises(UserError) as problem:
+        params.from_dict(changed(key, value), "my.yaml")
+    assert words in str(problem.value) and str(problem.value).startswith("my.yaml: ")
+    assert "\n" not in str(problem.value)
+
+
+def test_a_missing_key_is_named():
+    value = settings()
+    del value["training"]["steps"]
+    with pytest.raises(UserError, match="the key 'training.steps' is missing"):
+        params.from_dict(value, "my.yaml")
+
+
+@pytest.mark.parametrize("text, words", [("a: [1", "is not valid YAML"), ("- 1", "holds no mapping"), ("", "holds no mapping")])
+def test_a_file_that_is_no_profile(tmp_path, text, words):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=words) as problem:
+        params.load(tmp_path / "params.yaml")
+    assert "\n" not in str(problem.value)
+
+
+def test_a_misspelt_key_of_a_derived_profile_is_named(tmp_path):
+    (tmp_path / "small.yaml").write_text((ROOT / "profiles/small.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text("base: small\nprofile: mine\ntraining: {stepps: 3}\n")
+    with pytest.raises(UserError, match="unknown key 'training.stepps'"):
+        params.resolve("mine", tmp_path)
