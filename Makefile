@@ -55,8 +55,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make an environment; on Debian:" \
 		"apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
 	@echo "installing the pinned packages into $(VENV) ..."
-	$(PIP) install --quiet --no-cache-dir -r requirements.lock
-	$(PIP) install --quiet --no-cache-dir --no-deps --no-build-isolation -e .
+	$(PIP) install -qq --no-cache-dir -r requirements.lock
+	$(PIP) install -qq --no-cache-dir --no-deps --no-build-isolation -e .
 	@touch $@
 
 data: $(STAMP) ## fetch the photographs, models and patches from .dvc/store
