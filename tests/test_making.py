@@ -1,0 +1,93 @@
+import dataclasses
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+
+from anl import making
+from anl.errors import UserError
+from anl.files import sha256_of
+from tests.conftest import ROOT
+
+
+def test_only_training_photographs_are_sources(world):
+    from anl.data.patches import split_photos
+    from anl.data.photos import read_card
+
+    split = split_photos(read_card(world.params.data.card), dataclasses.asdict(world.params.data.split), world.params.seed)
+    sources = making.training_sources(world.params)
+    assert len(sources) == list(split.values()).count("train")
+    assert {source.shape for source in sources} == {(75, 95, 3)} and sources[0].dtype == np.uint8
+
+
+def test_the_priors_sources_are_halved(world):
+    assert {source.shape for source in making.training_sources(world.params, halved=True)} == {(37, 47, 3)}
+
+
+def test_models_and_prior_are_made_whole(world, tmp_path):
+    for made in (making.make_model("vae", world.params, tmp_path / "models", tmp_path / "cache"),
+                 making.make_model("latent", world.params, tmp_path / "models", tmp_path / "cache"),
+                 making.make_prior(world.params, tmp_path / "models", tmp_path / "cache")):
+        assert (made / "curve.csv").is_file()
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["latent", "prior", "vae"]
+
+
+def test_a_failure_leaves_the_model_that_was_there(world, tmp_path, monkeypatch):
+    def fail(name, sources, config, out, **options):
+        (out / "config.json").write_text("half")
+        raise KeyboardInterrupt
+
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae/config.json").write_text("old")
+    monkeypatch.setattr(making, "fit_model", fail)
+    with pytest.raises(KeyboardInterrupt):
+        making.make_model("vae", world.params, tmp_path, tmp_path / "cache")
+    assert (tmp_path / "vae/config.json").read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["vae"]
+
+
+def test_latent_needs_the_vae(world, tmp_path):
+    with pytest.raises(UserError, match="vae holds no vae model .*`anl generate vae`"):
+        making.make_model("latent", world.params, tmp_path, tmp_path / "cache")
+
+
+def test_an_unknown_model(world, tmp_path):
+    with pytest.raises(UserError, match="there is no generator model 'gan'"):
+        making.make_model("gan", world.params, tmp_path, tmp_path / "cache")
+
+
+def test_missing_photographs(world, tmp_path):
+    away = dataclasses.replace(world.params, data=dataclasses.replace(world.params.data, folder=str(tmp_path / "no")))
+    with pytest.raises(UserError, match="no is missing; get it with `dvc pull data.dvc`"):
+        making.make_prior(away, tmp_path, tmp_path / "cache")
+
+
+def test_config_is_what_is_set(world):
+    assert "codes" not in making.config_dict(world.params.models["pixel"])
+    assert making.config_dict(world.params.models["vq"])["codes"] == 16
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_anl_prior_interrupted_leaves_no_half_model_and_goes_on(world, tmp_path, number, status):
+    """The command itself, stopped in the middle of its training; the second call ends and leaves nothing behind."""
+    settings = {**world.settings, "prior": {**world.settings["prior"], "steps": 100_000}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    code = ("import sys; from anl import cli, fitting; fitting.fit.__kwdefaults__['checkpoint_seconds'] = 0; "
+            "sys.exit(cli.main(['prior']))")
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if list((tmp_path / ".cache/anl").glob("prior-*.pt")) or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    process.send_signal(number)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == status, error
+    assert "Traceback" not in error
+    if number == signal.SIGINT:
+        assert error.splitlines()[-1] == "anl prior: interrupted; run the same command again to go on from here"
+    assert not (tmp_path / "models/prior").exists()
+    made = making.make_prior(world.params, tmp_path / "models", tmp_path / "cache")
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["prior"] and len(sha256_of(made)) == 64
