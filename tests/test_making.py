@@ -11,7 +11,6 @@ import yaml
 from anl import making
 from anl.errors import UserError
 from anl.files import sha256_of
-from tests.conftest import ROOT
 
 
 def test_only_training_photographs_are_sources(world):

@@ -61,7 +61,8 @@ def _need_program(name, mend):
 def _unpacked(package, source, temporary):
     """Folders in which the package's files may lie; whatever has to be unpacked goes to `temporary`."""
     if source is None:
-        done = subprocess.run(["apt-get", "download", "-q", package], cwd=temporary, capture_output=True, text=True)
+        done = subprocess.run(["apt-get", "download", "-q", package], cwd=temporary, check=False, capture_output=True,
+                              text=True)
         if done.returncode:
             reason = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()[-1]
             raise UserError(f"apt-get cannot download {package} ({reason}); run `apt-get update` as root, or give a "
@@ -77,7 +78,7 @@ def _unpacked(package, source, temporary):
     roots = []
     for archive in archives:
         root = temporary / f"root{len(roots)}"
-        done = subprocess.run(["dpkg-deb", "-x", str(archive), str(root)], capture_output=True, text=True)
+        done = subprocess.run(["dpkg-deb", "-x", str(archive), str(root)], check=False, capture_output=True, text=True)
         if done.returncode:
             raise UserError(f"{archive} cannot be unpacked ({done.stderr.strip().splitlines()[-1]}); download it again")
         roots.append(root)
