@@ -20,6 +20,9 @@ from anl.tables import card_table, csv_table, html_table
 
 NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "claims")
 NUMBERLESS = {"smoke"}  # profiles that test the machinery
+VIEW_WORDS = {"matched": "generated images carry the formats of the reals; all are lossless here, so these are the files as "
+                         "published",
+              "jpeg96": "both classes re-encoded as JPEG of quality 96"}
 SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -39,7 +42,7 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
     write_text(temporary / "claims" / "verdicts.html", verdict_table(judged))
     write_text(temporary / "claims" / "ledger.md.txt", ledger(judged))
     values["card"] = _data_card(params, temporary)
-    values["book"] = {"profile": params.profile, "banner": banner(params), "seeds": str(len(params.runs.seeds)),
+    values["book"] = {"profile": f"`{params.profile}`", "banner": banner(params), "seeds": str(len(params.runs.seeds)),
                       **setting_texts(params)}
     write_json(temporary / "values.json", values)
     shutil.rmtree(target, ignore_errors=True)
@@ -91,8 +94,7 @@ def prose(text):
 def banner(params):
     """One line of HTML for the top of every page."""
     seeds = len(params.runs.seeds)
-    what = (f"Numbers of profile <b>{html.escape(params.profile)}</b> "
-            f"({seeds} seed{'' if seeds == 1 else 's'}, {params.use.test} test photographs' patches a class at most).")
+    what = f"Numbers of profile <b>{html.escape(params.profile)}</b>, {seeds} seed{'' if seeds == 1 else 's'}."
     if params.profile in NUMBERLESS:
         return f"{what} It tests the machinery: <b>its numbers mean nothing</b>. Run <code>make book</code> for real ones."
     return f"{what} Results on the embedded benchmark speak of the mechanism, not of the paper's tables."
@@ -100,18 +102,24 @@ def banner(params):
 
 def setting_texts(params):
     """The settings that the prose mentions, as texts."""
+    def code(names):  # backticks belong to the text: MyST substitutes nothing inside a code span
+        return ", ".join(f"`{name}`" for name in names)
+
     families = [name for name in params.families if name != params.benchmark.seen]
     steps = sorted({params.method.step, *params.runs.steps})
-    return {"seen": params.benchmark.seen, "unseen": ", ".join(families), "unseen_count": str(len(families)),
+    return {"seen": code([params.benchmark.seen]), "unseen": code(families), "unseen_count": str(len(families)),
             "size": str(params.benchmark.size), "double_size": str(2 * params.benchmark.size),
             "least_factor": f"{params.data.least_factor:g}", "steps": ", ".join(map(str, steps)),
-            "step": str(params.method.step), "method_attention": params.method.attention,
+            "step": str(params.method.step), "method_attention": code([params.method.attention]),
             "loss_weight": f"{params.method.loss_weight:g}", "target_fpr": f"{100 * params.evaluation.target_fpr:g} %",
             "bootstrap": f"{params.evaluation.bootstrap:,}", "training_steps": str(params.training.steps),
-            "batch_size": str(params.training.batch_size), "backbone": params.detector.backbone,
-            "patch": str(params.detector.patch), "stem_width": str(params.detector.stem_width),
-            "headline": params.evaluation.headline, "controls": ", ".join(params.evaluation.controls),
-            "attentions": ", ".join([*params.runs.attentions, params.method.attention]),
+            "batch_size": str(params.training.batch_size), "backbone": code([params.detector.backbone]),
+            "stride": str(params.detector.stride), "patch": str(params.detector.patch),
+            "grid": str(params.benchmark.size // params.detector.stride),
+            "stem_width": str(params.detector.stem_width), "headline": code([params.evaluation.headline]),
+            "headline_words": VIEW_WORDS[params.evaluation.headline],
+            "controls": code(params.evaluation.controls),
+            "attentions": code([*params.runs.attentions, params.method.attention]),
             "use_train": f"{params.use.train:,}", "use_val": f"{params.use.val:,}", "use_test": f"{params.use.test:,}",
             **{f"split_{name}": f"{100 * share:g} %" for name, share in dataclasses.asdict(params.data.split).items()}}
 
@@ -160,16 +168,23 @@ def claim_texts(judged):
 
 
 def verdict_table(judged):
-    """HTML: one row a rule, with the verdict of its claim."""
+    """HTML: one row a claim; what was measured stands under its title, the rule under its value. Fits a phone."""
     rows = []
     for claim in judged:
-        for index, measure in enumerate(claim["measures"]):
-            badge = f'<span class="verdict {claim["verdict"].replace(" ", "-")}">{claim["verdict"]}</span>'
-            link = f'<a href="#{claim["id"].replace("_", "-")}">{html.escape(claim["title"])}</a>'
-            rows.append([link if index == 0 else "", badge if index == 0 else "", html.escape(measure["name"]),
-                         html.escape(prose(measure["text"])), html.escape(measure["rule"]),
-                         "count" if measure["seeds"] is None else str(measure["seeds"])])
-    return html_table(["Claim", "Verdict", "Measured", "Value [95 % interval]", "Holds if", "Seeds"], rows)
+        link = f'<a href="claims.html#{claim["id"].replace("_", "-")}">{html.escape(claim["title"])}</a>'
+        badge = f'<span class="verdict {claim["verdict"].replace(" ", "-")}">{claim["verdict"]}</span>'
+        names = "".join(f"<br><small>{html.escape(measure['name'])}</small>" for measure in claim["measures"])
+        numbers = "<br>".join(
+            f"<b>{html.escape(prose(measure['text']))}</b><br><small>{html.escape(_basis(measure))}</small>"
+            for measure in claim["measures"])
+        rows.append([link + names, badge, numbers])
+    return html_table(["Claim, and what was measured", "Verdict", "Value [95 % interval]"], rows, "verdicts")
+
+
+def _basis(measure):
+    seeds = "a count" if measure["seeds"] is None else f"{measure['seeds']} seeds"
+    images = "" if measure["n"] is None else f", n = {measure['n']}"
+    return f"holds if {measure['rule']}; {seeds}{images}"
 
 
 def ledger(judged):

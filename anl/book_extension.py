@@ -15,6 +15,7 @@ EARLY = 100  # before the table of contents is read, so that a missing `anl book
 
 def setup(app):
     app.connect("config-inited", give_values, priority=EARLY)
+    app.connect("config-inited", leave_thebe_out)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -26,6 +27,15 @@ def give_values(app, config):
         raise ExtensionError(f"the book names values that no notebook wrote: {'; '.join(problems)}")
     config.myst_substitutions = values
     config.html_theme_options = {**config.html_theme_options, "announcement": values["book"]["banner"]}
+
+
+def leave_thebe_out(app, _config):
+    """Undo sphinx-thebe, which Jupyter Book always loads: its script names a CDN and logs an error on every page."""
+    for listeners in list(app.events.listeners.values()):
+        for listener in list(listeners):
+            if listener.handler.__module__.startswith("sphinx_thebe"):
+                app.disconnect(listener.id)
+    app.registry.css_files[:] = [entry for entry in app.registry.css_files if "thebe" not in entry[0]]
 
 
 def read_values(source):

@@ -75,9 +75,9 @@ def _check(claim, path):
     name = claim.get("id", "without id")
     for found, known in [(set(claim), KEYS)] + [(set(rule), RULE_KEYS) for rule in claim.get("rules", [])]:
         if found - known:
-            raise UserError(f"{path}: claim {name} has the unknown key '{sorted(found - known)[0]}'")
+            raise UserError(f"{path}: claim {name} has the unknown key '{min(found - known)}'")
     if missing := KEYS - {"also"} - set(claim):
-        raise UserError(f"{path}: claim {name} lacks '{sorted(missing)[0]}'")
+        raise UserError(f"{path}: claim {name} lacks '{min(missing)}'")
     for rule in claim["rules"]:
         if ("above" in rule) == ("at_most" in rule) or not {"metric", "name"} <= set(rule):
             raise UserError(f"{path}: claim {name}: a rule needs `metric`, `name` and one of `above` and `at_most`")

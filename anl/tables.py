@@ -2,7 +2,9 @@
 
 import csv
 import html
+import re
 
+NUMERIC = re.compile("(<b>)?[\N{MINUS SIGN}0-9.,]+( \\[[\N{MINUS SIGN}0-9., ]+\\])?(</b>)?")
 CENTRES = ("mean", "difference", "value", "accuracy", "false_positive_rate", "ap_against_real", "ratio")
 WORDS = {"n": "n", "psnr": "PSNR (dB)", "ap_against_real": "AP against real", "seen": "trained on"}
 
@@ -67,16 +69,12 @@ def number(text):
 def html_table(head, rows, kind=""):
     """head: plain texts. rows: lists of cells, HTML already escaped. Numbers align right, the table scrolls sideways."""
     cells = "".join(f'<th scope="col">{title}</th>' for title in head)
-    lines = [f'<div class="results-table pst-scrollable-table-container" tabindex="0"><table class="table {kind}">'
-             f"<thead><tr>{cells}</tr></thead><tbody>"]
+    lines = ['<div class="results-table pst-scrollable-table-container" tabindex="0">',
+             f'<table class="table {kind}">', f"<thead><tr>{cells}</tr></thead>", "<tbody>"]
     for row in rows:
-        lines.append("<tr>" + "".join(f"<td{' class=num' if _numeric(cell) else ''}>{cell}</td>" for cell in row) + "</tr>")
+        cells = (f"<td{' class=num' if NUMERIC.fullmatch(cell) else ''}>{cell}</td>" for cell in row)
+        lines.append(f"<tr>{''.join(cells)}</tr>")
     return "\n".join([*lines, "</tbody></table></div>"]) + "\n"
-
-
-def _numeric(cell):
-    plain = cell.removeprefix("<b>").lstrip("\N{MINUS SIGN}")
-    return plain[:1].isdigit()
 
 
 def card_table(photos, splits):
@@ -88,7 +86,8 @@ def card_table(photos, splits):
             name = f'<a href="{html.escape(photo.source, quote=True)}">{name}</a>'
         elif photo.source:
             name += f"<br><small>{html.escape(photo.source)}</small>"
-        rows.append([name, html.escape(photo.author or "not stated by the package"), html.escape(photo.licence),
-                     f"<code>{html.escape(photo.package)}</code>", splits[photo.id],
-                     f"{photo.width} x {photo.height} {photo.format}", f'<code class="hash">{photo.sha256}</code>'])
-    return html_table(["Photograph", "Author", "Licence", "Package", "Split", "Size", "SHA-256"], rows, "card")
+        author = html.escape(photo.author or "author not stated by the package")
+        terms = (f"{author}, {html.escape(photo.licence)}<br><small>package {html.escape(photo.package)}</small><br>"
+                 f'<code class="hash">{photo.sha256}</code>')
+        rows.append([f"{name}<br><small>{photo.width} x {photo.height} {photo.format}</small>", terms, splits[photo.id]])
+    return html_table(["Photograph, with its source", "Author, licence, package, SHA-256", "Split"], rows, "photo-list")

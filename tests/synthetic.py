@@ -1,11 +1,18 @@
 """Results as the notebooks write them, made up, so that claims and book can be tested without a pipeline run."""
 
+import dataclasses
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 from PIL import Image, ImageDraw
 
+from anl import book, params
 from anl.analysis import value
 from anl.book import NOTEBOOKS
 from anl.files import write_csv, write_json, write_text
@@ -38,13 +45,13 @@ def values(difference=None):
             "attention": attention}
 
 
-def wanted_figures(book=ROOT / "book"):
+def wanted_figures(pages=ROOT / "book"):
     """{(notebook, file name)} of the figures that the pages show."""
-    pages = "".join(page.read_text(encoding="utf-8") for page in Path(book).glob("*.md"))
-    return set(re.findall(r"generated/(\w+)/([\w.]+\.png)", pages))
+    text = "".join(page.read_text(encoding="utf-8") for page in Path(pages).glob("*.md"))
+    return set(re.findall(r"generated/(\w+)/([\w.]+\.png)", text))
 
 
-def write_results(folder, profile="small", difference=None, book=ROOT / "book"):
+def write_results(folder, profile="small", difference=None):
     """Write results/<profile> under `folder`; returns the folder of results."""
     results = Path(folder) / "results"
     numbers = values(difference)
@@ -56,7 +63,7 @@ def write_results(folder, profile="small", difference=None, book=ROOT / "book"):
         write_csv(place / "table.csv", [{"method": "plain", "generator": "a_b", "mean": 0.5, "low": 0.4, "high": 0.6},
                                         {"method": "<anl>", "generator": "c", "mean": -0.25, "low": None, "high": None}])
         write_notebook(place / f"{name}.ipynb", name)
-    for name, figure in wanted_figures(book):
+    for name, figure in wanted_figures():
         draw_figure(results / profile / name / figure)
     return results
 
@@ -76,3 +83,33 @@ def write_notebook(path, title, error=False):
         cells=[nbformat.v4.new_markdown_cell(f"# The notebook: {title}", id="c0"), cell],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
     write_text(path, nbformat.writes(notebook) + "\n")
+
+
+def prepared_book(folder, profile="small"):
+    """A copy of book/ under `folder`, fed from made-up results of `profile`."""
+    settings = params.from_dict({**params.resolve("small", ROOT / "profiles"), "profile": profile}, "test")
+    data = dataclasses.replace(settings.data, card=str(ROOT / settings.data.card))
+    settings = dataclasses.replace(settings, data=data)
+    results = write_results(folder, profile)
+    copy = Path(folder) / "book"
+    shutil.copytree(ROOT / "book", copy, ignore=shutil.ignore_patterns("_build", "generated"), dirs_exist_ok=True)
+    book.prepare(settings, results=results, book=copy, claims_path=ROOT / "claims.yaml",
+                 provenance=Path(folder) / "provenance")
+    return copy, settings
+
+
+def build(copy):
+    """Run Jupyter Book with warnings as errors; returns the finished process."""
+    tool = Path(sys.executable).with_name("jupyter-book")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+    return subprocess.run([tool, "build", copy, "-W", "-n", "--keep-going", "--all"], capture_output=True, text=True,
+                          env=environment, check=False)
+
+
+@pytest.fixture(scope="session")
+def built_book(tmp_path_factory):
+    """Folder of the HTML pages of a book built from made-up results."""
+    copy, _ = prepared_book(tmp_path_factory.mktemp("book"))
+    done = build(copy)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return copy / "_build" / "html"

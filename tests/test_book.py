@@ -1,0 +1,178 @@
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from anl import book, tables
+from anl.errors import UserError
+from anl.files import sha256_of, write_csv, write_json
+from tests import synthetic
+from tests.synthetic import built_book  # noqa: F401  a fixture
+
+OURS = ["index", "paper", "method", "protocol", "data_card", "claims", "cross_generator", "step_t", "attention",
+        "detector", "data", "prior", "limits", "rerun", "glossary", "bibliography"]
+
+
+class Page(HTMLParser):
+    """What a page links to, loads, names, shows and says."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.loads, self.ids, self.images, self.text, self.silent = [], [], set(), [], [], 0
+        self.feed(path.read_text(encoding="utf-8"))
+        self.text = " ".join(" ".join(self.text).split())
+
+    def handle_starttag(self, tag, attributes):
+        got = dict(attributes)
+        self.ids |= {got[key] for key in ("id", "name") if got.get(key)}
+        self.silent += tag in ("script", "style")
+        if tag == "a" and got.get("href"):
+            self.links.append(got["href"])
+        if tag == "link" and got.get("rel") not in ("next", "prev", "search", "index", "canonical"):
+            self.loads.append(got.get("href", ""))
+        if tag in ("script", "img", "iframe", "source", "video", "audio", "embed") and got.get("src"):
+            self.loads.append(got["src"])
+        if tag == "img":
+            self.images.append((got.get("src"), got.get("alt")))
+
+    def handle_endtag(self, tag):
+        self.silent -= tag in ("script", "style")
+
+    def handle_data(self, data):
+        if not self.silent:
+            self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def pages(built_book):  # noqa: F811
+    return {path.relative_to(built_book).as_posix(): Page(path) for path in sorted(built_book.rglob("*.html"))
+            if "_static" not in path.parts}
+
+
+def test_every_page_is_there_with_the_banner(pages):
+    for name in [f"{page}.html" for page in OURS] + [f"generated/notebooks/{name}.html" for name in book.NOTEBOOKS]:
+        assert "Numbers of profile small , 3 seeds." in pages[name].text, name
+        assert "speak of the mechanism, not of the paper's tables" in pages[name].text
+
+
+def test_text_holds_no_leftovers(pages):
+    for name, page in pages.items():
+        text = re.sub(r"\\\[.*?\\\]|\\\(.*?\\\)", "", page.text)  # formulas may hold }}
+        found = re.search(r"\{\{|\}\}|\bnan\b|\bNone\b|Traceback", text)
+        assert not found, f"{name}: {found} in ...{text[max(0, found.start() - 60):found.end() + 60]}"
+
+
+def test_numbers_are_substituted(pages):
+    assert "0.021 [0.004, 0.038]" in pages["index.html"].text
+    assert "\N{MINUS SIGN}0.004 [\N{MINUS SIGN}0.024, 0.016]" in pages["cross_generator.html"].text
+
+
+def test_internal_links_and_anchors_resolve(pages, built_book):  # noqa: F811
+    dead = []
+    for name, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (built_book / name).parent / unquote(parts.path) if parts.path else built_book / name
+            key = target.resolve().relative_to(built_book.resolve()).as_posix()
+            if not target.exists() or (parts.fragment and key in pages
+                                       and unquote(parts.fragment) not in pages[key].ids):
+                dead.append(f"{name} -> {link}")
+    assert not dead
+
+
+def test_nothing_is_loaded_from_elsewhere(pages, built_book):  # noqa: F811
+    for name, page in pages.items():
+        for source in page.loads:
+            parts = urlsplit(source)
+            assert parts.scheme in ("", "data") and not parts.netloc, f"{name} loads {source}"
+            if not parts.scheme:
+                assert ((built_book / name).parent / unquote(parts.path)).exists(), f"{name} lacks {source}"
+    for path in built_book.rglob("*.css"):
+        found = re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", path.read_text(encoding="utf-8"))
+        assert not found, f"{path.name} loads from elsewhere"
+
+
+def test_images_have_alt_text_that_says_what_to_see(pages):
+    for name in OURS:
+        for source, alt in pages[f"{name}.html"].images:
+            assert alt and len(alt) > 40, f"{name}: {source}"
+
+
+def test_data_card_lists_every_photograph(pages):
+    text = pages["data_card.html"].text
+    card = (synthetic.ROOT / "data/photos.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert len(re.findall(r"\b[0-9a-f]{64}\b", text)) == len(card)
+
+
+def test_prepare_writes_the_same_bytes_twice(tmp_path):
+    copy, _ = synthetic.prepared_book(tmp_path)
+    first = sha256_of(copy / "generated")
+    synthetic.prepared_book(tmp_path)
+    assert sha256_of(copy / "generated") == first
+    assert not (copy / ".generated.new").exists()
+
+
+def test_unknown_key_and_unprepared_book_stop_the_build(tmp_path):
+    copy, _ = synthetic.prepared_book(tmp_path)
+    with open(copy / "limits.md", "a", encoding="utf-8") as page:
+        page.write("\n{{ cross_generator.no_such }}\n")
+    done = synthetic.build(copy)
+    assert done.returncode != 0
+    assert re.search(r"limits.md:\d+: cross_generator.no_such", done.stdout + done.stderr)
+    (copy / "generated/values.json").unlink()
+    done = synthetic.build(copy)
+    assert done.returncode != 0 and "run `anl book`" in done.stdout + done.stderr
+
+
+def prepare(tmp_path, settings, results):
+    return book.prepare(settings, results=results, book=tmp_path / "book", claims_path=synthetic.ROOT / "claims.yaml",
+                        provenance=tmp_path / "provenance")
+
+
+def test_missing_broken_and_nan_results_are_named(tmp_path):
+    copy, settings = synthetic.prepared_book(tmp_path)
+    before, results = sha256_of(copy / "generated"), tmp_path / "results"
+    notebook = results / "small/step_t/step_t.ipynb"
+    synthetic.write_notebook(notebook, "step_t", error=True)
+    with pytest.raises(UserError, match="cell 2 ended in an error.*dvc repro step_t"):
+        prepare(tmp_path, settings, results)
+    notebook.unlink()
+    with pytest.raises(UserError, match="step_t.ipynb, which is missing.*dvc repro step_t"):
+        prepare(tmp_path, settings, results)
+    synthetic.write_results(tmp_path)
+    values = json.loads((results / "small/cross_generator/values.json").read_text())
+    values["seen_AP_anl"]["text"] = "nan"
+    write_json(results / "small/cross_generator/values.json", values)
+    with pytest.raises(UserError, match="'seen_AP_anl' is 'nan'"):
+        prepare(tmp_path, settings, results)
+    assert sha256_of(copy / "generated") == before  # a failed call leaves the last good one
+
+
+def test_smoke_banner_says_that_its_numbers_mean_nothing(tmp_path):
+    _, settings = synthetic.prepared_book(tmp_path)
+    assert "mean nothing" in book.banner(dataclasses.replace(settings, profile="smoke"))
+
+
+def test_provenance_line_shows_the_facts_of_the_run(tmp_path):
+    copy, settings = synthetic.prepared_book(tmp_path)
+    line = (copy / "generated/step_t/provenance.md.txt").read_text()
+    assert "not run on this machine" in line and "dvc repro step_t" in line
+    write_json(tmp_path / "provenance/small/step_t.json", {"commit": "0123456789abcdef", "wall_seconds": 12.3,
+                                                           "peak_memory_mb": 1536, "versions": {"torch": "2"}})
+    prepare(tmp_path, settings, tmp_path / "results")
+    line = (copy / "generated/step_t/provenance.md.txt").read_text()
+    assert "commit `0123456789`; 12 s; 1.5 GB at most; torch 2" in line
+
+
+def test_csv_table_joins_intervals_and_escapes(tmp_path):
+    write_csv(tmp_path / "t.csv", [{"method": "<anl>", "mean": -0.25, "low": -0.5, "high": 0.1, "n": 40,
+                                    "ap_colour": 0.5, "ap_colour_low": 0.4, "ap_colour_high": 0.6}])
+    text = tables.csv_table(tmp_path / "t.csv")
+    assert "&lt;anl&gt;" in text and "\N{MINUS SIGN}0.250 [\N{MINUS SIGN}0.500, 0.100]" in text
+    assert "AP colour [95 %]" in text and "0.500 [0.400, 0.600]" in text and ">40<" in text
+    assert text.count("<th") == 5  # head's own tag and four columns
