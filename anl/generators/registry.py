@@ -49,7 +49,7 @@ def _task(name, config, sampler, seed, vae):
         return {name: unet}, lambda k: loss(unet, sampler.batch(k), draws(k), config["max_strength"])
     if name == "latent":
         unet = diffusion.build_unet(config["channels"], config["layers_per_block"], vae.config.latent_channels)
-        return {name: unet}, lambda k: diffusion.epsilon_loss(unet, encode(vae, sampler.batch(k)), draws(k),
+        return {name: unet}, lambda k: diffusion.epsilon_loss(unet, autoencoders.encode(vae, sampler.batch(k)), draws(k),
                                                               config["max_strength"])
     if name == "vae":
         vae = autoencoders.build_vae(config["channels"], config["latent_channels"])
@@ -61,17 +61,9 @@ def _task(name, config, sampler, seed, vae):
             lambda k: autoencoders.vq_loss(vq, discriminator, sampler.batch(k), k, **bounds))
 
 
-@torch.no_grad()
-def encode(vae, x):
-    """Latents of unit variance: the VAE's posterior mean times its scaling factor."""
-    with torch.autocast("cpu", torch.bfloat16):
-        mean = vae.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist.mean
-    return mean.float() * vae.config.scaling_factor
-
-
 def _latent_scale(vae, sampler):
     with torch.no_grad():
-        return float(1 / vae.encode(sampler.batch(0)).latent_dist.mean.std())
+        return float(1 / vae.encode(autoencoders.to_opponent(sampler.batch(0))).latent_dist.mean.std())
 
 
 def load_model(name, folder):
@@ -99,5 +91,5 @@ def regenerate(family, models, x, generator):
         return diffusion.flow_from(model, x, **run)
     if name == "pixel":
         return diffusion.denoise_from(model, x, sampler=family["sampler"], **run)
-    latent = diffusion.denoise_from(model, encode(models["vae"], x), sampler=family["sampler"], **run)
-    return models["vae"].decode(latent / models["vae"].config.scaling_factor).sample
+    latent = diffusion.denoise_from(model, autoencoders.encode(models["vae"], x), sampler=family["sampler"], **run)
+    return autoencoders.decode(models["vae"], latent)

@@ -1,0 +1,144 @@
+"""dvc.yaml against the library, and the whole smoke pipeline in a copy of the repository."""
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from anl import params, runs
+from anl.files import sha256_of
+from tests.conftest import ROOT
+
+MADE_ONCE = ("prior", "generator@", "benchmark")
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """A function that makes a fresh copy of the tracked files (as they are on disk), with git, and its environment."""
+    def make(profile):
+        copy = tmp_path_factory.mktemp("copy")
+        files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        for name in files.split("\0"):
+            if (ROOT / name).is_file():
+                (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, copy / name)
+        subprocess.run(["git", "init", "-q", "."], cwd=copy, check=True)
+        params.activate(profile, copy / "profiles", copy / "params.yaml")
+        return copy
+    return make
+
+
+def environment(copy):
+    cache = copy / ".cache"
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_GLOBAL_CONFIG_DIR": str(cache / "global"), "DVC_SYSTEM_CONFIG_DIR": str(cache / "system"),
+            "DVC_SITE_CACHE_DIR": str(cache / "site"), "OMP_WAIT_POLICY": "passive"}
+
+
+def run(copy, *words):
+    done = subprocess.run(words, cwd=copy, env=environment(copy), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+    return done.stdout
+
+
+def stages(copy):
+    from dvc.repo import Repo
+
+    with Repo(str(copy)) as repo:
+        return {stage.name: ([os.path.relpath(out.fs_path, copy) for out in stage.outs],
+                                   [os.path.relpath(dep.fs_path, copy) for dep in stage.deps
+                                    if dep.protocol == "local" and not hasattr(dep, "params")])
+                for stage in repo.index.stages if stage.name}
+
+
+@pytest.mark.parametrize("profile", ["small", "smoke", "full"])
+def test_stages_make_the_runs_that_the_library_asks_for(copies, profile):
+    copy = copies(profile)
+    settings = params.load(copy / "params.yaml")
+    first = set(runs.main_specs(settings))
+    wanted = {str(runs.run_folder(settings, spec, group)) for group, specs in (
+        ("main", first), ("step_t", set(runs.step_specs(settings)) - first),
+        ("attention", set(runs.attention_specs(settings)) - first)) for spec in specs}
+    made = {out for outs, _ in stages(copy).values() for out in outs if out.startswith("runs/")}
+    assert made == wanted
+
+
+def test_stages_depend_on_files_that_exist_or_are_made(copies):
+    every = stages(copies("smoke"))
+    outs = [out for made, _ in every.values() for out in made] + ["data/photos"]
+    for name, (_, deps) in every.items():
+        for dep in deps:
+            made = any(out == dep or out.startswith(f"{dep}/") for out in outs)
+            assert made or (ROOT / dep).exists(), f"stage {name} depends on {dep}, which nothing makes"
+
+
+def test_what_is_pulled_was_made_by_this_code():
+    """Otherwise a newcomer's first run would train the generators again, for hours."""
+    lock = ROOT / "dvc.lock"
+    entries = yaml.safe_load(lock.read_text())["stages"] if lock.is_file() else {}
+    made = {name: entry for name, entry in entries.items() if name.startswith(MADE_ONCE)}
+    if not made:
+        pytest.skip("dvc.lock has no record of them yet")
+    for name, entry in made.items():
+        for dep in entry["deps"]:
+            path = ROOT / dep["path"]
+            if path.is_file() and path.suffix in (".py", ".csv"):
+                assert hashlib.md5(path.read_bytes()).hexdigest() == dep["md5"], (
+                    f"{dep['path']} has changed since {name} was made: run `dvc repro {name}`, or, if the edit cannot "
+                    f"change the outcome, `dvc commit -f {name}`")
+
+
+def test_store_is_small_enough_for_git():
+    store = sum(path.stat().st_size for path in (ROOT / ".dvc/store").rglob("*") if path.is_file())
+    assert store < 120e6
+
+
+@pytest.fixture(scope="module")
+def smoke(copies):
+    """The smoke pipeline from an empty cache: (copy, seconds of a second `dvc repro`)."""
+    copy = ready(copies("smoke"))
+    run(copy, "dvc", "repro")
+    start = time.monotonic()
+    run(copy, "dvc", "repro")
+    return copy, time.monotonic() - start
+
+
+def ready(copy):
+    if not (copy / "dvc.lock").is_file() or "benchmark:" not in (copy / "dvc.lock").read_text():
+        pytest.skip("dvc.lock has no record of the benchmark yet")
+    run(copy, "dvc", "pull", "-q", "data.dvc", "prior", "generator", "benchmark")
+    return copy
+
+
+def test_smoke_pipeline_leaves_every_result(smoke):
+    copy, _ = smoke
+    folder = copy / "results/smoke"
+    for name in ("data", "prior", "detector", "cross_generator", "step_t", "attention", "claims"):
+        assert (folder / name / f"{name}.ipynb").is_file()
+    assert (folder / "claims.json").is_file() and (copy / "book/generated").is_dir()
+    run(copy, "dvc", "status", "-q")
+
+
+def test_a_second_repro_does_nothing_and_is_quick(smoke):
+    assert smoke[1] < 20  # 10 s on an idle machine
+
+
+def test_interrupted_and_resumed_results_are_the_same_bytes(smoke, copies):
+    copy = ready(copies("smoke"))
+    for number, sign in ((signal.SIGINT, "runs/smoke/main/plain-s*"), (signal.SIGKILL, "results/smoke/*/values.json")):
+        process = subprocess.Popen(["dvc", "repro"], cwd=copy, env=environment(copy), start_new_session=True,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not list(copy.glob(sign)):
+            time.sleep(0.1)
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+        process.wait(timeout=120)
+    run(copy, "dvc", "repro")
+    assert sha256_of(copy / "results/smoke") == sha256_of(smoke[0] / "results/smoke")
