@@ -30,6 +30,10 @@ export DVC_GLOBAL_CONFIG_DIR := $(CACHE)/dvc/global
 export DVC_SYSTEM_CONFIG_DIR := $(CACHE)/dvc/system
 export DVC_SITE_CACHE_DIR := $(CACHE)/dvc/site
 export DVC_NO_ANALYTICS := 1
+# pip asks `rustc` for its version, which makes ~/.rustup where there is none
+ifeq ($(wildcard $(HOME)/.rustup),)
+export RUSTUP_HOME := $(CACHE)/rustup
+endif
 unexport PYTHONPATH PYTHONHOME JUPYTER_PATH
 
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
@@ -50,17 +54,18 @@ setup: $(STAMP) ## create .venv with the pinned packages (about 3 minutes and 6 
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "anl needs Python 3.11 or newer, and no python3 on your PATH is one; install it, or" \
 		"name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
-	@if [ -x $(VENV)/bin/python ] && ! $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
-		echo "$(VENV) holds no Python 3.11 or newer; remove it (rm -rf $(VENV)) and try again" >&2; exit 1; fi
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) cannot make an environment; on Debian:" \
 		"apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+	@$(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(VENV) holds no Python 3.11" \
+		"or newer; remove it (rm -rf $(VENV)) and try again, with PYTHON=/path/to/python3 if need be" >&2; exit 1; }
 	@echo "installing the pinned packages into $(VENV) ..."
 	$(PIP) install -qq --no-cache-dir -r requirements.lock
 	$(PIP) install -qq --no-cache-dir --no-deps --no-build-isolation -e .
 	@touch $@
 
 data: $(STAMP) ## fetch the photographs, models and patches from .dvc/store
-	@dvc pull --quiet $(PULLED)
+	@dvc pull $(PULLED) || { echo "the data could not be fetched; where DVC names unsaved files, they were changed by" \
+		"hand: delete them and run the same command again" >&2; exit 1; }
 
 book: $(STAMP) ## run the pipeline and build the book
 	@anl profile $(PROFILE)

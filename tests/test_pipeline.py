@@ -49,13 +49,15 @@ def run(copy, *words):
 
 
 def stages(copy):
+    """dict stage name -> (paths of its outputs, paths of its dependencies)."""
+    from dvc.dependency import ParamsDependency
     from dvc.repo import Repo
 
+    def paths(items):
+        return [os.path.relpath(item.fs_path, copy) for item in items if not isinstance(item, ParamsDependency)]
+
     with Repo(str(copy)) as repo:
-        return {stage.name: ([os.path.relpath(out.fs_path, copy) for out in stage.outs],
-                                   [os.path.relpath(dep.fs_path, copy) for dep in stage.deps
-                                    if dep.protocol == "local" and not hasattr(dep, "params")])
-                for stage in repo.index.stages if stage.name}
+        return {stage.name: (paths(stage.outs), paths(stage.deps)) for stage in repo.index.stages if stage.cmd}
 
 
 @pytest.mark.parametrize("profile", ["small", "smoke", "full"])

@@ -38,7 +38,7 @@ def test_codebook_is_filled_with_latents_at_its_first_step(vq):
     before = vq.quantize.embedding.weight.clone()
     autoencoders.vq_loss(vq, critic, X, 1, quantise_from=2, adversarial_from=5, autocast=False)
     assert torch.equal(vq.quantize.embedding.weight, before)
-    latents = vq.encode(X).latents.movedim(1, -1).reshape(-1, 4)
+    latents = vq.encode(autoencoders.to_opponent(X)).latents.movedim(1, -1).reshape(-1, 4)
     autoencoders.vq_loss(vq, critic, X, 2, quantise_from=2, adversarial_from=5, autocast=False)
     distance = (vq.quantize.embedding.weight[:, None] - latents).abs().amax(2).amin(1)  # to the nearest latent
     assert distance.max() < 1e-5
@@ -63,6 +63,14 @@ def test_the_generators_share_does_not_move_the_critic(vq):
                              autocast=False).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in critic.parameters()]))
     torch.testing.assert_close(*gradients)
+
+
+def test_opponent_colours_are_invertible_and_grey_has_none():
+    torch.testing.assert_close(autoencoders.from_opponent(autoencoders.to_opponent(X)), X)
+    grey = X[:, :1].expand(-1, 3, -1, -1)
+    opponent = autoencoders.to_opponent(grey)
+    torch.testing.assert_close(opponent[:, 0], grey[:, 0])
+    assert opponent[:, 1:].abs().max() < 1e-6
 
 
 def test_the_critic_scores_patches():
