@@ -22,15 +22,19 @@ def main(arguments=None):
     except BrokenPipeError:  # the reader of our output has gone: `anl ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as problem:
-        if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as problem:
+        if not _disk_is_full(problem):
             raise
-        where = f" while writing {problem.filename}" if problem.filename else ""
+        where = f" while writing {problem.filename}" if getattr(problem, "filename", None) else ""
         return _say(f"{name}: no space left on the disk{where}; free some, then run the same command again", 2)
-    except RuntimeError as problem:  # torch and safetensors wrap a full disk in errors of their own
-        if "No space left" not in str(problem):
-            raise
-        return _say(f"{name}: no space left on the disk; free some, then run the same command again", 2)
+
+
+def _disk_is_full(problem):
+    """Whether an error means a full disk; torch, safetensors and numpy each wrap it in a way of their own."""
+    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    words = ("No space left", "inline_container.cc", "PytorchStreamWriter failed", " requested and ")
+    return any(word in str(problem) for word in words)
 
 
 def _say(line, status):

@@ -56,7 +56,9 @@ def test_missing_profile_is_one_line(tmp_path, capsys):
     (UserError("the thing; the mend"), 2, "the thing; the mend"),
     (KeyboardInterrupt(), 130, "interrupted; run the same command again"),
     (OSError(errno.ENOSPC, "No space left on device", "models/x"), 2, "no space left on the disk while writing models/x"),
-    (RuntimeError("[enforce fail] No space left on device"), 2, "no space left on the disk"),
+    (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 640 vs 534"), 2, "no space left"),  # torch
+    (Exception("Error while serializing: I/O error: No space left on device (os error 28)"), 2, "no space left"),
+    (OSError("100000 requested and 8176 written"), 2, "no space left on the disk; free some"),  # numpy
 ])
 def test_what_goes_wrong_is_one_line_and_a_status(monkeypatch, capsys, problem, status, words):
     def fail(options):

@@ -90,3 +90,20 @@ def test_anl_prior_interrupted_leaves_no_half_model_and_goes_on(world, tmp_path,
     assert not (tmp_path / "models/prior").exists()
     made = making.make_prior(world.params, tmp_path / "models", tmp_path / "cache")
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["prior"] and len(sha256_of(made)) == 64
+
+
+def test_anl_prior_on_a_full_disk_is_one_line(world, tmp_path):
+    """In a folder of 64 KiB, where this machine lets us make one."""
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=False,
+                          capture_output=True)
+    if made.returncode:
+        pytest.skip("no right to mount a file system")
+    try:
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(world.settings))
+        done = subprocess.run([sys.executable, "-m", "anl.cli", "prior"], cwd=tmp_path, check=False, capture_output=True,
+                              text=True)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith("anl prior: no space left on the disk")
+        assert "Traceback" not in done.stderr and not list((tmp_path / "models").iterdir())
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
