@@ -1,0 +1,299 @@
+"""The figures of the notebooks and the book: one theme, one function a figure, arrays or DataFrames in, a PNG out.
+
+Intervals are always drawn, series are labelled where they end rather than in a legend, and the same data give the same
+bytes.
+"""
+
+import base64
+import html
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import seaborn
+from IPython.display import HTML
+from matplotlib.figure import Figure
+
+from anl.files import whole_file
+
+DPI = 144
+COLOURS = seaborn.color_palette("colorblind", 8).as_hex()
+GREY = "#6b6b6b"
+METHOD_COLOURS = {"plain": GREY, "anl": COLOURS[0]}
+VERDICT_COLOURS = {"reproduced": COLOURS[2], "within noise": COLOURS[1], "not reproduced": COLOURS[3],
+                   "not run here": GREY}
+STATISTICS = {"mean_colour": "mean colour", "contrast": "contrast", "high_frequency": "high frequencies",
+              "spectrum": "spectrum"}
+THEME = {**seaborn.axes_style("ticks"), **seaborn.plotting_context("notebook", 0.85), "font.family": "DejaVu Sans",
+         "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "axes.titlelocation": "left",
+         "axes.titlesize": 10, "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
+         "errorbar.capsize": 0, "lines.markersize": 5}
+
+
+def show(path, alt):
+    """A saved figure as an HTML image with alternative text, its bytes inside the notebook."""
+    data = base64.b64encode(Path(path).read_bytes()).decode()
+    return HTML(f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt, quote=True)}" style="max-width:100%">')
+
+
+def draw(path, plot, *arguments, size, columns=1, rows=1, **options):
+    """Call `plot(figure, axes, *arguments)` under the theme and save it as `path`. size: inches (width, height)."""
+    with matplotlib.rc_context(THEME):
+        figure = Figure(figsize=size, layout="constrained")
+        plot(figure, figure.subplots(rows, columns, squeeze=False, **options), *arguments)
+        with whole_file(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+    return path
+
+
+def image_grid(rows, row_labels, column_labels, path, cell=1.1, limits=None):
+    """Rows of small images: uint8 (H, W, 3), float (H, W, 3) in [0, 1], or maps (H, W) drawn from 0 to the largest.
+
+    limits: upper end of the maps' scale (default: each map's own). A missing image is None.
+    """
+    def plot(figure, axes):
+        for line, images, label in zip(axes, rows, row_labels, strict=True):
+            line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+            for axis, image in zip(line, [*images, *[None] * (len(line) - len(images))]):
+                axis.set(xticks=[], yticks=[])
+                seaborn.despine(ax=axis, left=True, bottom=True)
+                if image is not None:
+                    axis.imshow(image, cmap="viridis", vmin=0, vmax=limits, interpolation="nearest", aspect="equal")
+        for axis, label in zip(axes[0], column_labels):
+            axis.set_title(label, loc="center", fontsize=8.5)
+
+    widest = max(map(len, rows))
+    label_width = 0.085 * max(map(len, row_labels)) + 0.2
+    return draw(path, plot, size=(widest * cell + label_width, len(rows) * cell * 1.04 + 0.35), rows=len(rows),
+                columns=widest)
+
+
+def difference_image(fake, real, gain=8):
+    """fake - real in uint8 pixels, amplified by `gain` around mid-grey, as uint8."""
+    return np.clip(128 + gain * (np.asarray(fake, float) - np.asarray(real, float)), 0, 255).astype(np.uint8)
+
+
+def noise_image(noise, spread=3.0):
+    """Noise (3, H, W) in standard deviations as a picture in [0, 1]: mid-grey is 0, the ends are +-`spread`."""
+    return np.clip(np.moveaxis(np.asarray(noise, float), 0, -1) / (2 * spread) + 0.5, 0, 1)
+
+
+def statistics(table, path):
+    """AP of classifiers on simple statistics, one panel each. table: results/<profile>/audit/family_statistics.csv."""
+    def plot(figure, axes):
+        place = np.arange(len(table))[::-1]
+        for axis, (key, title) in zip(axes[0], STATISTICS.items()):
+            _points(axis, table[f"ap_{key}"], place, table[f"ap_{key}_low"], table[f"ap_{key}_high"], COLOURS[0])
+            axis.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+            axis.set(title=title, xlim=(0.3, 1.02), xlabel="AP (chance 0.5)", yticks=place,
+                     yticklabels=_family_labels(table["family"], table["seen"]))
+            axis.label_outer()
+        axes[0, 0].set_ylim(-0.6, len(table) - 0.4)
+
+    return draw(path, plot, size=(9, 0.9 + 0.36 * len(table)), columns=len(STATISTICS), sharey=True)
+
+
+def denoising(table, path):
+    """Error of prior and Gaussian filter per step, and their ratio. table: anl.prior_study.denoising_table."""
+    def plot(figure, axes):
+        left, right = axes[0]
+        for key, label, colour in (("gaussian", "best Gaussian filter", GREY), ("prior", "prior", COLOURS[0])):
+            _band(left, table["step"], table[f"{key}_rmse"], table[f"{key}_rmse_low"], table[f"{key}_rmse_high"], colour)
+        # labelled where the curves stand furthest apart
+        best = int(np.argmin(table["ratio"]))
+        for key, label, colour, offset in (("gaussian", "best Gaussian filter", GREY, (-6, 8)),
+                                           ("prior", "prior", COLOURS[0], (6, -13))):
+            left.annotate(label, (table["step"][best], table[f"{key}_rmse"][best]), offset, color=colour,
+                          textcoords="offset points", ha="right" if offset[0] < 0 else "left")
+        left.set(xscale="log", yscale="log", xlabel="diffusion step t", ylabel="error (grey levels, RMS)",
+                 title="what is left after denoising")
+        _band(right, table["step"], table["ratio"], table["ratio_low"], table["ratio_high"], COLOURS[0])
+        right.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
+        right.set(xscale="log", xlabel="diffusion step t", ylabel="error, prior / filter", title="below 1 the prior wins")
+        for axis in (left, right):
+            _step_ticks(axis, table["step"])
+        left.yaxis.set_major_formatter("{x:g}")
+
+    return draw(path, plot, size=(9, 3.3), columns=2)
+
+
+def curves(tables, path):
+    """Losses against the training step. tables: dict method -> curve.csv as a DataFrame."""
+    def plot(figure, axes):
+        for method, table in tables.items():
+            colour = METHOD_COLOURS[method]
+            for axis, key in zip(axes[0], ("classification_loss", "noise_loss", "val_AP")):
+                line = table[["step", key]].dropna()
+                if len(line):
+                    axis.plot(line["step"], line[key], color=colour, marker="o" if key == "val_AP" else None)
+                    _at_end(axis, line["step"].iloc[-1], line[key].iloc[-1], method, colour)
+        axes[0, 1].axhline(1, color=GREY, linewidth=0.8, linestyle=":")
+        axes[0, 0].set(title="classification loss", ylabel="cross-entropy (nats)")
+        axes[0, 1].set(title="noise loss", ylabel="squared error (target variance 1)", ylim=(0, None))
+        axes[0, 2].set(title="validation, seen generator", ylabel="AP")
+        for axis in axes[0]:
+            axis.set_xlabel("training step")
+            axis.margins(x=0.12)
+
+    return draw(path, plot, size=(10, 3), columns=3)
+
+
+def by_generator(summary, path, metric="AP", differences=None):
+    """A row a generator with a point a method, and beside it the paired difference.
+
+    summary: analysis.summary; differences: analysis.paired_difference with one method besides the baseline.
+    """
+    def plot(figure, axes):
+        table = summary[summary["metric"] == metric]
+        names = list(dict.fromkeys(table["generator"]))
+        names = [*sorted(names, key=lambda name: (not _seen(table, name), name == "unseen"))]
+        place = dict(zip(names, np.arange(len(names))[::-1]))
+        methods = list(dict.fromkeys(table["method"]))
+        for index, method in enumerate(methods):
+            rows = table[table["method"] == method]
+            shift = 0.14 * (len(methods) - 1 - 2 * index)
+            y = rows["generator"].map(place) + shift
+            colour = METHOD_COLOURS.get(method, COLOURS[index])
+            _points(axes[0, 0], rows["mean"], y, rows["low"], rows["high"], colour)
+            axes[0, 0].annotate(method, (0, 1.0), (index * 48, 4), xycoords="axes fraction",
+                                textcoords="offset points", color=colour, fontweight="bold")
+        axes[0, 0].set(xlabel=f"{metric.replace('_', ' ')} (chance 0.5)", yticks=list(place.values()),
+                       yticklabels=["mean of unseen" if name == "unseen" else
+                                    f"{name} (trained on)" if _seen(table, name) else name for name in names])
+        axes[0, 0].axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+        if differences is not None:
+            rows = differences[differences["metric"] == metric]
+            _points(axes[0, 1], rows["difference"], rows["generator"].map(place), rows["low"], rows["high"], COLOURS[0])
+            axes[0, 1].axvline(0, color=GREY, linewidth=0.8, linestyle=":")
+            axes[0, 1].set(xlabel=f"difference in {metric.replace('_', ' ')}",
+                           title=f"{rows['method'].iloc[0]} minus {rows['baseline'].iloc[0]}, paired")
+        for axis in axes[0]:
+            axis.axhline(0.5, color="#d0d0d0", linewidth=0.8)
+            axis.set_ylim(-0.6, len(names) - 0.4)
+            axis.tick_params(axis="y", length=0)
+
+    return draw(path, plot, size=(9, 3.9), columns=1 if differences is None else 2, sharey=True)
+
+
+def controls(table, path, target):
+    """False-positive rates on harmlessly processed reals. table: analysis.control_rates; target: the aimed-at rate."""
+    def plot(figure, axes):
+        axis = axes[0, 0]
+        names, methods = (list(dict.fromkeys(table[key])) for key in ("control", "method"))
+        place = dict(zip(names, np.arange(len(names))[::-1]))
+        for index, method in enumerate(methods):
+            rows = table[table["method"] == method]
+            y = rows["control"].map(place) + 0.14 * (len(methods) - 1 - 2 * index)
+            colour = METHOD_COLOURS.get(method, COLOURS[index])
+            _points(axis, 100 * rows["false_positive_rate"], y, 100 * rows["low"], 100 * rows["high"], colour)
+            axis.annotate(method, (0, 1.0), (index * 48, 4), xycoords="axes fraction", textcoords="offset points",
+                          color=colour, fontweight="bold")
+        axis.axvline(100 * target, color=GREY, linewidth=0.8, linestyle=":")
+        axis.annotate("aimed at on\nvalidation reals", (100 * target, 1), (4, 2), color=GREY, fontsize=7.5,
+                      xycoords=("data", "axes fraction"), textcoords="offset points", va="bottom")
+        labels = ["untouched" if name == "raw" else name for name in names]
+        axis.set(xlabel="real test patches called generated (%)", yticks=list(place.values()), yticklabels=labels,
+                 ylim=(-0.6, len(names) - 0.4))
+        axis.set_xlim(left=min(-1, axis.get_xlim()[0]))
+
+    return draw(path, plot, size=(6.5, 3))
+
+
+def by_step(tables, path, reference=None, headline=None):
+    """AP on unseen generators against the step, a line a view.
+
+    tables: DataFrame with step, view, mean, low, high. reference: (mean, low, high) of the plain detector at `headline`.
+    """
+    def plot(figure, axes):
+        axis = axes[0, 0]
+        views = list(dict.fromkeys(tables["view"]))
+        steps = sorted(set(tables["step"]))
+        for index, view in enumerate(views):
+            rows = tables[tables["view"] == view].sort_values("step")
+            colour = COLOURS[0] if view == headline else COLOURS[index + 1]
+            x = rows["step"] * 1.06 ** (index - (len(views) - 1) / 2)  # side by side, so that intervals do not hide
+            axis.errorbar(x, rows["mean"], [rows["mean"] - rows["low"], rows["high"] - rows["mean"]], color=colour,
+                          marker="o", linewidth=1.5)
+            _at_end(axis, x.iloc[-1], rows["mean"].iloc[-1], f"view {view}", colour)
+        if reference is not None:
+            mean, low, high = reference
+            axis.axhspan(low, high, color=GREY, alpha=0.12, linewidth=0)
+            axis.axhline(mean, color=GREY, linewidth=1, linestyle="--")
+            axis.annotate(f"plain detector, view {headline}", (0.01, mean), (2, 3), color=GREY, fontsize=8,
+                          xycoords=("axes fraction", "data"), textcoords="offset points")
+        axis.set(xscale="log", xlabel="diffusion step t of the noise target", ylabel="AP, mean of unseen generators")
+        axis.set_xlim(min(steps) * 0.7, max(steps) * 3.2)
+        _step_ticks(axis, steps)
+
+    return draw(path, plot, size=(7, 3.6))
+
+
+def by_attention(summary, differences, path):
+    """AP with each attention on seen and unseen generators, and the gain over none.
+
+    summary, differences: analysis.summary and analysis.paired_difference with methods none, energy, ...; their
+    generators reduced to `seen` and `unseen`.
+    """
+    def plot(figure, axes):
+        methods = list(dict.fromkeys(summary["method"]))
+        place = dict(zip(methods, np.arange(len(methods))[::-1]))
+        for axis, table, key in ((axes[0, 0], summary, "mean"), (axes[0, 1], differences, "difference")):
+            for index, (where, colour) in enumerate((("seen", COLOURS[1]), ("unseen", COLOURS[0]))):
+                rows = table[table["generator"] == where]
+                _points(axis, rows[key], rows["method"].map(place) + 0.12 - 0.24 * index, rows["low"], rows["high"],
+                        colour)
+                axes[0, 0].annotate(where, (0, 1.0), (index * 48, 4), xycoords="axes fraction", color=colour,
+                                    textcoords="offset points", fontweight="bold")
+        axes[0, 0].set(xlabel="AP", yticks=list(place.values()), yticklabels=methods, ylim=(-0.6, len(methods) - 0.4))
+        axes[0, 1].axvline(0, color=GREY, linewidth=0.8, linestyle=":")
+        axes[0, 1].set(xlabel="difference in AP", title="minus none, paired")
+
+    return draw(path, plot, size=(9, 2.9), columns=2, sharey=True)
+
+
+def verdicts(table, path):
+    """The claims' deciding numbers with their interval and limit. table: claim, verdict, value, low, high, limit."""
+    def plot(figure, axes):
+        axis = axes[0, 0]
+        place = np.arange(len(table))[::-1]
+        for y, row in zip(place, table.to_dict("records")):
+            colour = VERDICT_COLOURS[row["verdict"]]
+            if row["value"] == row["value"]:
+                low, high = (row[key] if row[key] == row[key] else row["value"] for key in ("low", "high"))
+                _points(axis, [row["value"]], [y], [low], [high], colour)
+            axis.plot([row["limit"]] * 2, [y - 0.3, y + 0.3], color="black", linewidth=1)
+            axis.annotate(row["verdict"], (1.02, y), xycoords=("axes fraction", "data"), color=colour, va="center",
+                          fontweight="bold", annotation_clip=False)
+        axis.set(yticks=place, yticklabels=table["claim"], ylim=(-0.6, len(table) - 0.4),
+                 xlabel="value with 95 % interval; the black stroke is the rule's limit")
+
+    return draw(path, plot, size=(9.5, 1 + 0.42 * len(table)))
+
+
+def _points(axis, x, y, low, high, colour):
+    x, low, high = (np.asarray(values, float) for values in (x, low, high))
+    axis.errorbar(x, np.asarray(y, float), xerr=[np.maximum(x - low, 0), np.maximum(high - x, 0)], fmt="o", color=colour,
+                  linewidth=1.5)
+
+
+def _band(axis, x, y, low, high, colour):
+    axis.plot(x, y, color=colour, marker="o")
+    axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def _at_end(axis, x, y, text, colour):
+    axis.annotate(text, (x, y), (6, 0), textcoords="offset points", color=colour, va="center", fontsize=8,
+                  annotation_clip=False)
+
+
+def _step_ticks(axis, steps):
+    axis.set_xticks(list(steps), [str(step) for step in steps])
+    axis.minorticks_off()
+
+
+def _seen(table, name):
+    return bool(table.loc[table["generator"] == name, "seen"].iloc[0])
+
+
+def _family_labels(names, seen):
+    return [f"{name} (trained on)" if known else name for name, known in zip(names, seen)]
