@@ -1,7 +1,7 @@
 """The figures of the notebooks and the book: one theme, one function a figure, arrays or DataFrames in, a PNG out.
 
-Intervals are always drawn, series are labelled where they end rather than in a legend, and the same data give the same
-bytes.
+Intervals are always drawn, series are named in their own colour above the axes rather than in a legend, and the same
+data give the same bytes.
 """
 
 import base64
@@ -97,16 +97,10 @@ def denoising(table, path):
     """Error of prior and Gaussian filter per step, and their ratio. table: anl.prior_study.denoising_table."""
     def plot(figure, axes):
         left, right = axes[0]
-        for key, label, colour in (("gaussian", "best Gaussian filter", GREY), ("prior", "prior", COLOURS[0])):
+        for key, colour in (("gaussian", GREY), ("prior", COLOURS[0])):
             _band(left, table["step"], table[f"{key}_rmse"], table[f"{key}_rmse_low"], table[f"{key}_rmse_high"], colour)
-        # labelled where the curves stand furthest apart
-        best = int(np.argmin(table["ratio"]))
-        for key, label, colour, offset in (("gaussian", "best Gaussian filter", GREY, (-6, 8)),
-                                           ("prior", "prior", COLOURS[0], (6, -13))):
-            left.annotate(label, (table["step"][best], table[f"{key}_rmse"][best]), offset, color=colour,
-                          textcoords="offset points", ha="right" if offset[0] < 0 else "left")
-        left.set(xscale="log", yscale="log", xlabel="diffusion step t", ylabel="error (grey levels, RMS)",
-                 title="what is left after denoising")
+        _labels(left, {"prior": COLOURS[0], "best Gaussian filter": GREY})
+        left.set(xscale="log", yscale="log", xlabel="diffusion step t", ylabel="error left (grey levels, RMS)")
         _band(right, table["step"], table["ratio"], table["ratio_low"], table["ratio_high"], COLOURS[0])
         right.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
         right.set(xscale="log", xlabel="diffusion step t", ylabel="error, prior / filter", title="below 1 the prior wins")
@@ -126,14 +120,13 @@ def curves(tables, path):
                 line = table[["step", key]].dropna()
                 if len(line):
                     axis.plot(line["step"], line[key], color=colour, marker="o" if key == "val_AP" else None)
-                    _at_end(axis, line["step"].iloc[-1], line[key].iloc[-1], method, colour)
         axes[0, 1].axhline(1, color=GREY, linewidth=0.8, linestyle=":")
-        axes[0, 0].set(title="classification loss", ylabel="cross-entropy (nats)")
-        axes[0, 1].set(title="noise loss", ylabel="squared error (target variance 1)", ylim=(0, None))
-        axes[0, 2].set(title="validation, seen generator", ylabel="AP")
+        axes[0, 0].set(ylabel="classification loss (nats)")
+        axes[0, 1].set(ylabel="noise loss (target variance 1)", ylim=(0, None))
+        axes[0, 2].set(ylabel="validation AP, seen generator")
+        _labels(axes[0, 0], {method: METHOD_COLOURS[method] for method in tables})
         for axis in axes[0]:
             axis.set_xlabel("training step")
-            axis.margins(x=0.12)
 
     return draw(path, plot, size=(10, 3), columns=3)
 
@@ -155,12 +148,11 @@ def by_generator(summary, path, metric="AP", differences=None):
             y = rows["generator"].map(place) + shift
             colour = METHOD_COLOURS.get(method, COLOURS[index])
             _points(axes[0, 0], rows["mean"], y, rows["low"], rows["high"], colour)
-            axes[0, 0].annotate(method, (0, 1.0), (index * 48, 4), xycoords="axes fraction",
-                                textcoords="offset points", color=colour, fontweight="bold")
         axes[0, 0].set(xlabel=f"{metric.replace('_', ' ')} (chance 0.5)", yticks=list(place.values()),
                        yticklabels=["mean of unseen" if name == "unseen" else
                                     f"{name} (trained on)" if _seen(table, name) else name for name in names])
         axes[0, 0].axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+        _labels(axes[0, 0], {name: METHOD_COLOURS.get(name, COLOURS[i]) for i, name in enumerate(methods)})
         if differences is not None:
             rows = differences[differences["metric"] == metric]
             _points(axes[0, 1], rows["difference"], rows["generator"].map(place), rows["low"], rows["high"], COLOURS[0])
@@ -186,13 +178,10 @@ def controls(table, path, target):
             y = rows["control"].map(place) + 0.14 * (len(methods) - 1 - 2 * index)
             colour = METHOD_COLOURS.get(method, COLOURS[index])
             _points(axis, 100 * rows["false_positive_rate"], y, 100 * rows["low"], 100 * rows["high"], colour)
-            axis.annotate(method, (0, 1.0), (index * 48, 4), xycoords="axes fraction", textcoords="offset points",
-                          color=colour, fontweight="bold")
         axis.axvline(100 * target, color=GREY, linewidth=0.8, linestyle=":")
-        axis.annotate("aimed at on\nvalidation reals", (100 * target, 1), (4, 2), color=GREY, fontsize=7.5,
-                      xycoords=("data", "axes fraction"), textcoords="offset points", va="bottom")
+        _labels(axis, {name: METHOD_COLOURS.get(name, COLOURS[i]) for i, name in enumerate(methods)})
         labels = ["untouched" if name == "raw" else name for name in names]
-        axis.set(xlabel="real test patches called generated (%)", yticks=list(place.values()), yticklabels=labels,
+        axis.set(xlabel=f"real test patches called generated (%); dotted: {100 * target:g} % aimed at", yticks=list(place.values()), yticklabels=labels,
                  ylim=(-0.6, len(names) - 0.4))
         axis.set_xlim(left=min(-1, axis.get_xlim()[0]))
 
@@ -207,22 +196,22 @@ def by_step(tables, path, reference=None, headline=None):
     def plot(figure, axes):
         axis = axes[0, 0]
         views = list(dict.fromkeys(tables["view"]))
-        steps = sorted(set(tables["step"]))
+        steps, labels = sorted(set(tables["step"])), {}
         for index, view in enumerate(views):
             rows = tables[tables["view"] == view].sort_values("step")
             colour = COLOURS[0] if view == headline else COLOURS[index + 1]
             x = rows["step"] * 1.06 ** (index - (len(views) - 1) / 2)  # side by side, so that intervals do not hide
             axis.errorbar(x, rows["mean"], [rows["mean"] - rows["low"], rows["high"] - rows["mean"]], color=colour,
                           marker="o", linewidth=1.5)
-            _at_end(axis, x.iloc[-1], rows["mean"].iloc[-1], f"view {view}", colour)
+            labels[f"view {view}"] = colour
         if reference is not None:
             mean, low, high = reference
             axis.axhspan(low, high, color=GREY, alpha=0.12, linewidth=0)
             axis.axhline(mean, color=GREY, linewidth=1, linestyle="--")
-            axis.annotate(f"plain detector, view {headline}", (0.01, mean), (2, 3), color=GREY, fontsize=8,
-                          xycoords=("axes fraction", "data"), textcoords="offset points")
+            labels[f"plain detector, view {headline}"] = GREY
+        _labels(axis, labels)
         axis.set(xscale="log", xlabel="diffusion step t of the noise target", ylabel="AP, mean of unseen generators")
-        axis.set_xlim(min(steps) * 0.7, max(steps) * 3.2)
+        axis.set_xlim(min(steps) * 0.7, max(steps) / 0.7)
         _step_ticks(axis, steps)
 
     return draw(path, plot, size=(7, 3.6))
@@ -242,9 +231,8 @@ def by_attention(summary, differences, path):
                 rows = table[table["generator"] == where]
                 _points(axis, rows[key], rows["method"].map(place) + 0.12 - 0.24 * index, rows["low"], rows["high"],
                         colour)
-                axes[0, 0].annotate(where, (0, 1.0), (index * 48, 4), xycoords="axes fraction", color=colour,
-                                    textcoords="offset points", fontweight="bold")
-        axes[0, 0].set(xlabel="AP", yticks=list(place.values()), yticklabels=methods, ylim=(-0.6, len(methods) - 0.4))
+        _labels(axes[0, 0], {"seen": COLOURS[1], "unseen": COLOURS[0]})
+        axes[0, 0].set(xlabel="AP (chance 0.5)", yticks=list(place.values()), yticklabels=methods, ylim=(-0.6, len(methods) - 0.4))
         axes[0, 1].axvline(0, color=GREY, linewidth=0.8, linestyle=":")
         axes[0, 1].set(xlabel="difference in AP", title="minus none, paired")
 
@@ -281,9 +269,13 @@ def _band(axis, x, y, low, high, colour):
     axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def _at_end(axis, x, y, text, colour):
-    axis.annotate(text, (x, y), (6, 0), textcoords="offset points", color=colour, va="center", fontsize=8,
-                  annotation_clip=False)
+def _labels(axis, colours):
+    """Name the series above the axes, each in its colour: {text: colour}."""
+    place = 0
+    for text, colour in colours.items():
+        axis.annotate(text, (0, 1), (place, 5), xycoords="axes fraction", textcoords="offset points", color=colour,
+                      fontweight="bold")
+        place += 7 * len(text) + 12
 
 
 def _step_ticks(axis, steps):
