@@ -98,12 +98,14 @@ def denoising(table, path):
     def plot(figure, axes):
         left, right = axes[0]
         for key, colour in (("gaussian", GREY), ("prior", COLOURS[0])):
-            _band(left, table["step"], table[f"{key}_rmse"], table[f"{key}_rmse_low"], table[f"{key}_rmse_high"], colour)
+            center, low, high = (table[f"{key}_rmse{end}"] for end in ("", "_low", "_high"))
+            _band(left, table["step"], center, low, high, colour)
         _labels(left, {"prior": COLOURS[0], "best Gaussian filter": GREY})
         left.set(xscale="log", yscale="log", xlabel="diffusion step t", ylabel="error left (grey levels, RMS)")
         _band(right, table["step"], table["ratio"], table["ratio_low"], table["ratio_high"], COLOURS[0])
         right.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
-        right.set(xscale="log", xlabel="diffusion step t", ylabel="error, prior / filter", title="below 1 the prior wins")
+        right.set(xscale="log", xlabel="diffusion step t", ylabel="error, prior / filter",
+                  title="below 1 the prior wins")
         for axis in (left, right):
             _step_ticks(axis, table["step"])
         left.yaxis.set_major_formatter("{x:g}")
@@ -155,7 +157,8 @@ def by_generator(summary, path, metric="AP", differences=None):
         _labels(axes[0, 0], {name: METHOD_COLOURS.get(name, COLOURS[i]) for i, name in enumerate(methods)})
         if differences is not None:
             rows = differences[differences["metric"] == metric]
-            _points(axes[0, 1], rows["difference"], rows["generator"].map(place), rows["low"], rows["high"], COLOURS[0])
+            y = rows["generator"].map(place)
+            _points(axes[0, 1], rows["difference"], y, rows["low"], rows["high"], COLOURS[0])
             axes[0, 1].axvline(0, color=GREY, linewidth=0.8, linestyle=":")
             axes[0, 1].set(xlabel=f"difference in {metric.replace('_', ' ')}",
                            title=f"{rows['method'].iloc[0]} minus {rows['baseline'].iloc[0]}, paired")
@@ -181,8 +184,8 @@ def controls(table, path, target):
         axis.axvline(100 * target, color=GREY, linewidth=0.8, linestyle=":")
         _labels(axis, {name: METHOD_COLOURS.get(name, COLOURS[i]) for i, name in enumerate(methods)})
         labels = ["untouched" if name == "raw" else name for name in names]
-        axis.set(xlabel=f"real test patches called generated (%); dotted: {100 * target:g} % aimed at", yticks=list(place.values()), yticklabels=labels,
-                 ylim=(-0.6, len(names) - 0.4))
+        axis.set(xlabel=f"real test patches called generated (%); dotted: {100 * target:g} % aimed at",
+                 yticks=list(place.values()), yticklabels=labels, ylim=(-0.6, len(names) - 0.4))
         axis.set_xlim(left=min(-1, axis.get_xlim()[0]))
 
     return draw(path, plot, size=(6.5, 3))
@@ -191,7 +194,7 @@ def controls(table, path, target):
 def by_step(tables, path, reference=None, headline=None):
     """AP on unseen generators against the step, a line a view.
 
-    tables: DataFrame with step, view, mean, low, high. reference: (mean, low, high) of the plain detector at `headline`.
+    tables: DataFrame with step, view, mean, low, high. reference: (mean, low, high) of the plain detector, `headline`.
     """
     def plot(figure, axes):
         axis = axes[0, 0]
@@ -232,7 +235,8 @@ def by_attention(summary, differences, path):
                 _points(axis, rows[key], rows["method"].map(place) + 0.12 - 0.24 * index, rows["low"], rows["high"],
                         colour)
         _labels(axes[0, 0], {"seen": COLOURS[1], "unseen": COLOURS[0]})
-        axes[0, 0].set(xlabel="AP (chance 0.5)", yticks=list(place.values()), yticklabels=methods, ylim=(-0.6, len(methods) - 0.4))
+        axes[0, 0].set(xlabel="AP (chance 0.5)", yticks=list(place.values()), yticklabels=methods,
+                       ylim=(-0.6, len(methods) - 0.4))
         axes[0, 1].axvline(0, color=GREY, linewidth=0.8, linestyle=":")
         axes[0, 1].set(xlabel="difference in AP", title="minus none, paired")
 
@@ -260,8 +264,8 @@ def verdicts(table, path):
 
 def _points(axis, x, y, low, high, colour):
     x, low, high = (np.asarray(values, float) for values in (x, low, high))
-    axis.errorbar(x, np.asarray(y, float), xerr=[np.maximum(x - low, 0), np.maximum(high - x, 0)], fmt="o", color=colour,
-                  linewidth=1.5)
+    arms = [np.maximum(x - low, 0), np.maximum(high - x, 0)]
+    axis.errorbar(x, np.asarray(y, float), xerr=arms, fmt="o", color=colour, linewidth=1.5)
 
 
 def _band(axis, x, y, low, high, colour):

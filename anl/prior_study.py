@@ -75,7 +75,8 @@ def smooth(images, width):
 
 def _noised(prior, pixels, step, seed, name):
     clean = to_tensor(pixels)
-    return prior.forward_noise(clean, step, seeds.torch_generator(seed, "denoising", name, step))[0].numpy(), clean.numpy()
+    noised, _ = prior.forward_noise(clean, step, seeds.torch_generator(seed, "denoising", name, step))
+    return noised.numpy(), clean.numpy()
 
 
 def _over_replicates(error, weights):

@@ -32,7 +32,8 @@ def denoising_table():
     return pd.DataFrame(rows)
 
 
-CURVE = pd.DataFrame({"step": [1, 2], "classification_loss": [0.7, 0.6], "noise_loss": [1.0, 0.9], "val_AP": [None, 0.7]})
+CURVE = pd.DataFrame({"step": [1, 2], "classification_loss": [0.7, 0.6], "noise_loss": [1.0, 0.9],
+                      "val_AP": [None, 0.7]})
 CONTROLS = pd.DataFrame([{"method": method, "control": control, "false_positive_rate": 0.05, "low": 0.0, "high": 0.1}
                          for method in ("plain", "anl") for control in ("raw", "blur")])
 STEPS = pd.DataFrame([{"step": step, "view": view, "mean": 0.6, "low": 0.5, "high": 0.7}
@@ -53,7 +54,8 @@ DRAWN = {
     "controls": lambda path: figures.controls(CONTROLS, path, 0.05),
     "by_step": lambda path: figures.by_step(STEPS, path, (0.6, 0.5, 0.7), "matched"),
     "by_attention": lambda path: figures.by_attention(
-        interval_table(["none", "affinity"]), interval_table(["affinity"], "difference"), path),
+        *(table.replace({"generator": {"ddim": "seen"}}) for table in
+          (interval_table(["none", "affinity"]), interval_table(["affinity"], "difference"))), path),
     "verdicts": lambda path: figures.verdicts(VERDICTS, path),
 }
 

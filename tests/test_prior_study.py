@@ -12,7 +12,8 @@ from anl.prior import NoisePrior
 @pytest.fixture(scope="module")
 def pixels():
     ramp = np.linspace(60, 190, 32)
-    return np.stack([np.broadcast_to((ramp[:, None, None] + shift), (32, 32, 3)) for shift in range(6)]).astype(np.uint8)
+    images = [np.broadcast_to(ramp[:, None, None] + shift, (32, 32, 3)) for shift in range(6)]
+    return np.stack(images).astype(np.uint8)
 
 
 class Perfect:
