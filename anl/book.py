@@ -45,6 +45,7 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
     values["book"] = {"profile": f"`{params.profile}`", "banner": banner(params), "seeds": str(len(params.runs.seeds)),
                       **setting_texts(params)}
     write_json(temporary / "values.json", values)
+    _check_references(Path(book), temporary)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
     return target
@@ -62,7 +63,7 @@ def _gather(name, source, target, provenance, params):
         if path.suffix in (".png", ".csv"):
             shutil.copyfile(path, target / name / path.name)
         if path.suffix == ".csv":
-            write_text(target / name / f"{path.stem}.html", csv_table(path))
+            write_text(target / name / f"{path.stem}.html", csv_table(path, {"metric": "AP", "view": params.evaluation.headline}))
     (target / "notebooks").mkdir(exist_ok=True)
     shutil.copyfile(notebook, target / "notebooks" / notebook.name)
     write_text(target / name / "provenance.md.txt", provenance_line(name, target, provenance, params))
@@ -76,6 +77,17 @@ def _gather(name, source, target, provenance, params):
         if re.search(r"\b(nan|None|inf)\b", text):
             raise UserError(f"{path}: '{key}' is '{text}', not a number; {mend}")
     return texts
+
+
+def _check_references(book, generated):
+    """Raise UserError if a page shows a figure or a table that no notebook wrote."""
+    for page in sorted(book.glob("*.md")):
+        for name in re.findall(r"\bgenerated/([\w./]+\.(?:png|html))", page.read_text(encoding="utf-8")):
+            if not (generated / name).is_file():
+                notebook, file = name.split("/", 1)
+                written = f"results/.../{notebook}/{file.replace('.html', '.csv')}"
+                raise UserError(f"{page} shows {written}, which notebook {notebook} did not write; make it with "
+                                f"`dvc repro {notebook}`")
 
 
 def failing_cell(path):

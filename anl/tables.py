@@ -6,29 +6,53 @@ import re
 
 NUMERIC = re.compile("(<b>)?[\N{MINUS SIGN}0-9.,]+( \\[[\N{MINUS SIGN}0-9., ]+\\])?(</b>)?")
 CENTRES = ("mean", "difference", "value", "accuracy", "false_positive_rate", "ap_against_real", "ratio")
-WORDS = {"n": "n", "psnr": "PSNR (dB)", "ap_against_real": "AP against real", "seen": "trained on"}
+WORDS = {"n": "n", "psnr": "PSNR (dB)", "ap_against_real": "AP against real", "seen": "trained on", "unseen": "mean of unseen",
+         "raw": "untouched", "s_t": "s_t"}
+LINES, GROUPS = ("generator", "control"), ("method", "other")
 
 
-def csv_table(path):
-    """A CSV file as an HTML table; `x, low, high` and `x, x_low, x_high` become one column `x [95 %]`."""
+def csv_table(path, keep=None):
+    """A CSV file as an HTML table; `x, low, high` and `x, x_low, x_high` become one column `x [95 %]`.
+
+    keep: {column: value}; of a table with such a column only those rows are shown, without the column. A table of
+    intervals per method becomes a column a method.
+    """
     with open(path, newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         rows, columns = list(reader), list(reader.fieldnames or [])
+    for column, value in (keep or {}).items():
+        if column in columns:
+            rows = [row for row in rows if row[column] == value]
+            columns.remove(column)
     joined = _intervals(columns)
     hidden = {name for pair in joined.values() for name in pair}
+    line = next((name for name in LINES if name in columns), None)
+    group = next((name for name in GROUPS if name in columns), None)
+    if line and group and {"low", "high"} <= hidden and len({row[group] for row in rows}) < len(rows):
+        return _crossed(rows, line, group, next(key for key, pair in joined.items() if pair == ("low", "high")))
     shown = [column for column in columns if column not in hidden]
     head = [heading(column) + (" [95 %]" if column in joined else "") for column in shown]
-    body = []
-    for row in rows:
-        cells = []
-        for column in shown:
-            text = number(row[column])
-            if column in joined and all(row[name] for name in joined[column]):
-                low, high = (number(row[name]) for name in joined[column])
-                text = f"{text} [{low}, {high}]"
-            cells.append(html.escape(text))
-        body.append(cells)
-    return html_table(head, body)
+    return html_table(head, [[_cell(row, column, joined) for column in shown] for row in rows])
+
+
+def _cell(row, column, joined):
+    text = number(row[column])
+    if column in joined and all(row[name] for name in joined[column]):
+        low, high = (number(row[name]) for name in joined[column])
+        text = f"{text} [{low}, {high}]"
+    return html.escape(text)
+
+
+def _crossed(rows, line, group, centre):
+    """A row per `line` (generator, control), a column per `group` (method), `centre` with its interval in each cell."""
+    groups, lines = (list(dict.fromkeys(row[key] for row in rows)) for key in (group, line))
+    cells = {(row[line], row[group]): _cell(row, centre, {centre: ("low", "high")}) for row in rows}
+    label = "" if centre == "mean" else f": {centre.replace('_', ' ')}"
+    baseline = {row.get("baseline") for row in rows} - {None}
+    label += f" to {baseline.pop()}" if len(baseline) == 1 else ""
+    head = [heading(line), *(html.escape(f"{name}{label}") + " [95 %]" for name in groups)]
+    return html_table(head, [[html.escape(WORDS.get(name, name)), *(cells.get((name, key), "") for key in groups)]
+                             for name in lines])
 
 
 def _intervals(columns):

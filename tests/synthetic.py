@@ -32,17 +32,63 @@ def values(difference=None):
              for where in ("unseen", "seen") for who in ("plain", "anl")}
     cross |= {"unseen_AP_difference": value(headline["value"], headline["low"], headline["high"], n=800, seeds=3),
               "seen_AP_difference": interval(-0.004), "unseen_accuracy_difference": interval(0.01),
-              "unseen_AP_difference_raw": interval(0.03), "control_fpr_plain_max": interval(0.09),
+              "control_fpr_plain_max": interval(0.09),
               "control_fpr_anl_max": interval(0.08)}
     step = {f"unseen_AP_t{t}": interval(0.82 - 0.01 * i) for i, t in enumerate((1, 10, 100, 500))}
-    step |= {"best_step": {"value": 1, "low": None, "high": None, "n": None, "seeds": 3, "text": "t = 1"},
-             "t1_minus_best_other": interval(0.01)}
+    step |= {"best_step": {**value(1, seeds=3), "text": "t = 1"}, "t1_minus_best_other": interval(0.01)}
     attention = {f"unseen_AP_{name}": interval(0.8) for name in ("none", "energy", "gate", "affinity")}
     attention |= {"affinity_minus_none": interval(-0.05), "affinity_minus_none_seen": interval(0.001)}
+    for numbers in (cross, step, attention):
+        numbers |= {f"{key}_jpeg96": number for key, number in numbers.items()}
     detector = {"extra_parameters_share": value(0.031), "extra_macs_share": value(0.21),
-                "prior_in_checkpoint": {"value": 0, "low": None, "high": None, "n": None, "seeds": None, "text": "no"}}
-    return {"data": {}, "prior": {}, "detector": detector, "cross_generator": cross, "step_t": step,
+                "prior_in_checkpoint": {**value(0), "text": "no"}, "effective_support_real": value(0.9, digits=2),
+                **{f"noise_correlation_{split}_{kind}": value(0.5, n=256, digits=2)
+                   for split in ("train", "val") for kind in ("real", "generated")}}
+    data = {key: value(0.6) for key in ("format_accuracy_max", "spectrum_AP_min", "spectrum_AP_max",
+                                        "high_frequency_ratio_min", "high_frequency_ratio_max")}
+    prior = {"denoising_ratio_t1": interval(0.9), "grey_levels_t1": value(0.4, digits=2), "s_t1": value(0.3),
+             "steps_better_than_filter": {**value(8, digits=0), "text": "8 of 9 steps"}}
+    return {"data": data, "prior": prior, "detector": detector, "cross_generator": cross, "step_t": step,
             "attention": attention}
+
+
+def tables():
+    """{notebook: {table: rows}} with the columns of the notebooks' CSV files."""
+    band = {"mean": 0.8, "low": 0.7, "high": 0.9, "seeds": 3, "n": 800}
+    gain = {"difference": -0.02, "low": -0.05, "high": 0.01, "seeds": 3, "n": 800}
+    places = [{"generator": name, "seen": name == "ddim", "view": view, "metric": metric}
+              for view in ("raw", "matched", "jpeg96") for name in ("ddim", "ddpm", "vae", "unseen")
+              for metric in ("AP", "balanced_accuracy")]
+
+    def summary(methods):
+        return [{"method": method, **place, **band} for method in methods for place in places]
+
+    def difference(methods, baseline):
+        return [{"method": method, "baseline": baseline, **place, **gain} for method in methods for place in places]
+
+    turned = [{"other": row["method"], **{key: row[key] for key in row if key not in ("method", "baseline")}}
+              for row in difference(["t10", "t100"], "t1")]
+    rates = [{"method": method, "control": control, "false_positive_rate": 0.06, "low": 0.02, "high": 0.1, "seeds": 3,
+              "n": 400} for method in ("plain", "anl") for control in ("raw", "blur")]
+    probe = {"accuracy": 0.5, "low": 0.45, "high": 0.55, "n": 800}
+    return {
+        "data": {"split_counts": [{"generator": "real", "train": 9, "val": 4, "test": 4, "photographs": 12}],
+                 "family_statistics": [{"family": "vae", "seen": False, "n": 8, "ap_contrast": 0.5,
+                                        "ap_contrast_low": 0.4, "ap_contrast_high": 0.6, "psnr": 31.234}],
+                 "format_probe": [{"features": "declared", "family": "vae", **probe}],
+                 "compression_probe": [{"set": "real", "n": 8, "blockiness": 0.1, "ap_against_real": None, "low": None,
+                                        "high": None}]},
+        "prior": {"denoising": [{"step": 1, "timestep": 0, "noise": 1.3, "ratio": 0.9, "ratio_low": 0.8,
+                                 "ratio_high": 0.95}],
+                  "amplitude": [{"step": 1, "patches": "real", "standard_deviation": 0.3, "grey_levels": 0.4, "n": 8}]},
+        "detector": {"noise_correlation": [{"split": "val", "generator": "real", "correlation": 0.5, "n": 8}],
+                     "effective_support": [{"generator": "real", "effective_support": 0.9, "smallest": 0.5, "n": 8}],
+                     "costs": [{"method": "plain", "parameters": 12345, "multiply_adds": 2345678}]},
+        "cross_generator": {"summary": summary(["plain", "anl"]), "difference": difference(["anl"], "plain"),
+                            "controls": rates, "metrics": [{"method": "plain", "generator": "vae", "AP": 0.8}]},
+        "step_t": {"summary": summary(["t1", "t10", "t100", "plain"]), "t1_minus_other": turned},
+        "attention": {"difference": difference(["energy", "gate", "affinity"], "none")},
+        "claims": {}}
 
 
 def wanted_figures(pages=ROOT / "book"):
@@ -60,8 +106,8 @@ def write_results(folder, profile="small", difference=None):
         place.mkdir(parents=True, exist_ok=True)
         if name in numbers:
             write_json(place / "values.json", numbers[name])
-        write_csv(place / "table.csv", [{"method": "plain", "generator": "a_b", "mean": 0.5, "low": 0.4, "high": 0.6},
-                                        {"method": "<anl>", "generator": "c", "mean": -0.25, "low": None, "high": None}])
+        for table, rows in tables()[name].items():
+            write_csv(place / f"{table}.csv", rows)
         write_notebook(place / f"{name}.ipynb", name)
     for name, figure in wanted_figures():
         draw_figure(results / profile / name / figure)

@@ -145,6 +145,10 @@ def test_missing_broken_and_nan_results_are_named(tmp_path):
     with pytest.raises(UserError, match="step_t.ipynb, which is missing.*dvc repro step_t"):
         prepare(tmp_path, settings, results)
     synthetic.write_results(tmp_path)
+    (results / "small/cross_generator/controls.png").unlink()
+    with pytest.raises(UserError, match="cross_generator.md shows .*controls.png.*dvc repro cross_generator"):
+        prepare(tmp_path, settings, results)
+    synthetic.write_results(tmp_path)
     values = json.loads((results / "small/cross_generator/values.json").read_text())
     values["seen_AP_anl"]["text"] = "nan"
     write_json(results / "small/cross_generator/values.json", values)
@@ -167,6 +171,13 @@ def test_provenance_line_shows_the_facts_of_the_run(tmp_path):
     prepare(tmp_path, settings, tmp_path / "results")
     line = (copy / "generated/step_t/provenance.md.txt").read_text()
     assert "commit `0123456789`; 12 s; 1.5 GB at most; torch 2" in line
+
+
+def test_csv_table_of_methods_has_a_column_each(tmp_path):
+    write_csv(tmp_path / "t.csv", synthetic.tables()["cross_generator"]["summary"])
+    text = tables.csv_table(tmp_path / "t.csv", {"metric": "AP", "view": "matched"})
+    assert "plain [95 %]" in text and "anl [95 %]" in text and text.count("<tr>") == 5
+    assert "mean of unseen" in text and "balanced" not in text
 
 
 def test_csv_table_joins_intervals_and_escapes(tmp_path):
