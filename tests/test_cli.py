@@ -105,6 +105,32 @@ def test_train_takes_what_is_left_out_from_the_profile(tmp_path, monkeypatch, ca
                     (runs.RunSpec("prior", 10, "gate", 0.5, 0), "step_t")]
 
 
+def test_one_detector_is_trained_scored_again_and_evaluated(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(world.root)
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(world.settings))
+    assert cli.main(["--params", str(path), "train", "--target", "none", "--seed", "7"]) == 0
+    folder = capsys.readouterr().out.strip()
+    assert folder == "runs/tiny/adhoc/plain-s7"
+    assert cli.main(["--params", str(path), "predict", folder]) == 0
+    assert "predictions.parquet: " in capsys.readouterr().out
+    assert cli.main(["--params", str(path), "evaluate", folder]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 1 + len(world.params.families) * len(world.params.evaluation.views) and ",AP," in rows[0]
+    assert cli.main(["--params", str(path), "evaluate", "nowhere"]) == 2
+    assert "nowhere/run.json is missing" in capsys.readouterr().err
+
+
+@pytest.mark.xfail(reason="Accelerate's bf16 wrapper stays on the detector that train_run scores")
+def test_a_run_scored_again_has_the_same_scores(world, monkeypatch):
+    from anl import predict, runs
+
+    monkeypatch.chdir(world.root)
+    folder = runs.train_run(runs.make_spec(world.params, "none", 1, "none", 1, 8), world.params, "adhoc")
+    first = predict.read_predictions(folder)
+    assert predict.score_run(folder, world.params)["logit"].equals(first["logit"])
+
+
 def test_claims_pass_their_status_on(tmp_path, monkeypatch):
     stub = types.ModuleType("anl.claims")
     stub.run = lambda params, check: int(check)
