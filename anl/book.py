@@ -15,8 +15,8 @@ from pathlib import Path
 from anl import claims
 from anl.data.photos import read_card
 from anl.errors import UserError
-from anl.files import read_json, write_json, write_text
-from anl.tables import card_table, csv_table, html_table
+from anl.files import read_json, sha256_of, write_json, write_text
+from anl.tables import card_table, csv_table, html_table, signed
 
 NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "claims")
 NUMBERLESS = {"smoke"}  # profiles that test the machinery
@@ -66,7 +66,7 @@ def _gather(name, source, target, provenance, params):
             write_text(target / name / f"{path.stem}.html", csv_table(path, {"metric": "AP", "view": params.evaluation.headline}))
     (target / "notebooks").mkdir(exist_ok=True)
     shutil.copyfile(notebook, target / "notebooks" / notebook.name)
-    write_text(target / name / "provenance.md.txt", provenance_line(name, target, provenance, params))
+    write_text(target / name / "provenance.md.txt", provenance_line(name, target, sidecar_of(notebook, provenance), params))
     path = source / "values.json"
     if not path.is_file():
         if name == "claims":  # its numbers are the verdicts, added by the caller
@@ -99,8 +99,8 @@ def failing_cell(path):
 
 
 def prose(text):
-    """A value's text as a page shows it: a true minus sign before numbers."""
-    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", str(text))
+    """A value's text as a page shows it."""
+    return signed(str(text))
 
 
 def banner(params):
@@ -136,27 +136,35 @@ def setting_texts(params):
             **{f"split_{name}": f"{100 * share:g} %" for name, share in dataclasses.asdict(params.data.split).items()}}
 
 
-def provenance_line(name, generated, provenance, params):
+def sidecar_of(notebook, provenance):
+    """The provenance of an executed notebook, or None if there is none or it tells of another run than this file's."""
+    path = provenance / f"{notebook.stem}.json"
+    if not path.is_file():
+        return None
+    sidecar = read_json(path)
+    known = {Path(name).name: digest for name, digest in sidecar.get("files", {}).items()}
+    return sidecar if known.get(notebook.name) == sha256_of(notebook) else None
+
+
+def provenance_line(name, generated, sidecar, params):
     """Markdown: where a page's numbers come from, with links; run facts only where this machine made the run."""
     tables = ", ".join(f"{{download}}`{path.name} <generated/{name}/{path.name}>`"
                        for path in sorted((generated / name).glob("*.csv")))
     parts = [f"profile `{params.profile}`, seeds {', '.join(map(str, params.runs.seeds))}",
              f"[executed notebook](generated/notebooks/{name}.ipynb)",
              f"source `notebooks/{name}.ipynb`"] + ([f"tables {tables}"] if tables else [])
-    sidecar = provenance / f"{name}.json"
-    if sidecar.is_file():
-        parts += [facts] if (facts := run_facts(read_json(sidecar))) else []
-    else:
-        parts.append("results as committed, not run on this machine")
-    return (f":::{{div}} provenance\n**Where this comes from:** {'; '.join(parts)}. "
-            f"Rerun it with `dvc repro {name}`.\n:::\n")
+    parts.append(run_facts(sidecar) if sidecar else "results as stored, not run on this machine")
+    changed = set(sidecar["settings"]) - {"profile"} if sidecar else set()
+    command = sidecar["command"] if changed else f"dvc repro {name}"
+    return (f":::{{div}} provenance\n**Where this comes from:** {'; '.join(filter(None, parts))}. "
+            f"Rerun it with `{command}`.\n:::\n")
 
 
 def run_facts(sidecar):
     """The sidecar's facts in words: commit, device, wall time, memory, versions; what it lacks is left out."""
     words = []
     if commit := sidecar.get("commit"):
-        words.append(f"commit `{str(commit)[:10]}`")
+        words.append(f"commit `{str(commit)[:10]}`" + (" with uncommitted changes" if sidecar.get("dirty") else ""))
     if device := sidecar.get("device"):
         words.append(f"device {device}")
     if (seconds := sidecar.get("wall_seconds")) is not None:
@@ -164,7 +172,7 @@ def run_facts(sidecar):
     if (memory := sidecar.get("peak_memory_mb")) is not None:
         words.append(f"{memory / 1024:.1f} GB at most")
     if isinstance(versions := sidecar.get("versions"), dict):
-        words.append(", ".join(f"{key} {value}" for key, value in sorted(versions.items())))
+        words.append(", ".join(f"{key} {value}" for key, value in sorted(versions.items()) if value))
     return "; ".join(words)
 
 
@@ -210,7 +218,7 @@ def ledger(judged):
                      f"> Stands in: {claim['stands']}.\n\n**Verdict: {claim['verdict']}.** {claim['answer']}\n\n"
                      + "\n".join(numbers) + "\n\nWhat else could explain this outcome:\n\n"
                      + "\n".join(f"- {line}" for line in claim["deviations"])
-                     + f"\n\nFigure and tables: [](./{claim['notebook']}.md). Rerun: `{claim['command']}`.\n")
+                     + f"\n\nLook at {{numref}}`{claim['figure']}` on [](./{claim['notebook']}.md). Rerun: `{claim['command']}`.\n")
     return "\n".join(parts)
 
 

@@ -47,10 +47,10 @@ def _crossed(rows, line, group, centre):
     """A row per `line` (generator, control), a column per `group` (method), `centre` with its interval in each cell."""
     groups, lines = (list(dict.fromkeys(row[key] for row in rows)) for key in (group, line))
     cells = {(row[line], row[group]): _cell(row, centre, {centre: ("low", "high")}) for row in rows}
-    label = "" if centre == "mean" else f": {centre.replace('_', ' ')}"
-    baseline = {row.get("baseline") for row in rows} - {None}
-    label += f" to {baseline.pop()}" if len(baseline) == 1 else ""
-    head = [heading(line), *(html.escape(f"{name}{label}") + " [95 %]" for name in groups)]
+    before, after = "minus " if group == "other" else "", "" if centre in ("mean", "difference") else f": {centre}"
+    baselines = {row.get("baseline") for row in rows} - {None}
+    after = f" minus {baselines.pop()}" if len(baselines) == 1 else after.replace("_", " ")
+    head = [heading(line), *(html.escape(f"{before}{name}{after}") + " [95 %]" for name in groups)]
     return html_table(head, [[html.escape(WORDS.get(name, name)), *(cells.get((name, key), "") for key in groups)]
                              for name in lines])
 
@@ -82,12 +82,18 @@ def number(text):
     except ValueError:
         return {"True": "yes", "False": "no", "": "\N{EN DASH}"}.get(text, text)
     if text.lstrip("-").isdigit():
-        shown = text
+        shown = f"{int(text):,}" if abs(int(text)) >= 10000 else text
     elif value and (abs(value) < 0.001 or abs(value) >= 1e6):
         shown = f"{value:.2g}"
     else:
         shown = f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
-    return shown.replace("-", "\N{MINUS SIGN}")
+    return signed(shown)
+
+
+def signed(text):
+    """Numbers in a text with a true minus sign, and none before a zero."""
+    text = re.sub(r"(?<![\w.])-(0(?:\.0+)?)(?![\d.])", r"\1", text)
+    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
 
 
 def html_table(head, rows, kind=""):

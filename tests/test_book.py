@@ -166,11 +166,18 @@ def test_provenance_line_shows_the_facts_of_the_run(tmp_path):
     copy, settings = synthetic.prepared_book(tmp_path)
     line = (copy / "generated/step_t/provenance.md.txt").read_text()
     assert "not run on this machine" in line and "dvc repro step_t" in line
-    write_json(tmp_path / "provenance/small/step_t.json", {"commit": "0123456789abcdef", "wall_seconds": 12.3,
-                                                           "peak_memory_mb": 1536, "versions": {"torch": "2"}})
+    notebook = tmp_path / "results/small/step_t/step_t.ipynb"
+    sidecar = {"commit": "0123456789abcdef", "dirty": True, "wall_seconds": 12.3, "peak_memory_mb": 1536,
+               "versions": {"torch": "2", "anl": None}, "files": {str(notebook): sha256_of(notebook)},
+               "settings": {"profile": "small", "steps": [1, 10]}, "command": "anl notebook step_t --set 'steps=[1, 10]'"}
+    write_json(tmp_path / "provenance/small/step_t.json", sidecar)
     prepare(tmp_path, settings, tmp_path / "results")
     line = (copy / "generated/step_t/provenance.md.txt").read_text()
-    assert "commit `0123456789`; 12 s; 1.5 GB at most; torch 2" in line
+    assert "commit `0123456789` with uncommitted changes; 12 s; 1.5 GB at most; torch 2." in line
+    assert "Rerun it with `anl notebook step_t --set 'steps=[1, 10]'`" in line
+    write_json(tmp_path / "provenance/small/step_t.json", {**sidecar, "files": {str(notebook): "of another run"}})
+    prepare(tmp_path, settings, tmp_path / "results")
+    assert "not run on this machine" in (copy / "generated/step_t/provenance.md.txt").read_text()
 
 
 def test_csv_table_of_methods_has_a_column_each(tmp_path):
@@ -178,6 +185,17 @@ def test_csv_table_of_methods_has_a_column_each(tmp_path):
     text = tables.csv_table(tmp_path / "t.csv", {"metric": "AP", "view": "matched"})
     assert "plain [95 %]" in text and "anl [95 %]" in text and text.count("<tr>") == 5
     assert "mean of unseen" in text and "balanced" not in text
+
+
+@pytest.mark.parametrize("text, shown", [("-0.25", "\N{MINUS SIGN}0.250"), ("-0.0001", "\N{MINUS SIGN}0.0001"),
+                                         ("-0.0", "0.000"), ("4632624", "4,632,624"), ("", "\N{EN DASH}"),
+                                         ("t100", "t100"), ("True", "yes"), ("12345.6", "12346")])
+def test_number(text, shown):
+    assert tables.number(text) == shown
+
+
+def test_signed():
+    assert tables.signed("-0.000 [-0.010, -0.000] jpeg-96") == "0.000 [\N{MINUS SIGN}0.010, 0.000] jpeg-96"
 
 
 def test_csv_table_joins_intervals_and_escapes(tmp_path):
