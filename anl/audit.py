@@ -1,5 +1,6 @@
 """What else than a generator's fingerprint could tell real from fake: simple statistics, metadata, old compression."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def image_features(pixels):
     frequency = np.fft.fftfreq(grey.shape[1])
     radius = np.hypot(*np.meshgrid(frequency, frequency))
     edges = np.linspace(0, 0.5, 17)
-    rings = [power[:, (radius >= low) & (radius < high)].mean(1) for low, high in zip(edges[:-1], edges[1:])]
+    rings = [power[:, (radius >= low) & (radius < high)].mean(1) for low, high in itertools.pairwise(edges)]
     return {"mean_colour": pixels.reshape(len(pixels), -1, 3).mean(1), "contrast": grey.std((1, 2))[:, None],
             "high_frequency": np.log(power[:, radius >= 0.25].mean(1) + 1)[:, None],
             "spectrum": np.log(np.stack(rings, 1) + 1)}

@@ -86,7 +86,7 @@ def load(path, device="cpu"):
     try:
         with safe_open(path, framework="pt") as file:
             settings = json.loads(file.metadata()["detector"])
-            weights = {key: file.get_tensor(key) for key in file.keys()}
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open does not iterate)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; train the run again with `dvc repro`") from None
     except Exception as problem:

@@ -7,7 +7,6 @@ the seed and k, so that a killed run resumes into the very batches it would have
 import dataclasses
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -44,7 +43,8 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
     detector.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(detector.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     detector, optimiser = accelerator.prepare(detector, optimiser)
-    bare = accelerator.unwrap_model(detector)
+    # without Accelerate's own wrapper: validation and final scores are computed in full precision
+    bare = accelerator.unwrap_model(detector, keep_fp32_wrapper=False)
     checkpoint = Checkpoint(cache, spec.slug, {"identity": identity})
     curve, start = [], 0
     if state := checkpoint.load():

@@ -121,7 +121,6 @@ def test_one_detector_is_trained_scored_again_and_evaluated(world, tmp_path, mon
     assert "nowhere/run.json is missing" in capsys.readouterr().err
 
 
-@pytest.mark.xfail(reason="Accelerate's bf16 wrapper stays on the detector that train_run scores")
 def test_a_run_scored_again_has_the_same_scores(world, monkeypatch):
     from anl import predict, runs
 

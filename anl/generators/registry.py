@@ -8,8 +8,8 @@ from diffusers import AutoencoderKL, UNet2DModel, VQModel
 from anl import seeds
 from anl.data.patches import CropSampler
 from anl.errors import UserError
-from anl.fitting import Checkpoint, fit
 from anl.files import write_csv
+from anl.fitting import Checkpoint, fit
 from anl.generators import autoencoders, diffusion
 
 MODELS = {"pixel": UNet2DModel, "flow": UNet2DModel, "vae": AutoencoderKL, "vq": VQModel, "latent": UNet2DModel}
