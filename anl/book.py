@@ -26,6 +26,11 @@ VIEW_WORDS = {"matched": "generated images carry the formats of the reals; all a
 SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
+def remake(name):
+    """The command that makes a notebook's results again; the model `prior` has the stage of that name for itself."""
+    return f"dvc repro {'prior_quality' if name == 'prior' else name}"
+
+
 def prepare(params, results="results", book="book", claims_path="claims.yaml", provenance="provenance"):
     """Write `<book>/generated` from `<results>/<profile>`; returns its path.
 
@@ -53,7 +58,7 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
 
 def _gather(name, source, target, provenance, params):
     """Copy one notebook's figures, tables and executed form; returns its values as {key: text}."""
-    notebook, mend = source / f"{name}.ipynb", f"make it with `dvc repro {name}`"
+    notebook, mend = source / f"{name}.ipynb", f"make it with `{remake(name)}`"
     if not notebook.is_file():
         raise UserError(f"the book needs {notebook}, which is missing; {mend}")
     if (failed := failing_cell(notebook)) is not None:
@@ -87,7 +92,7 @@ def _check_references(book, generated):
                 notebook, file = name.split("/", 1)
                 written = f"results/.../{notebook}/{file.replace('.html', '.csv')}"
                 raise UserError(f"{page} shows {written}, which notebook {notebook} did not write; make it with "
-                                f"`dvc repro {notebook}`")
+                                f"`{remake(notebook)}`")
 
 
 def failing_cell(path):
@@ -155,7 +160,7 @@ def provenance_line(name, generated, sidecar, params):
              f"source `notebooks/{name}.ipynb`"] + ([f"tables {tables}"] if tables else [])
     parts.append(run_facts(sidecar) if sidecar else "results as stored, not run on this machine")
     changed = set(sidecar["settings"]) - {"profile"} if sidecar else set()
-    command = sidecar["command"] if changed else f"dvc repro {name}"
+    command = sidecar["command"] if changed else remake(name)
     return (f":::{{div}} provenance\n**Where this comes from:** {'; '.join(filter(None, parts))}. "
             f"Rerun it with `{command}`.\n:::\n")
 
