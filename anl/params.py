@@ -109,6 +109,8 @@ class Training:
     learning_rate: float
     weight_decay: float
     precision: str
+    jpeg_probability: float
+    jpeg_quality: list[int]
 
 
 @dataclass(frozen=True)
@@ -283,6 +285,10 @@ def check(params, origin):
     need(params.method.attention not in params.runs.attentions, "runs.attentions",
          "method.attention is run anyway; leave it out")
     need(params.training.precision in PRECISIONS, "training.precision", f"choose one of {', '.join(PRECISIONS)}")
+    need(0 <= params.training.jpeg_probability <= 1, "training.jpeg_probability", "it must be from 0 to 1")
+    quality = params.training.jpeg_quality
+    need(len(quality) == 2 and 1 <= quality[0] <= quality[1] <= 100, "training.jpeg_quality",
+         "two qualities from 1 to 100, the lower first")
     for key in ("steps", "batch_size"):
         need(getattr(params.training, key) >= 2, f"training.{key}", "it must be at least 2")
     need(params.training.learning_rate > 0, "training.learning_rate", "it must be positive")
