@@ -69,6 +69,11 @@ def test_config_is_what_is_set(world):
     assert making.config_dict(world.params.models["vq"])["codes"] == 16
 
 
+def hear_interrupts():
+    """A shell's background job ignores SIGINT, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_anl_prior_interrupted_leaves_no_half_model_and_goes_on(world, tmp_path, number, status):
     """The command itself, stopped in the middle of its training; the second call ends and leaves nothing behind."""
@@ -76,7 +81,8 @@ def test_anl_prior_interrupted_leaves_no_half_model_and_goes_on(world, tmp_path,
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
     code = ("import sys; from anl import cli, fitting; fitting.fit.__kwdefaults__['checkpoint_seconds'] = 0; "
             "sys.exit(cli.main(['prior']))")
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=hear_interrupts)  # noqa: PLW1509
     for _ in range(600):
         if list((tmp_path / ".cache/anl").glob("prior-*.pt")) or process.poll() is not None:
             break

@@ -136,6 +136,7 @@ def test_interrupted_and_resumed_results_are_the_same_bytes(smoke, copies):
     copy = ready(copies("smoke"))
     for number, sign in ((signal.SIGINT, "runs/smoke/main/plain-s*"), (signal.SIGKILL, "results/smoke/*/values.json")):
         process = subprocess.Popen(["dvc", "repro"], cwd=copy, env=environment(copy), start_new_session=True,
+                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and not list(copy.glob(sign)):
             time.sleep(0.1)
