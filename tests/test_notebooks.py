@@ -159,7 +159,9 @@ def test_kernel_that_shadows_ours_is_not_started(project, monkeypatch):
 
 def test_interrupt_passes_and_leaves_nothing(project):
     write(project, "open('started', 'w').close()\nimport time\ntime.sleep(60)")
-    child = subprocess.Popen([sys.executable, "-m", "anl.cli", "notebook", "demo"], stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-m", "anl.cli", "notebook", "demo"], stderr=subprocess.PIPE, text=True,
+                             # a shell's background job ignores SIGINT, and its children would inherit that
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # noqa: PLW1509
     deadline = time.monotonic() + 90
     while not (project / "started").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
