@@ -113,6 +113,25 @@ def paired_difference(groups, baseline, params, view=None):
     return pd.DataFrame(rows)
 
 
+def paired_gap(groups, baseline, params, view=None):
+    """How much larger the gain over `baseline` is on unseen generators than on the seen one, on the same draws of
+    photographs and seeds; a row per method and metric."""
+    view = view or params.evaluation.headline
+    base = replicates(groups[baseline], params, view)
+    rows = []
+    for label, folders in groups.items():
+        if label == baseline:
+            continue
+        own = replicates(folders, params, view)
+        for metric in METRICS:
+            gain = {name: own[name, metric] - base[name, metric] for name in (UNSEEN, params.benchmark.seen)}
+            gap = _over_seeds(gain[UNSEEN] - gain[params.benchmark.seen], params)
+            low, high = bootstrap.interval(gap)
+            rows.append({"method": label, "baseline": baseline, "view": view, "metric": metric, "gap": float(gap[0]),
+                         "low": low, "high": high, "seeds": len(folders), "n": _images(folders, UNSEEN, params, view)})
+    return pd.DataFrame(rows)
+
+
 def control_rates(groups, params):
     """False-positive rate at the frozen threshold on real test images, untouched (`raw`) and harmlessly processed."""
     rows = []

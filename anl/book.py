@@ -122,9 +122,15 @@ def setting_texts(params):
     def code(names):  # backticks belong to the text: MyST substitutes nothing inside a code span
         return ", ".join(f"`{name}`" for name in names)
 
+    def span(bounds):
+        return " to ".join(f"{bound:g}" for bound in bounds)
+
     families = [name for name in params.families if name != params.benchmark.seen]
     steps = sorted({params.method.step, *params.runs.steps})
-    return {"seen": code([params.benchmark.seen]), "unseen": code(families), "unseen_count": str(len(families)),
+    return {"augment_share": f"{100 * params.training.augment_probability:g} %",
+            "augment_jpeg": span(params.training.jpeg_quality), "augment_resize": span(params.training.resize_scale),
+            "augment_blur": span(params.training.blur_radius),
+            "seen": code([params.benchmark.seen]), "unseen": code(families), "unseen_count": str(len(families)),
             "size": str(params.benchmark.size), "double_size": str(2 * params.benchmark.size),
             "least_factor": f"{params.data.least_factor:g}", "steps": ", ".join(map(str, steps)),
             "step": str(params.method.step), "method_attention": code([params.method.attention]),

@@ -15,7 +15,7 @@ VERDICTS = (REPRODUCED, WITHIN_NOISE, NOT_REPRODUCED, NOT_RUN)
 LEAST_SEEDS = 3
 KEYS = {"id", "title", "sentence", "quote", "stands", "notebook", "figure", "rules", "also", "profiles", "command",
         "answer", "deviations"}
-RULE_KEYS = {"metric", "minus", "name", "above", "at_most"}
+RULE_KEYS = {"metric", "name", "above", "at_most"}
 TABLE_COLUMNS = ["id", "title", "verdict", "measure", "value", "low", "high", "n", "seeds", "text", "rule"]
 README_PROFILE = "small"
 START, END = "<!-- claims:start -->", "<!-- claims:end -->"
@@ -120,13 +120,10 @@ def _judge(claim, values, profile):
 
 
 def _measure(rule, values):
-    number = dict(values.get(rule["metric"]))
-    metric = rule["metric"]
-    if "minus" in rule:
-        number, metric = _difference(number, values.get(rule["minus"])), f"{metric} - {rule['minus']}"
+    number = values.get(rule["metric"])
     exact = "at_most" in rule
     words = f"at most {rule['at_most']:g}" if exact else f"95 % interval above {rule['above']:g}"
-    return {**{key: number.get(key) for key in ("value", "low", "high", "n", "seeds", "text")}, "metric": metric,
+    return {**{key: number.get(key) for key in ("value", "low", "high", "n", "seeds", "text")}, "metric": rule["metric"],
             "name": rule["name"], "rule": words, "verdict": _decide(number, rule)}
 
 
@@ -139,18 +136,6 @@ def _decide(number, rule):
     if low > rule["above"]:
         return REPRODUCED
     return NOT_REPRODUCED if high < rule["above"] else WITHIN_NOISE
-
-
-def _difference(first, second):
-    """first - second with the widest interval that the two allow: the bootstrap draws are not at hand here."""
-    numbers = [item.get(key) for item in (first, second) for key in ("value", "low", "high")]
-    seeds = min(item.get("seeds") or 0 for item in (first, second))
-    n = None if None in (first.get("n"), second.get("n")) else min(first["n"], second["n"])
-    if None in numbers:
-        return {"value": None, "low": None, "high": None, "n": n, "seeds": seeds, "text": "not available"}
-    value, low, high = numbers[0] - numbers[3], numbers[1] - numbers[5], numbers[2] - numbers[4]
-    return {"value": value, "low": low, "high": high, "n": n, "seeds": seeds,
-            "text": f"{value:.3f} [{low:.3f}, {high:.3f}]"}
 
 
 def table(judged):

@@ -183,9 +183,14 @@ def evaluate(options):
 
 
 def notebook(options):
+    from pathlib import Path
+
     from anl import notebooks
 
-    notebooks.run_notebook(options.name, parse_settings(options.settings), params_path=options.params)
+    if Path(options.params).resolve() != Path("params.yaml").resolve():
+        raise UserError(f"a notebook reads params.yaml, not {options.params}; copy your file there, or put it into "
+                        "profiles/ and run `anl profile NAME`")
+    notebooks.run_notebook(options.name, parse_settings(options.settings))
 
 
 def claims(options):

@@ -46,7 +46,8 @@ class Detector(nn.Module):
         self.backbone = _backbone(backbone, stride, stem_width)
         info = self.backbone.feature_info
         channels, grid = info.channels()[-1], size // info.reduction()[-1]
-        self.head = nn.Sequential(_conv(stem_width, stem_width), nn.Conv2d(stem_width, 3, 3, 1, 1)) if noise else None
+        # one linear convolution: the noise must stand in the features that the backbone reads
+        self.head = nn.Conv2d(stem_width, 3, 3, 1, 1) if noise else None
         self.attention = attentions.build(attention, channels, patch, grid)
         self.classifier = nn.Linear(channels, 1)
 

@@ -5,6 +5,7 @@ import csv
 import errno
 import hashlib
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -84,7 +85,7 @@ def rounded(value, digits=6):
     if hasattr(value, "tolist"):
         return rounded(value.tolist(), digits)
     if isinstance(value, float):
-        return None if value != value else float(f"{value:.{digits}g}")
+        return None if math.isnan(value) else float(f"{value:.{digits}g}")
     return value
 
 

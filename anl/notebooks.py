@@ -41,21 +41,43 @@ def run_notebook(name, settings, params_path="params.yaml", notebooks="notebooks
     check_kernel()
     params = dataclasses.replace(params, profile=settings["profile"])
     target = Path(results) / params.profile / name / f"{name}.ipynb"
-    target.parent.mkdir(parents=True, exist_ok=True)
     started, started_ns = time.monotonic(), time.time_ns()
     state = provenance.code_state()
-    with tempfile.TemporaryDirectory(prefix="anl-notebook-") as folder:
+    with tempfile.TemporaryDirectory(prefix="anl-notebook-") as folder, whole_results(target.parent):
         temporary = Path(folder) / f"{name}.ipynb"
         try:
             _execute(node, temporary, settings, timeout)
         except _Failure as failure:
             raise _report(name, failure, temporary, Path(failed) / f"{name}.ipynb") from None
-        executed = nbformat.read(temporary, as_version=4)
-    write_text(target, nbformat.writes(clean(executed)) + "\n")
+        write_text(target, nbformat.writes(clean(nbformat.read(temporary, as_version=4))) + "\n")
     (Path(failed) / f"{name}.ipynb").unlink(missing_ok=True)  # of an earlier try; it would mislead
     provenance.record(name, params, time.monotonic() - started, [source], settings=settings, params_path=params_path,
                       results=results, folder=sidecars, since_ns=started_ns, state=state)
     return target
+
+
+@contextlib.contextmanager
+def whole_results(folder):
+    """Let the block fill an empty `folder`; if it does not end well, what stood there before stands there again.
+
+    So a notebook that fails in its last cell does not leave new tables beside old numbers. A killed run leaves the old
+    results in `.<folder>.old`, and the next run starts by putting them back.
+    """
+    folder = Path(folder)
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        old.rename(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.rename(old)
+    try:
+        folder.mkdir()
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        old.rename(folder)
+        raise
+    shutil.rmtree(old)
 
 
 def find_notebook(name, notebooks="notebooks"):
@@ -172,11 +194,13 @@ def _kernel_environment():
     os.environ.pop("JUPYTER_PATH", None)
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     os.environ["PYTHONHASHSEED"] = "0"  # the order of a printed set
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    with tempfile.TemporaryDirectory(prefix="anl-ipython-") as folder:
+        os.environ["IPYTHONDIR"] = folder  # no start-up file or setting of the user's own
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def _report(name, failure, partial, kept):

@@ -109,8 +109,10 @@ class Training:
     learning_rate: float
     weight_decay: float
     precision: str
-    jpeg_probability: float
+    augment_probability: float
     jpeg_quality: list[int]
+    resize_scale: list[float]
+    blur_radius: list[float]
 
 
 @dataclass(frozen=True)
@@ -285,10 +287,11 @@ def check(params, origin):
     need(params.method.attention not in params.runs.attentions, "runs.attentions",
          "method.attention is run anyway; leave it out")
     need(params.training.precision in PRECISIONS, "training.precision", f"choose one of {', '.join(PRECISIONS)}")
-    need(0 <= params.training.jpeg_probability <= 1, "training.jpeg_probability", "it must be from 0 to 1")
-    quality = params.training.jpeg_quality
-    need(len(quality) == 2 and 1 <= quality[0] <= quality[1] <= 100, "training.jpeg_quality",
-         "two qualities from 1 to 100, the lower first")
+    need(0 <= params.training.augment_probability <= 1, "training.augment_probability", "it must be from 0 to 1")
+    for key, least, most in (("jpeg_quality", 1, 100), ("resize_scale", 0.1, 1), ("blur_radius", 0, 10)):
+        bounds = getattr(params.training, key)
+        need(len(bounds) == 2 and least <= bounds[0] <= bounds[1] <= most, f"training.{key}",
+             f"two numbers from {least} to {most}, the lower first")
     for key in ("steps", "batch_size"):
         need(getattr(params.training, key) >= 2, f"training.{key}", "it must be at least 2")
     need(params.training.learning_rate > 0, "training.learning_rate", "it must be positive")

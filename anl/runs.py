@@ -77,6 +77,9 @@ def attention_specs(params, attentions=None):
 
 
 def run_folder(params, spec, group, root="runs"):
+    """Where a run lies. The profile's own loss weight is not part of the name, so that dvc.yaml can name the folder."""
+    if spec.target != "none" and spec.loss_weight == params.method.loss_weight:
+        spec = dataclasses.replace(spec, loss_weight=1.0)
     return Path(root) / params.profile / group / spec.slug
 
 

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from anl import seeds, targets
 from anl.benchmark import REAL, read_images
+from anl.data import augment
 from anl.data.patches import to_tensor
-from anl.data.views import jpeg
 from anl.detector import Detector
 from anl.errors import UserError
 from anl.fitting import Checkpoint, learning_rate_factor
@@ -58,16 +58,18 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(step, config.steps)
         pairs = pair_batch(len(data["real"]), config.batch_size // 2, spec.seed, step)
+        plan = augment.plan(pairs, config, spec.seed, step)
         pairs = pairs[accelerator.process_index::accelerator.num_processes]
         rows = np.concatenate([data["real"][pairs], data["fake"][pairs]])
-        pixels = recompress(data["pixels"], pairs, rows, config, spec.seed, step)
-        x = to_tensor(pixels).to(accelerator.device, memory_format=torch.channels_last)
+        plans = [plan[pair] for pair in pairs.tolist()] * 2  # both images of a pair alike
+        x = to_tensor(augment.apply(plans, data["pixels"][rows])).to(accelerator.device, memory_format=torch.channels_last)
         label = torch.from_numpy(data["label"][rows]).to(accelerator.device)
         target = None if data["target"] is None else data["target"][rows].to(accelerator.device)
+        untouched = torch.tensor([p is None for p in plans], device=accelerator.device)  # as the prior saw them
         detector.train()
         with accelerator.autocast():
             output = detector(x)
-        losses = anl_loss(output.logit, label, output.noise, target, spec.loss_weight)
+        losses = anl_loss(output.logit, label, output.noise, target, untouched, spec.loss_weight)
         if not torch.isfinite(losses["loss"]):
             raise UserError(f"{spec.slug}: the loss is {losses['loss'].item()} at step {step + 1} "
                             f"(batch of {', '.join(data['samples'][rows[:3]])}, ...); lower training.learning_rate")
@@ -94,21 +96,6 @@ def pair_batch(pairs, size, seed, step):
     wanted = np.arange(step * size, (step + 1) * size)
     epochs = {e: seeds.generator(seed, "order", e).permutation(pairs) for e in np.unique(wanted // pairs).tolist()}
     return np.array([epochs[position // pairs][position % pairs] for position in wanted.tolist()])
-
-
-def recompress(images, pairs, rows, config, seed, step):
-    """The batch's pixels; with probability `jpeg_probability` a pair goes through JPEG, both classes alike.
-
-    Real and fake of a pair get the same quality, so compression tells nothing about the class, and a detector learns to
-    look past it. The noise target stays that of the clean crop.
-    """
-    rng = seeds.generator(seed, "jpeg", step)
-    low, high = config.jpeg_quality
-    plan = {pair: int(rng.integers(low, high + 1)) if rng.random() < config.jpeg_probability else None
-            for pair in pairs.tolist()}
-    qualities = [plan[pair] for pair in pairs.tolist()] * 2
-    return np.stack([images[row] if quality is None else jpeg(images[row], quality)
-                     for row, quality in zip(rows, qualities, strict=True)])
 
 
 def due(step, steps, points):

@@ -52,6 +52,12 @@ def test_missing_profile_is_one_line(tmp_path, capsys):
     assert error.count("\n") == 1 and "none.yaml is missing" in error and error.startswith("anl benchmark: ")
 
 
+def test_a_notebook_under_other_parameters_than_params_yaml_is_refused(tmp_path, capsys):
+    assert cli.main(["--params", str(tmp_path / "mine.yaml"), "notebook", "step_t"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "reads params.yaml, not" in error and "anl profile NAME" in error
+
+
 @pytest.mark.parametrize("problem, status, words", [
     (UserError("the thing; the mend"), 2, "the thing; the mend"),
     (KeyboardInterrupt(), 130, "interrupted; run the same command again"),

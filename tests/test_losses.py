@@ -18,3 +18,14 @@ def test_against_a_hand_calculation():
 def test_without_a_noise_head_the_loss_is_classification_alone():
     losses = anl_loss(torch.tensor([0.0]), torch.tensor([1.0]))
     assert losses["noise_loss"] is None and losses["loss"] is losses["classification_loss"]
+
+
+def test_images_whose_target_is_not_theirs_are_left_out_of_the_noise_loss():
+    logit, label = torch.zeros(3), torch.tensor([0.0, 1.0, 1.0])
+    noise, target = torch.zeros(3, 3, 2, 2, requires_grad=True), torch.tensor([1.0, 2.0, 9.0]).reshape(3, 1, 1, 1)
+    losses = anl_loss(logit, label, noise, target.expand(3, 3, 2, 2), torch.tensor([True, True, False]))
+    assert losses["noise_loss"].item() == (1 + 4) / 2
+    losses["loss"].backward()
+    assert noise.grad[2].abs().max() == 0 and noise.grad[:2].abs().min() > 0
+    none = anl_loss(logit, label, noise, target.expand(3, 3, 2, 2), torch.zeros(3, dtype=torch.bool))
+    assert none["noise_loss"].item() == 0

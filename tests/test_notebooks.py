@@ -123,6 +123,40 @@ def test_failing_cell_keeps_what_ran_and_writes_no_result(project, capsys, sourc
     assert ("... 11 more lines" in shown and "line 20" not in shown) if "ValueError" in source else source[:9] in shown
 
 
+def test_a_late_failure_leaves_the_earlier_results_whole(project):
+    write(project, "open(f'results/{profile}/demo/table.csv', 'w').write('one')",
+          "open(f'results/{profile}/demo/values.json', 'w').write('one')")
+    notebooks.run_notebook("demo", {})
+    before = {path.name: path.read_bytes() for path in (project / "results/tiny/demo").iterdir()}
+    write(project, "open(f'results/{profile}/demo/table.csv', 'w').write('two')", "1 / 0")
+    with pytest.raises(UserError, match="ZeroDivisionError"):
+        notebooks.run_notebook("demo", {})
+    assert {path.name: path.read_bytes() for path in (project / "results/tiny/demo").iterdir()} == before
+    assert [path.name for path in (project / "results/tiny").iterdir()] == ["demo"]
+
+
+def test_results_that_a_killed_run_put_aside_come_back(tmp_path):
+    (tmp_path / ".demo.old").mkdir()
+    (tmp_path / ".demo.old/values.json").write_text("old")
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo/table.csv").write_text("half")
+    with pytest.raises(KeyboardInterrupt), notebooks.whole_results(tmp_path / "demo") as folder:
+        assert not list(folder.iterdir())
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.rglob("*")] == ["demo", "values.json"]
+
+
+def test_the_users_start_up_files_are_not_run(project, monkeypatch):
+    startup = project / "home/profile_default/startup"
+    startup.mkdir(parents=True)
+    (startup / "mine.py").write_text("print('from the start-up file')\nmine = 1")
+    monkeypatch.setenv("IPYTHONDIR", str(project / "home"))
+    write(project, "print('mine' in globals())")
+    path = notebooks.run_notebook("demo", {})
+    assert nbformat.read(path, as_version=4).cells[-1].outputs[0].text == "False\n"
+    assert os.environ["IPYTHONDIR"] == str(project / "home")
+
+
 def test_slow_cell_is_stopped(project):
     write(project, "import time\ntime.sleep(60)")
     with pytest.raises(UserError, match="a cell took longer than 2 s"):

@@ -83,6 +83,10 @@ def test_activate_writes_once(tmp_path):
     ("method.target", "magic", "'method.target' cannot work"),
     ("evaluation.target_fpr", 1.0, "'evaluation.target_fpr' cannot work"),
     ("evaluation.views", ["png"], "'evaluation.views' cannot work"),
+    ("training.augment_probability", 1.5, "'training.augment_probability' cannot work: it must be from 0 to 1"),
+    ("training.jpeg_quality", [90, 101], "'training.jpeg_quality' cannot work: two numbers from 1 to 100"),
+    ("training.resize_scale", [0.9, 0.5], "'training.resize_scale' cannot work: two numbers from 0.1 to 1, the lower first"),
+    ("training.blur_radius", [0.5], "'training.blur_radius' cannot work"),
     ("training.precision", "fp8", "'training.precision' cannot work"),
 ])
 def test_what_cannot_work_is_named(key, value, words):

@@ -54,3 +54,10 @@ def test_missing_runs_are_trained_and_found_again(world, monkeypatch, tmp_path):
 def test_an_unknown_group_is_refused(world):
     with pytest.raises(UserError, match="no group 'other'"):
         runs.train_run(runs.main_specs(world.params)[0], world.params, "other")
+
+
+def test_the_profiles_own_loss_weight_is_not_in_the_folders_name(world):
+    """dvc.yaml names the folder without it."""
+    own = dataclasses.replace(world.params, method=dataclasses.replace(world.params.method, loss_weight=0.5))
+    names = [runs.run_folder(own, runs.make_spec(own, "prior", 1, "affinity", weight, 0), "main").name for weight in (0.5, 2.0)]
+    assert names == ["prior-t1-affinity-s0", "prior-t1-affinity-w2-s0"]

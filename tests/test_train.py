@@ -99,18 +99,13 @@ def test_due_marks_each_share_once_and_the_last_step():
     assert [k for k in range(3) if train.due(k, 3, 40)] == [0, 1, 2]
 
 
-def test_both_images_of_a_pair_are_compressed_alike_or_not_at_all(world):
-    import dataclasses
-
-    from anl.data.views import jpeg
-    from tests.conftest import photograph
-    image = photograph(1, 32, 32)
-    images = np.stack([image] * 12)                       # rows 0-5 the reals, 6-11 their partners
-    pairs = np.arange(6)
-    config = dataclasses.replace(world.params.training, jpeg_probability=0.5, jpeg_quality=[80, 80])
-    out = train.recompress(images, pairs, np.concatenate([pairs, pairs + 6]), config, seed=0, step=3)
-    changed = np.array([not np.array_equal(a, image) for a in out])
-    assert 0 < changed[:6].sum() < 6 and np.array_equal(changed[:6], changed[6:])
-    assert np.array_equal(out[changed][0], jpeg(image, 80))
-    never = dataclasses.replace(config, jpeg_probability=0.0)
-    assert np.array_equal(train.recompress(images, pairs, np.concatenate([pairs, pairs + 6]), never, 0, 3), images)
+def test_both_images_of_a_pair_are_augmented_alike_and_their_noise_is_not_asked_for(in_world, tmp_path, monkeypatch):
+    calls, counted = [], []
+    apply, loss = train.augment.apply, train.anl_loss
+    monkeypatch.setattr(train.augment, "apply", lambda plans, images: calls.append(plans) or apply(plans, images))
+    monkeypatch.setattr(train, "anl_loss", lambda *a: counted.append(a[4].tolist()) or loss(*a))
+    fit(in_world, spec_of(in_world), tmp_path)
+    assert len(calls) == 4 and any(plan for plans in calls for plan in plans)
+    for plans, counts in zip(calls, counted, strict=True):
+        half = len(plans) // 2
+        assert plans[:half] == plans[half:] and counts == [plan is None for plan in plans]

@@ -1,31 +1,70 @@
 """Two autoencoder families: a VAE (Kingma & Welling 2014) and a VQ model with an adversarial loss (Esser et al. 2021)."""
 
+import functools
+
 import torch
 from diffusers import AutoencoderKL, VQModel
+from diffusers.models.resnet import ResnetBlock2D
+from sklearn.cluster import MiniBatchKMeans
 from torch import nn
 from torch.nn import functional as F
 
-# Lightness and two opponent colours, the colours three times as large: a short training in RGB learns lightness alone.
-OPPONENT = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1.5, -1.5, 0.0], [0.75, 0.75, -1.5]])
+NORM_GROUPS = 8
+
+
+def _without_last_norms(base):
+    """`base` whose encoder and decoder do not normalise just before their last convolution.
+
+    diffusers normalises there over the whole crop, which takes away how strong the crop's colours and contrast are;
+    a short training never gets them back, and orange turns olive. Saved and loaded as diffusers does it.
+    """
+    class Autoencoder(base):
+        @functools.wraps(base.__init__)  # diffusers reads the configuration's names from the signature
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            for half in (self.encoder, self.decoder):
+                half.conv_norm_out = half.conv_act = nn.Identity()
+            _start_as_pass_through(self)
+
+    Autoencoder.__name__ = Autoencoder.__qualname__ = f"Scaled{base.__name__}"
+    return Autoencoder
+
+
+ScaledAutoencoderKL = _without_last_norms(AutoencoderKL)
+ScaledVQModel = _without_last_norms(VQModel)
+
+
+def _start_as_pass_through(model):
+    """Initialise an autoencoder so that every block passes its first channels on: it starts as plain subsampling.
+
+    From diffusers' own start the signal fades in each convolution and a short training learns a blurred grey image.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, ResnetBlock2D):
+            nn.init.zeros_(module.conv2.weight)
+            nn.init.zeros_(module.conv2.bias)
+        elif isinstance(module, nn.Conv2d) and not name.endswith(("conv1", "conv2")):
+            fresh = module.weight.detach() * 0.3
+            nn.init.dirac_(module.weight)
+            with torch.no_grad():
+                module.weight.add_(fresh)
+            nn.init.zeros_(module.bias)
 
 
 def build_vae(channels, latent_channels):
-    """AutoencoderKL that halves the resolution once per channel entry after the first.
-
-    One normalisation group, here and below: more would wipe out the mean of each colour channel early on.
-    """
+    """ScaledAutoencoderKL that halves the resolution once per channel entry after the first."""
     n = len(channels)
-    return AutoencoderKL(block_out_channels=tuple(channels), latent_channels=latent_channels, layers_per_block=1,
-                         norm_num_groups=1, mid_block_add_attention=False,
-                         down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n)
+    return ScaledAutoencoderKL(block_out_channels=tuple(channels), latent_channels=latent_channels, layers_per_block=1,
+                               norm_num_groups=NORM_GROUPS, mid_block_add_attention=False,
+                               down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n)
 
 
 def build_vq(channels, latent_channels, codes):
-    """VQModel with one codebook of `codes` entries."""
+    """ScaledVQModel with one codebook of `codes` entries."""
     n = len(channels)
-    return VQModel(block_out_channels=tuple(channels), latent_channels=latent_channels, layers_per_block=1,
-                   norm_num_groups=1, mid_block_add_attention=False, num_vq_embeddings=codes,
-                   down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n)
+    return ScaledVQModel(block_out_channels=tuple(channels), latent_channels=latent_channels, layers_per_block=1,
+                         norm_num_groups=NORM_GROUPS, mid_block_add_attention=False, num_vq_embeddings=codes,
+                         down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n)
 
 
 class PatchDiscriminator(nn.Sequential):
@@ -36,16 +75,6 @@ class PatchDiscriminator(nn.Sequential):
                          nn.Conv2d(width, 2 * width, 4, 2, 1), nn.GroupNorm(8, 2 * width), nn.LeakyReLU(0.2),
                          nn.Conv2d(2 * width, 2 * width, 3, 1, 1), nn.GroupNorm(8, 2 * width), nn.LeakyReLU(0.2),
                          nn.Conv2d(2 * width, 1, 3, 1, 1))
-
-
-def to_opponent(x):
-    """RGB (B, 3, H, W) -> the space both autoencoders work in."""
-    return torch.einsum("oc,bchw->bohw", OPPONENT.to(x), x)
-
-
-def from_opponent(x):
-    """The inverse of `to_opponent`."""
-    return torch.einsum("oc,bchw->bohw", OPPONENT.double().inverse().to(x), x)
 
 
 def reconstruction_loss(x_hat, x):
@@ -63,7 +92,6 @@ def _high_pass(x):
 
 def vae_loss(vae, x, generator, kl_weight=1e-6, autocast=True):
     """Reconstruction plus a light KL term; x (B, 3, H, W) in [-1, 1]."""
-    x = to_opponent(x)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         posterior = vae.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist
         mean, std = posterior.mean.float(), posterior.std.float()
@@ -73,27 +101,30 @@ def vae_loss(vae, x, generator, kl_weight=1e-6, autocast=True):
     return reconstruction_loss(x_hat.float(), x) + kl_weight * kl
 
 
-def vq_loss(vq, discriminator, x, step, *, quantise_from, adversarial_from, adversarial_weight=0.1, autocast=True):
-    """One loss for both players, with the discriminator frozen in the second: the reconstruction is pushed towards what the hinge
-    discriminator takes for real. Before `quantise_from` the codebook is bypassed; at that step it is filled with
-    latents of the batch, so that no code is dead from the start.
+def fill_codebook(vq, batches, seed):
+    """Set the codes to k-means centres (MacQueen 1967) of the latents of `batches`, so that rare colours have codes too."""
+    with torch.no_grad():
+        latents = torch.cat([vq.encode(x).latents.movedim(1, -1).reshape(-1, vq.config.latent_channels) for x in batches])
+        codes = vq.quantize.embedding.weight
+        found = MiniBatchKMeans(len(codes), batch_size=4 * len(codes), n_init=1, random_state=seed).fit(latents.numpy())
+        codes.copy_(torch.from_numpy(found.cluster_centers_))
+
+
+def vq_loss(vq, discriminator, x, *, quantise=True, adversarial=True, adversarial_weight=0.1, autocast=True):
+    """One loss for both players, with the discriminator frozen in the second: the reconstruction is pushed towards what
+    the hinge discriminator takes for real. x: (B, 3, H, W) in [-1, 1].
+
+    quantise: False bypasses the codebook. adversarial: False leaves the discriminator out.
     """
-    x = to_opponent(x)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         latent = vq.encode(x.contiguous(memory_format=torch.channels_last)).latents.float()
-        if step == quantise_from:
-            with torch.no_grad():
-                flat = latent.movedim(1, -1).reshape(-1, latent.shape[1])
-                codes = vq.quantize.embedding.weight
-                codes.copy_(flat[torch.linspace(0, len(flat) - 1, len(codes)).long()])
-        if step < quantise_from:
-            quantised, commitment = latent, latent.new_zeros(())
-        else:
+        quantised, commitment = latent, latent.new_zeros(())
+        if quantise:
             with torch.autocast("cpu", enabled=False):
                 quantised, commitment, _ = vq.quantize(latent)
         x_hat = vq.decoder(vq.post_quant_conv(quantised)).float()
         loss = reconstruction_loss(x_hat, x) + commitment
-        if step < adversarial_from:
+        if not adversarial:
             return loss
         real, fake = discriminator(x).float(), discriminator(x_hat.detach()).float()
         frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
@@ -105,21 +136,20 @@ def vq_loss(vq, discriminator, x, step, *, quantise_from, adversarial_from, adve
 @torch.no_grad()
 def reconstruct(model, x):
     """Encode and decode x (B, 3, H, W) in full precision; the VAE takes its posterior's mean."""
-    x = to_opponent(x)
     if isinstance(model, AutoencoderKL):
-        return from_opponent(model.decode(model.encode(x).latent_dist.mean).sample)
-    return from_opponent(model.decode(model.encode(x).latents).sample)
+        return model.decode(model.encode(x).latent_dist.mean).sample
+    return model.decode(model.encode(x).latents).sample
 
 
 @torch.no_grad()
 def encode(vae, x):
     """Latents of unit variance: the VAE's posterior mean times its scaling factor."""
     with torch.autocast("cpu", torch.bfloat16):
-        mean = vae.encode(to_opponent(x).contiguous(memory_format=torch.channels_last)).latent_dist.mean
+        mean = vae.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist.mean
     return mean.float() * vae.config.scaling_factor
 
 
 @torch.no_grad()
 def decode(vae, latent):
     """The inverse of `encode`, in full precision."""
-    return from_opponent(vae.decode(latent / vae.config.scaling_factor).sample)
+    return vae.decode(latent / vae.config.scaling_factor).sample

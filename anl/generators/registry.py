@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DModel, VQModel
+from diffusers import UNet2DModel
 
 from anl import seeds
 from anl.data.patches import CropSampler
@@ -12,7 +12,9 @@ from anl.files import write_csv
 from anl.fitting import Checkpoint, fit
 from anl.generators import autoencoders, diffusion
 
-MODELS = {"pixel": UNet2DModel, "flow": UNet2DModel, "vae": AutoencoderKL, "vq": VQModel, "latent": UNet2DModel}
+CODEBOOK_BATCHES = 32  # whose latents the VQ model's codes are chosen from
+
+MODELS = {"pixel": UNet2DModel, "flow": UNet2DModel, "vae": autoencoders.ScaledAutoencoderKL, "vq": autoencoders.ScaledVQModel, "latent": UNet2DModel}
 
 
 def fit_model(name, sources, config, out, *, seed, cache, vae=None):
@@ -56,14 +58,20 @@ def _task(name, config, sampler, seed, vae):
         return {name: vae}, lambda k: autoencoders.vae_loss(vae, sampler.batch(k), draws(k))
     vq = autoencoders.build_vq(config["channels"], config["latent_channels"], config["codes"])
     discriminator = autoencoders.PatchDiscriminator()
-    bounds = {key: round(config[key] * config["steps"]) for key in ("quantise_from", "adversarial_from")}
-    return ({name: vq, "discriminator": discriminator},
-            lambda k: autoencoders.vq_loss(vq, discriminator, sampler.batch(k), k, **bounds))
+    first = {key: round(config[key] * config["steps"]) for key in ("quantise_from", "adversarial_from")}
+
+    def vq_loss(k):
+        if k == first["quantise_from"]:
+            autoencoders.fill_codebook(vq, [sampler.batch(k + i) for i in range(CODEBOOK_BATCHES)], seed)
+        return autoencoders.vq_loss(vq, discriminator, sampler.batch(k), quantise=k >= first["quantise_from"],
+                                    adversarial=k >= first["adversarial_from"])
+
+    return {name: vq, "discriminator": discriminator}, vq_loss
 
 
 def _latent_scale(vae, sampler):
     with torch.no_grad():
-        return float(1 / vae.encode(autoencoders.to_opponent(sampler.batch(0))).latent_dist.mean.std())
+        return float(1 / vae.encode(sampler.batch(0)).latent_dist.mean.std())
 
 
 def load_model(name, folder):
