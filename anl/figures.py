@@ -150,7 +150,7 @@ def by_generator(summary, path, metric="AP", differences=None):
             y = rows["generator"].map(place) + shift
             colour = METHOD_COLOURS.get(method, COLOURS[index])
             _points(axes[0, 0], rows["mean"], y, rows["low"], rows["high"], colour)
-        axes[0, 0].set(xlabel=f"{metric.replace('_', ' ')} (chance 0.5)", yticks=list(place.values()),
+        axes[0, 0].set(xlabel=f"{metric.replace('_', ' ')} (chance 0.5)\n{_sample(table)}", yticks=list(place.values()),
                        yticklabels=["mean of unseen" if name == "unseen" else
                                     f"{name} (trained on)" if _seen(table, name) else name for name in names])
         axes[0, 0].axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
@@ -184,7 +184,8 @@ def controls(table, path, target):
         axis.axvline(100 * target, color=GREY, linewidth=0.8, linestyle=":")
         _labels(axis, {name: METHOD_COLOURS.get(name, COLOURS[i]) for i, name in enumerate(methods)})
         labels = ["untouched" if name == "raw" else name for name in names]
-        axis.set(xlabel=f"real test patches called generated (%); dotted: {100 * target:g} % aimed at",
+        axis.set(xlabel=f"real test patches called generated (%); dotted: {100 * target:g} % aimed at\n"
+                        f"{_sample(table)}",
                  yticks=list(place.values()), yticklabels=labels, ylim=(-0.6, len(names) - 0.4))
         axis.set_xlim(left=min(-1, axis.get_xlim()[0]))
 
@@ -194,7 +195,7 @@ def controls(table, path, target):
 def by_step(tables, path, reference=None, headline=None):
     """AP on unseen generators against the step, a line a view.
 
-    tables: DataFrame with step, view, mean, low, high. reference: (mean, low, high) of the plain detector, `headline`.
+    tables: DataFrame with step, view, mean, low, high, seeds, n. reference: (mean, low, high) of the plain detector, `headline`.
     """
     def plot(figure, axes):
         axis = axes[0, 0]
@@ -213,7 +214,8 @@ def by_step(tables, path, reference=None, headline=None):
             axis.axhline(mean, color=GREY, linewidth=1, linestyle="--")
             labels[f"plain detector, view {headline}"] = GREY
         _labels(axis, labels)
-        axis.set(xscale="log", xlabel="diffusion step t of the noise target", ylabel="AP, mean of unseen generators")
+        axis.set(xscale="log", xlabel=f"diffusion step t of the noise target\n{_sample(tables)}",
+                 ylabel="AP, mean of unseen generators")
         axis.set_xlim(min(steps) * 0.7, max(steps) / 0.7)
         _step_ticks(axis, steps)
 
@@ -235,7 +237,7 @@ def by_attention(summary, differences, path):
                 _points(axis, rows[key], rows["method"].map(place) + 0.12 - 0.24 * index, rows["low"], rows["high"],
                         colour)
         _labels(axes[0, 0], {"seen": COLOURS[1], "unseen": COLOURS[0]})
-        axes[0, 0].set(xlabel="AP (chance 0.5)", yticks=list(place.values()), yticklabels=methods,
+        axes[0, 0].set(xlabel=f"AP (chance 0.5)\n{_sample(summary)}", yticks=list(place.values()), yticklabels=methods,
                        ylim=(-0.6, len(methods) - 0.4))
         axes[0, 1].axvline(0, color=GREY, linewidth=0.8, linestyle=":")
         axes[0, 1].set(xlabel="difference in AP", title="minus none, paired")
@@ -260,6 +262,13 @@ def verdicts(table, path):
                  xlabel="value with 95 % interval; the black stroke is the rule's limit")
 
     return draw(path, plot, size=(9.5, 1 + 0.42 * len(table)))
+
+
+def _sample(table):
+    """How much a table's intervals stand on: seeds and images."""
+    least, most, seeds = table["n"].min(), table["n"].max(), table["seeds"].max()
+    images = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{seeds} {'seed' if seeds == 1 else 'seeds'}, n = {images} images"
 
 
 def _points(axis, x, y, low, high, colour):

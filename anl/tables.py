@@ -50,9 +50,11 @@ def _crossed(rows, line, group, centre):
     before, after = "minus " if group == "other" else "", "" if centre in ("mean", "difference") else f": {centre}"
     baselines = {row.get("baseline") for row in rows} - {None}
     after = f" minus {baselines.pop()}" if len(baselines) == 1 else after.replace("_", " ")
-    head = [heading(line), *(html.escape(f"{before}{name}{after}") + " [95 %]" for name in groups)]
-    return html_table(head, [[html.escape(WORDS.get(name, name)), *(cells.get((name, key), "") for key in groups)]
-                             for name in lines])
+    counts = [key for key in ("seeds", "n") if key in rows[0]]  # the same for every group
+    sizes = {row[line]: [number(row[key]) for key in counts] for row in rows}
+    head = [heading(line), *(html.escape(f"{before}{name}{after}") + " [95 %]" for name in groups), *counts]
+    return html_table(head, [[html.escape(WORDS.get(name, name)), *(cells.get((name, key), "") for key in groups),
+                              *sizes[name]] for name in lines])
 
 
 def _intervals(columns):

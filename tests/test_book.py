@@ -184,6 +184,7 @@ def test_csv_table_of_methods_has_a_column_each(tmp_path):
     write_csv(tmp_path / "t.csv", synthetic.tables()["cross_generator"]["summary"])
     text = tables.csv_table(tmp_path / "t.csv", {"metric": "AP", "view": "matched"})
     assert "plain [95 %]" in text and "anl [95 %]" in text and text.count("<tr>") == 5
+    assert '<th scope="col">seeds</th><th scope="col">n</th>' in text and text.count(">800</td>") == 4
     assert "mean of unseen" in text and "balanced" not in text
 
 

@@ -15,7 +15,7 @@ FAMILIES = ("ddim", "vae", "unseen")
 
 def interval_table(methods, key="mean", **more):
     rows = [{"method": method, "baseline": "plain", "generator": name, "seen": name == "ddim", "metric": "AP", key: 0.6,
-             "low": 0.5, "high": 0.7, **more} for method in methods for name in FAMILIES]
+             "low": 0.5, "high": 0.7, "seeds": 3, "n": 480, **more} for method in methods for name in FAMILIES]
     return pd.DataFrame(rows)
 
 
@@ -34,9 +34,10 @@ def denoising_table():
 
 CURVE = pd.DataFrame({"step": [1, 2], "classification_loss": [0.7, 0.6], "noise_loss": [1.0, 0.9],
                       "val_AP": [None, 0.7]})
-CONTROLS = pd.DataFrame([{"method": method, "control": control, "false_positive_rate": 0.05, "low": 0.0, "high": 0.1}
+CONTROLS = pd.DataFrame([{"method": method, "control": control, "false_positive_rate": 0.05, "low": 0.0, "high": 0.1,
+                          "seeds": 3, "n": 240}
                          for method in ("plain", "anl") for control in ("raw", "blur")])
-STEPS = pd.DataFrame([{"step": step, "view": view, "mean": 0.6, "low": 0.5, "high": 0.7}
+STEPS = pd.DataFrame([{"step": step, "view": view, "mean": 0.6, "low": 0.5, "high": 0.7, "seeds": 3, "n": 1440}
                       for view in ("matched", "jpeg96") for step in (1, 100)])
 VERDICTS = pd.DataFrame([{"claim": "a", "verdict": "reproduced", "value": 0.1, "low": 0.05, "high": 0.2, "limit": 0.0},
                          {"claim": "b", "verdict": "not run here", "value": np.nan, "low": np.nan, "high": np.nan,
