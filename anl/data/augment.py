@@ -6,14 +6,14 @@ from PIL import Image, ImageFilter
 from anl import seeds
 from anl.data.views import jpeg
 
-KINDS = ("jpeg", "resize", "blur")
+KINDS = ("jpeg", "jpeg", "resize", "blur")  # drawn alike, so JPEG makes up a half
 
 
 def plan(pairs, config, seed, step):
     """What happens to each pair of batch `step`: dict pair -> None (most often) or (kind, strength).
 
-    config: a profile's `training` (augment_probability, jpeg_quality, resize_scale, blur_radius); the three kinds are
-    equally likely. A pure function of the seed and the step.
+    config: a profile's `training` (augment_probability, jpeg_quality, resize_scale, blur_radius). A pure function of the
+    seed and the step.
     """
     rng = seeds.generator(seed, "augment", step)
     ranges = {"jpeg": config.jpeg_quality, "resize": config.resize_scale, "blur": config.blur_radius}
