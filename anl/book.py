@@ -18,7 +18,7 @@ from anl.errors import UserError
 from anl.files import read_json, sha256_of, write_json, write_text
 from anl.tables import card_table, csv_table, html_table, signed
 
-NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "claims")
+NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "claims")
 NUMBERLESS = {"smoke"}  # profiles that test the machinery
 VIEW_WORDS = {"matched": "generated images carry the formats of the reals; all are lossless here, so these are the files as "
                          "published",
@@ -142,7 +142,7 @@ def setting_texts(params):
             "stem_width": str(params.detector.stem_width), "headline": code([params.evaluation.headline]),
             "headline_words": VIEW_WORDS[params.evaluation.headline],
             "controls": code(params.evaluation.controls),
-            "attentions": code([*params.runs.attentions, params.method.attention]),
+            "targets": code(params.runs.targets), "attentions": code([*params.runs.attentions, params.method.attention]),
             "use_train": f"{params.use.train:,}", "use_val": f"{params.use.val:,}", "use_test": f"{params.use.test:,}",
             **{f"split_{name}": f"{100 * share:g} %" for name, share in dataclasses.asdict(params.data.split).items()}}
 

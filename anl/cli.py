@@ -70,13 +70,15 @@ def make_parser():
     command("benchmark", benchmark, "cut the patches and regenerate them with every family", "anl benchmark")
     command("audit", audit, "score what needs no detector: simple statistics, formats, compression", "anl audit")
 
-    sub = command("target", target, "compute the noise targets of one diffusion step", "anl target --step 10")
+    sub = command("target", target, "compute the targets that detectors learn to predict at one diffusion step",
+                  "anl target --step 10")
     sub.add_argument("--step", type=int, required=True, help="1-based diffusion step")
+    sub.add_argument("--target", default="prior", help="prior, highpass, random or shuffled (default: %(default)s)")
 
     sub = command("train", train, "train and score one detector",
                   "anl train --group adhoc --target prior --step 10 --attention gate --seed 1")
-    sub.add_argument("--group", default="adhoc", help="main, step_t, attention or adhoc (default: %(default)s)")
-    sub.add_argument("--target", required=True, help="prior, or none for the plain backbone")
+    sub.add_argument("--group", default="adhoc", help="main, step_t, attention, targets or adhoc (default: %(default)s)")
+    sub.add_argument("--target", required=True, help="prior, highpass, random, shuffled, or none for the plain backbone")
     sub.add_argument("--step", type=int, help="1-based diffusion step (default: method.step)")
     sub.add_argument("--attention", help="none, energy, gate or affinity (default: method.attention)")
     sub.add_argument("--loss-weight", type=float, help="weight of the noise loss (default: method.loss_weight)")
@@ -153,7 +155,7 @@ def audit(options):
 def target(options):
     from anl import targets
 
-    print(targets.compute(load_params(options), options.step))
+    print(targets.compute(load_params(options), options.step, options.target))
 
 
 def train(options):

@@ -222,11 +222,11 @@ def by_step(tables, path, reference=None, headline=None):
     return draw(path, plot, size=(7, 3.6))
 
 
-def by_attention(summary, differences, path):
-    """AP with each attention on seen and unseen generators, and the gain over none.
+def by_variant(summary, differences, path):
+    """AP of each variant of a method (its attention, its target) on seen and unseen generators, and the gain over one.
 
-    summary, differences: analysis.summary and analysis.paired_difference with methods none, energy, ...; their
-    generators reduced to `seen` and `unseen`.
+    summary, differences: analysis.summary and analysis.paired_difference, their generators reduced to `seen` and
+    `unseen`.
     """
     def plot(figure, axes):
         methods = list(dict.fromkeys(summary["method"]))
@@ -240,7 +240,7 @@ def by_attention(summary, differences, path):
         axes[0, 0].set(xlabel=f"AP (chance 0.5)\n{_sample(summary)}", yticks=list(place.values()), yticklabels=methods,
                        ylim=(-0.6, len(methods) - 0.4))
         axes[0, 1].axvline(0, color=GREY, linewidth=0.8, linestyle=":")
-        axes[0, 1].set(xlabel="difference in AP", title="minus none, paired")
+        axes[0, 1].set(xlabel="difference in AP", title=f"minus {differences['baseline'].iloc[0]}, paired")
 
     return draw(path, plot, size=(9, 2.9), columns=2, sharey=True)
 

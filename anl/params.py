@@ -11,7 +11,7 @@ import yaml
 from anl.errors import UserError
 from anl.files import write_text
 
-TARGETS = ("prior", "none")
+TARGETS = ("prior", "highpass", "random", "shuffled", "none")
 ATTENTIONS = ("none", "energy", "gate", "affinity")
 VIEWS = ("raw", "matched", "jpeg96")
 CONTROLS = ("resize75", "blur", "jpeg96", "denoise")
@@ -120,6 +120,7 @@ class Runs:
     seeds: list[int]
     steps: list[int]
     attentions: list[str]
+    targets: list[str]
 
 
 @dataclass(frozen=True)
@@ -280,12 +281,15 @@ def check(params, origin):
         need(attention in ATTENTIONS, key, f"'{attention}' is not one of {', '.join(ATTENTIONS)}")
     need(params.method.loss_weight >= 0, "method.loss_weight", "it must not be negative")
     need(all(0 <= seed < 2**32 for seed in params.runs.seeds), "runs.seeds", "seeds must be from 0 to 2^32 - 1")
-    for key in ("seeds", "steps", "attentions"):
+    for key in ("seeds", "steps", "attentions", "targets"):
         values = getattr(params.runs, key)
         need(len(set(values)) == len(values), f"runs.{key}", "an entry stands twice")
     need(params.method.step not in params.runs.steps, "runs.steps", "method.step is run anyway; leave it out")
     need(params.method.attention not in params.runs.attentions, "runs.attentions",
          "method.attention is run anyway; leave it out")
+    for target in params.runs.targets:
+        need(target in TARGETS and target != "none", "runs.targets", f"'{target}' is not one of {', '.join(TARGETS[:-1])}")
+    need(params.method.target not in params.runs.targets, "runs.targets", "method.target is run anyway; leave it out")
     need(params.training.precision in PRECISIONS, "training.precision", f"choose one of {', '.join(PRECISIONS)}")
     need(0 <= params.training.augment_probability <= 1, "training.augment_probability", "it must be from 0 to 1")
     for key, least, most in (("jpeg_quality", 1, 100), ("resize_scale", 0.1, 1), ("blur_radius", 0, 10)):

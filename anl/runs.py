@@ -13,12 +13,12 @@ import torch
 from anl import __version__, detector, files, predict, train
 from anl.errors import UserError
 
-GROUPS = ("main", "step_t", "attention", "adhoc")
+GROUPS = ("main", "step_t", "attention", "targets", "adhoc")
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """target: `prior` or `none` (the plain detector, whose step, attention and loss weight mean nothing)."""
+    """target: one of anl.targets.KINDS, or `none` (the plain detector, whose step, attention and loss weight mean nothing)."""
 
     target: str
     step: int
@@ -73,6 +73,14 @@ def attention_specs(params, attentions=None):
     m = params.method
     names = [*params.runs.attentions, m.attention] if attentions is None else attentions
     return [make_spec(params, m.target, m.step, name, m.loss_weight, seed)
+            for name in names for seed in params.runs.seeds]
+
+
+def target_specs(params, targets=None):
+    """The method with each target (default: method.target and runs.targets), for every seed."""
+    m = params.method
+    names = [m.target, *params.runs.targets] if targets is None else targets
+    return [make_spec(params, name, m.step, m.attention, m.loss_weight, seed)
             for name in names for seed in params.runs.seeds]
 
 

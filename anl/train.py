@@ -115,7 +115,7 @@ def _load_data(spec, params):
     return {"pixels": read_images(params.benchmark.folder, train), "label": train["label"].to_numpy(np.float32),
             "samples": train["sample_id"].to_numpy(), "real": np.array([places[s] for s in real]),
             "fake": np.array([places[s] for s in fake]),
-            "target": None if spec.target == "none" else targets.load(params, spec.step, train)[0],
+            "target": None if spec.target == "none" else targets.load(params, spec.step, train, spec.target)[0],
             "val_pixels": read_images(params.benchmark.folder, val.iloc[order]),
             "val_label": val.iloc[order]["label"].to_numpy()}
 

@@ -48,7 +48,7 @@ def tiny_settings(root):
     value["use"] = {"train": 16, "val": 12, "test": 12}
     value["detector"] |= {"stem_width": 8}
     value["training"] |= {"steps": 4, "batch_size": 8}
-    value["runs"] = {"seeds": [0, 1], "steps": [100], "attentions": ["none"]}
+    value["runs"] = {"seeds": [0, 1], "steps": [100], "attentions": ["none"], "targets": ["highpass"]}
     value["evaluation"] |= {"bootstrap": 40}
     return value
 

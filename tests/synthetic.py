@@ -39,7 +39,11 @@ def values(difference=None):
     attention = {f"unseen_AP_{name}": interval(0.8) for name in ("none", "energy", "gate", "affinity")}
     attention |= {"affinity_minus_none": interval(-0.05), "affinity_minus_none_seen": interval(0.001),
                   "affinity_gain_unseen_minus_seen": interval(-0.051)}
-    for numbers in (cross, step, attention):
+    targets = {f"unseen_AP_{name}": interval(0.8) for name in ("plain", "prior", "highpass")}
+    targets |= {"prior_minus_plain": interval(0.02), "highpass_minus_plain": interval(0.015),
+                "best_other": {**value(1), "text": "`highpass`"}, "own_minus_best_other": interval(0.005),
+                "own_minus_best_other_seen": interval(0.01)}
+    for numbers in (cross, step, attention, targets):
         numbers |= {f"{key}_jpeg96": number for key, number in numbers.items()}
     detector = {"extra_parameters_share": value(0.031), "extra_macs_share": value(0.21),
                 "prior_in_checkpoint": {**value(0), "text": "no"}, "effective_support_real": value(0.9, digits=2),
@@ -50,7 +54,7 @@ def values(difference=None):
     prior = {"denoising_ratio_t1": interval(0.9), "grey_levels_t1": value(0.4, digits=2), "s_t1": value(0.3),
              "steps_better_than_filter": {**value(8, digits=0), "text": "8 of 9 steps"}}
     return {"data": data, "prior": prior, "detector": detector, "cross_generator": cross, "step_t": step,
-            "attention": attention}
+            "attention": attention, "targets": targets}
 
 
 def tables():
@@ -67,8 +71,10 @@ def tables():
     def difference(methods, baseline):
         return [{"method": method, "baseline": baseline, **place, **gain} for method in methods for place in places]
 
-    turned = [{"other": row["method"], **{key: row[key] for key in row if key not in ("method", "baseline")}}
-              for row in difference(["t10", "t100"], "t1")]
+    def turned(methods, baseline):
+        return [{"other": row["method"], **{key: row[key] for key in row if key not in ("method", "baseline")}}
+                for row in difference(methods, baseline)]
+
     rates = [{"method": method, "control": control, "false_positive_rate": 0.06, "low": 0.02, "high": 0.1, "seeds": 3,
               "n": 400} for method in ("plain", "anl") for control in ("raw", "blur")]
     probe = {"accuracy": 0.5, "low": 0.45, "high": 0.55, "n": 800}
@@ -87,8 +93,9 @@ def tables():
                      "costs": [{"method": "plain", "parameters": 12345, "multiply_adds": 2345678}]},
         "cross_generator": {"summary": summary(["plain", "anl"]), "difference": difference(["anl"], "plain"),
                             "controls": rates, "metrics": [{"method": "plain", "generator": "vae", "AP": 0.8}]},
-        "step_t": {"summary": summary(["t1", "t10", "t100", "plain"]), "t1_minus_other": turned},
+        "step_t": {"summary": summary(["t1", "t10", "t100", "plain"]), "t1_minus_other": turned(["t10", "t100"], "t1")},
         "attention": {"difference": difference(["energy", "gate", "affinity"], "none")},
+        "targets": {"gain": difference(["prior", "highpass"], "plain"), "own_minus_other": turned(["highpass"], "prior")},
         "claims": {}}
 
 

@@ -33,7 +33,7 @@ def test_interval_decides(tmp_path, low, high, verdict):
 def test_all_claims_have_sentence_and_answer(results):
     judged = claims.evaluate(results / "small", LEDGER)
     assert [claim["id"] for claim in judged] == ["generalisation", "attention", "attention_unseen", "first_step",
-                                                 "inference_cost"]
+                                                 "diffusion_prior", "inference_cost"]
     assert all(claim["answer"] and claim["stands"] and claim["deviations"] for claim in judged)
 
 

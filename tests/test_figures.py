@@ -54,7 +54,7 @@ DRAWN = {
         interval_table(["plain", "anl"]), path, differences=interval_table(["anl"], "difference")),
     "controls": lambda path: figures.controls(CONTROLS, path, 0.05),
     "by_step": lambda path: figures.by_step(STEPS, path, (0.6, 0.5, 0.7), "matched"),
-    "by_attention": lambda path: figures.by_attention(
+    "by_variant": lambda path: figures.by_variant(
         *(table.replace({"generator": {"ddim": "seen"}}) for table in
           (interval_table(["none", "affinity"]), interval_table(["affinity"], "difference"))), path),
     "verdicts": lambda path: figures.verdicts(VERDICTS, path),

@@ -79,6 +79,8 @@ def test_activate_writes_once(tmp_path):
     ("families.ddim.model", "gan", "'families.ddim.model' cannot work"),
     ("data.split", {"train": 0.5, "val": 0.5, "test": 0.5}, "'data.split' cannot work"),
     ("data.least_factor", 1.0, "'data.least_factor' cannot work"),
+    ("runs.targets", ["none"], "'runs.targets' cannot work: 'none' is not one of prior, highpass, random, shuffled"),
+    ("runs.targets", ["prior"], "'runs.targets' cannot work: method.target is run anyway"),
     ("method.attention", "magic", "'method.attention' cannot work"),
     ("method.target", "magic", "'method.target' cannot work"),
     ("evaluation.target_fpr", 1.0, "'evaluation.target_fpr' cannot work"),

@@ -67,7 +67,8 @@ def test_stages_make_the_runs_that_the_library_asks_for(copies, profile):
     first = set(runs.main_specs(settings))
     wanted = {str(runs.run_folder(settings, spec, group)) for group, specs in (
         ("main", first), ("step_t", set(runs.step_specs(settings)) - first),
-        ("attention", set(runs.attention_specs(settings)) - first)) for spec in specs}
+        ("attention", set(runs.attention_specs(settings)) - first),
+        ("targets", set(runs.target_specs(settings)) - first)) for spec in specs}
     made = {out for outs, _ in stages(copy).values() for out in outs if out.startswith("runs/")}
     assert made == wanted
 
@@ -119,7 +120,7 @@ def ready(copy):
 def test_smoke_pipeline_leaves_every_result(smoke):
     copy, _ = smoke
     folder = copy / "results/smoke"
-    for name in ("data", "prior", "detector", "cross_generator", "step_t", "attention", "claims"):
+    for name in ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "claims"):
         assert (folder / name / f"{name}.ipynb").is_file()
     assert (folder / "claims.json").is_file() and (copy / "book/generated").is_dir()
     run(copy, "dvc", "status", "-q")
