@@ -195,7 +195,7 @@ def controls(table, path, target):
 def by_step(tables, path, reference=None, headline=None):
     """AP on unseen generators against the step, a line a view.
 
-    tables: DataFrame with step, view, mean, low, high, seeds, n. reference: (mean, low, high) of the plain detector, `headline`.
+    tables: DataFrame with step, view, mean, low, high, seeds, n. reference: (mean, low, high) of the plain detector.
     """
     def plot(figure, axes):
         axis = axes[0, 0]

@@ -9,7 +9,8 @@ def anl_loss(logit, label, noise=None, target=None, counts=None, loss_weight=1.0
 
     logit, label: (B,), label 1 for generated. noise, target: (B, 3, H, W) or both None, for a detector without a noise
     head. counts: bool (B,), the images whose target is that of their very pixels; the others (augmented after the prior
-    saw them) are left out of the mean. Default: all. Returns a dict of scalars: loss, classification_loss, noise_loss (None without a head).
+    saw them) are left out of the mean. Default: all. Returns a dict of scalars: loss, classification_loss, noise_loss
+    (None without a head).
     """
     classification = F.binary_cross_entropy_with_logits(logit.float(), label.float())
     if noise is None:

@@ -64,7 +64,7 @@ def whole_results(folder):
     results in `.<folder>.old`, and the next run starts by putting them back.
     """
     folder = Path(folder)
-    old = folder.with_name(f".{folder.name}.old")
+    old, gone = (folder.with_name(f".{folder.name}.{end}") for end in ("old", "gone"))
     if old.exists():
         shutil.rmtree(folder, ignore_errors=True)
         old.rename(folder)
@@ -77,7 +77,9 @@ def whole_results(folder):
         shutil.rmtree(folder, ignore_errors=True)
         old.rename(folder)
         raise
-    shutil.rmtree(old)
+    shutil.rmtree(gone, ignore_errors=True)
+    old.rename(gone)  # first, so that a half-removed folder is never put back
+    shutil.rmtree(gone)
 
 
 def find_notebook(name, notebooks="notebooks"):

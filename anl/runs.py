@@ -18,7 +18,7 @@ GROUPS = ("main", "step_t", "attention", "targets", "adhoc")
 
 @dataclass(frozen=True)
 class RunSpec:
-    """target: one of anl.targets.KINDS, or `none` (the plain detector, whose step, attention and loss weight mean nothing)."""
+    """target: one of anl.targets.KINDS, or `none`: the plain detector, whose step, attention and loss weight mean nothing."""
 
     target: str
     step: int

@@ -13,7 +13,7 @@ NORM_GROUPS = 8
 
 
 def _without_last_norms(base):
-    """`base` whose encoder and decoder do not normalise just before their last convolution.
+    """`base` without the normalisation and activation before the last convolution of its encoder and its decoder.
 
     diffusers normalises there over the whole crop, which takes away how strong the crop's colours and contrast are;
     a short training never gets them back, and orange turns olive. Saved and loaded as diffusers does it.

@@ -14,7 +14,8 @@ from anl.generators import autoencoders, diffusion
 
 CODEBOOK_BATCHES = 32  # whose latents the VQ model's codes are chosen from
 
-MODELS = {"pixel": UNet2DModel, "flow": UNet2DModel, "vae": autoencoders.ScaledAutoencoderKL, "vq": autoencoders.ScaledVQModel, "latent": UNet2DModel}
+MODELS = {"pixel": UNet2DModel, "flow": UNet2DModel, "vae": autoencoders.ScaledAutoencoderKL,
+          "vq": autoencoders.ScaledVQModel, "latent": UNet2DModel}
 
 
 def fit_model(name, sources, config, out, *, seed, cache, vae=None):
