@@ -27,7 +27,7 @@ STATISTICS = {"mean_colour": "mean colour", "contrast": "contrast", "high_freque
 THEME = {**seaborn.axes_style("ticks"), **seaborn.plotting_context("notebook", 0.85), "font.family": "DejaVu Sans",
          "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "axes.titlelocation": "left",
          "axes.titlesize": 10, "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
-         "errorbar.capsize": 0, "lines.markersize": 5}
+         "lines.markersize": 5}
 
 
 def show(path, alt):
@@ -205,8 +205,8 @@ def by_step(tables, path, reference=None, headline=None):
             rows = tables[tables["view"] == view].sort_values("step")
             colour = COLOURS[0] if view == headline else COLOURS[index + 1]
             x = rows["step"] * 1.06 ** (index - (len(views) - 1) / 2)  # side by side, so that intervals do not hide
-            axis.errorbar(x, rows["mean"], [rows["mean"] - rows["low"], rows["high"] - rows["mean"]], color=colour,
-                          marker="o", linewidth=1.5)
+            axis.plot(x, rows["mean"], color=colour, marker="o", linewidth=1.5)
+            axis.vlines(x, rows["low"], rows["high"], color=colour, linewidth=1.5)
             labels[f"view {view}"] = colour
         if reference is not None:
             mean, low, high = reference
@@ -272,9 +272,9 @@ def _sample(table):
 
 
 def _points(axis, x, y, low, high, colour):
-    x, low, high = (np.asarray(values, float) for values in (x, low, high))
-    arms = [np.maximum(x - low, 0), np.maximum(high - x, 0)]
-    axis.errorbar(x, np.asarray(y, float), xerr=arms, fmt="o", color=colour, linewidth=1.5)
+    # not as an error bar, whose arms start at the point: a percentile interval may leave its point out
+    axis.hlines(np.asarray(y, float), low, high, color=colour, linewidth=1.5)
+    axis.plot(np.asarray(x, float), np.asarray(y, float), "o", color=colour)
 
 
 def _band(axis, x, y, low, high, colour):

@@ -101,3 +101,13 @@ def test_noise_is_drawn_around_mid_grey():
     image = figures.noise_image(np.stack([np.zeros((2, 2)), np.full((2, 2), 3.0), np.full((2, 2), -9.0)]))
     assert image.shape == (2, 2, 3)
     assert np.allclose(image[0, 0], [0.5, 1, 0])
+
+
+def test_an_interval_that_leaves_its_point_out_is_drawn_as_it_is(tmp_path):
+    """The percentile interval of a few replicates may; in the smoke profile it did, and the notebook failed."""
+    table = STEPS.assign(mean=0.8)  # above every interval
+    figures.by_step(table, tmp_path / "outside.png", (0.6, 0.5, 0.7), "matched")
+    figures.by_step(STEPS, tmp_path / "inside.png", (0.6, 0.5, 0.7), "matched")
+    assert (tmp_path / "outside.png").read_bytes() != (tmp_path / "inside.png").read_bytes()
+    figures.by_generator(interval_table(["plain", "anl"]).assign(mean=0.8), tmp_path / "generators.png")
+    assert (tmp_path / "generators.png").stat().st_size > 1000
