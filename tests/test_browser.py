@@ -1,5 +1,6 @@
 """The built pages in Debian's chromium: from files, with the network cut."""
 
+import os
 import shutil
 import subprocess
 
@@ -18,8 +19,10 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 
 
 def chromium(page, folder, *flags):
+    # its crash reports would go into the user's ~/.config in spite of --user-data-dir
     done = subprocess.run([CHROMIUM, *FLAGS, f"--user-data-dir={folder}/profile", "--enable-logging=stderr", *flags,
-                           page.as_uri()], capture_output=True, text=True, timeout=180, check=False)
+                           page.as_uri()], capture_output=True, text=True, timeout=180, check=False,
+                          env={**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": f"{folder}/config"})
     assert done.returncode == 0, done.stderr[-2000:]
     return done
 
