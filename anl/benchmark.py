@@ -21,7 +21,6 @@ from anl.data.patches import choose_patches, halve, load_source, split_photos, t
 from anl.data.photos import check_folder, read_card
 from anl.errors import UserError
 from anl.files import identity, sha256_of, whole_file
-from anl.generators import load_model, regenerate
 
 REAL = "real"
 CHUNK = 16  # patches regenerated at once; also the unit that an interrupted run keeps
@@ -32,6 +31,8 @@ def build(params, models_folder="models", cache=".cache/anl"):
 
     Regenerated patches are kept in `cache` until the whole is written, so that a killed run goes on from there.
     """
+    from anl.generators import load_model  # not above: who only reads the benchmark need not wait for diffusers
+
     photos = read_card(params.data.card)
     check_folder(photos, params.data.folder)
     patches, crops = cut_reals(photos, params)
@@ -67,6 +68,8 @@ def cut_reals(photos, params):
 
 
 def _regenerate_all(name, family, models, crops, seed, parts):
+    from anl.generators import regenerate
+
     fakes = []
     for start in tqdm(range(0, len(crops), CHUNK), desc=name, mininterval=5, file=sys.stderr):
         part = parts / f"{start}.npy"

@@ -38,22 +38,22 @@ def score_benchmark(detector, params, device="cpu"):
     lossless = set(test.loc[test["generator"] == REAL, "format"]) <= {"PNG"}
     if "matched" in params.evaluation.views and not lossless:
         raise UserError("view `matched`: the benchmark's reals are not lossless; re-encoding is not available for it")
-    tables = [_scored(detector, val, "raw", params, device)]
-    raw = _scored(detector, test, "raw", params, device)
+    val_pixels, pixels = (read_images(params.benchmark.folder, part) for part in (val, test))
+    tables = [_scored(detector, val, val_pixels, "raw", device)]
+    raw = _scored(detector, test, pixels, "raw", device)
     tables.append(raw)
     for view in params.evaluation.views:
         if view == "matched":
             tables.append(raw.assign(view=view))
         elif view != "raw":
-            tables.append(_scored(detector, test, view, params, device))
-    real = test[test["generator"] == REAL]
-    tables += [_scored(detector, real, control, params, device) for control in params.evaluation.controls
+            tables.append(_scored(detector, test, pixels, view, device))
+    real = (test["generator"] == REAL).to_numpy()
+    tables += [_scored(detector, test[real], pixels[real], control, device) for control in params.evaluation.controls
                if control not in params.evaluation.views]
     return pd.concat(tables, ignore_index=True)[COLUMNS]
 
 
-def _scored(detector, rows, view, params, device):
-    pixels = read_images(params.benchmark.folder, rows)
+def _scored(detector, rows, pixels, view, device):
     pixels = np.stack([views.apply(view, image) for image in pixels])
     return rows.assign(view=view, logit=score(detector, pixels, device))
 

@@ -24,7 +24,6 @@ from anl.data.patches import to_tensor
 from anl.errors import UserError
 from anl.files import sha256_of, whole_file
 from anl.params import TARGETS
-from anl.prior import NoisePrior
 
 BATCH = 64
 KINDS = tuple(name for name in TARGETS if name != "none")
@@ -53,6 +52,8 @@ def compute(params, step, kind="prior", prior_folder="models/prior", folder="tar
     kind: one of KINDS; `highpass` and `random` are the same at every step. Returns the path. Raises
     UserError if the kind is unknown or the step is not one of the prior's.
     """
+    from anl.prior import NoisePrior  # not above: who finds its targets made need not wait for diffusers
+
     if kind not in KINDS:
         raise UserError(f"there is no target '{kind}'; choose one of {', '.join(KINDS)}")
     prior = NoisePrior.load(prior_folder, "cuda" if torch.cuda.is_available() else "cpu")

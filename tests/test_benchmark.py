@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from anl import benchmark
+from anl import benchmark, generators
 from anl.errors import UserError
 
 
@@ -57,13 +57,13 @@ def test_an_interrupted_build_keeps_its_parts_and_the_old_benchmark(world, tmp_p
             raise KeyboardInterrupt
         return real_regenerate(*arguments)
 
-    real_regenerate = benchmark.regenerate
-    monkeypatch.setattr(benchmark, "regenerate", interrupted)
+    real_regenerate = generators.regenerate
+    monkeypatch.setattr(generators, "regenerate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         benchmark.build(settings, world.models, str(tmp_path / "cache"))
     assert not (tmp_path / "b").exists()
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2
-    monkeypatch.setattr(benchmark, "regenerate", lambda *a: calls.append(a) or real_regenerate(*a))
+    monkeypatch.setattr(generators, "regenerate", lambda *a: calls.append(a) or real_regenerate(*a))
     done = len(calls)
     manifest = benchmark.build(settings, world.models, str(tmp_path / "cache"))
     total = sum(-(-n // benchmark.CHUNK) for n in manifest[manifest["label"] == 1].groupby("generator").size())

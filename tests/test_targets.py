@@ -35,7 +35,7 @@ def test_rows_are_found_by_sample_whatever_their_order(world, tmp_path):
 def test_a_good_cache_is_used_and_a_broken_or_stale_one_rebuilt(world, tmp_path, monkeypatch):
     path = targets.compute(world.params, 10, **arguments(world, tmp_path))
     written = path.read_bytes()
-    monkeypatch.setattr(targets.NoisePrior, "noise", lambda *a, **k: pytest.fail("the cache was not used"))
+    monkeypatch.setattr(NoisePrior, "noise", lambda *a, **k: pytest.fail("the cache was not used"))
     targets.compute(world.params, 10, **arguments(world, tmp_path))
     monkeypatch.undo()
     path.write_bytes(written[: len(written) // 2])
