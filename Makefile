@@ -42,7 +42,7 @@ STAMP := $(VENV)/.installed
 PULLED := data.dvc prior generator benchmark
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data book test lint clean
+.PHONY: help setup data book test bench lint clean
 .DELETE_ON_ERROR:
 
 help: ## print this list
@@ -76,6 +76,10 @@ book: $(STAMP) ## run the pipeline and build the book
 
 test: data ## run the test suite
 	pytest
+
+bench: data ## measure speed and memory (on an idle machine; a few minutes)
+	anl bench
+	anl bench --backbone resnet50 --size 224 --repeats 5
 
 lint: $(STAMP) ## check the code's style
 	ruff check

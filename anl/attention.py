@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def build(name, feature_channels, patch, grid):
+def build(name, feature_channels, patch, grid, noise_channels=3, dim=32):
     """The attention called `name` for features (B, feature_channels, grid, grid) and noise patches of `patch` pixels."""
     makers = {"none": lambda: NoAttention(), "energy": lambda: EnergyAttention(),
               "gate": lambda: GateAttention(feature_channels), "affinity": lambda: AffinityAttention(patch, grid)}

@@ -63,7 +63,10 @@ def make_parser():
     sub.add_argument("--from", dest="source", metavar="FOLDER",
                      help="take .deb files, or unpacked packages, from this folder (default: download them with apt, installing nothing)")
 
-    command("prior", prior, "train the diffusion prior into models/prior (about half an hour)", "anl prior")
+    sub = command("prior", prior, "train the diffusion prior into models/prior (about half an hour), or one to compare it with",
+                  "anl prior other_prior")
+    sub.add_argument("name", nargs="?", default="prior", metavar="NAME",
+                     help="prior, or one of the profile's other_priors (default: %(default)s)")
     sub = command("generate", generate, "train one generator model into models/MODEL (20 to 60 minutes)",
                   "anl generate vae")
     sub.add_argument("model", metavar="MODEL", help="pixel, flow, vae, vq or latent (latent needs the vae)")
@@ -73,15 +76,23 @@ def make_parser():
     sub = command("target", target, "compute the targets that detectors learn to predict at one diffusion step",
                   "anl target --step 10")
     sub.add_argument("--step", type=int, required=True, help="1-based diffusion step")
-    sub.add_argument("--target", default="prior", help="prior, highpass, random or shuffled (default: %(default)s)")
+    sub.add_argument("--target", default="prior", help="prior, noised, error, highpass, random, shuffled, or one of the "
+                     "profile's other_priors (default: %(default)s)")
+    sub.add_argument("--formats", default="lossless", help="lossless, or leaky: reals through JPEG 96 (default: %(default)s)")
 
     sub = command("train", train, "train and score one detector",
                   "anl train --group adhoc --target prior --step 10 --attention gate --seed 1")
-    sub.add_argument("--group", default="adhoc", help="main, step_t, attention, targets or adhoc (default: %(default)s)")
-    sub.add_argument("--target", required=True, help="prior, highpass, random, shuffled, or none for the plain backbone")
+    sub.add_argument("--group", default="adhoc", help="the folder of runs/ it goes to (default: %(default)s)")
+    sub.add_argument("--target", required=True, help="as of `anl target`, or none for the plain backbone")
     sub.add_argument("--step", type=int, help="1-based diffusion step (default: method.step)")
     sub.add_argument("--attention", help="none, energy, gate or affinity (default: method.attention)")
     sub.add_argument("--loss-weight", type=float, help="weight of the noise loss (default: method.loss_weight)")
+    sub.add_argument("--noise-on", default="both", help="both, real or generated: whose noise is asked for (default: "
+                     "%(default)s)")
+    sub.add_argument("--gradient", default="joint", help="joint, or detached: the attention leaves the noise head alone "
+                     "(default: %(default)s)")
+    sub.add_argument("--pairs", type=int, default=0, help="training pairs used, 0 for all (default: %(default)s)")
+    sub.add_argument("--formats", default="lossless", help="lossless or leaky (default: %(default)s)")
     sub.add_argument("--seed", type=int, required=True)
 
     sub = command("predict", predict, "score a trained run on the benchmark again",
@@ -99,6 +110,12 @@ def make_parser():
 
     sub = command("claims", claims, "decide the paper's claims from the results", "anl claims --check")
     sub.add_argument("--check", action="store_true", help="write nothing; exit 1 if the stored verdicts differ")
+    sub = command("bench", bench, "measure what detectors, trainings and targets cost, side by side; writes results/bench",
+                  "anl bench --backbone resnet50 --size 224")
+    sub.add_argument("--backbone", help="another timm model (default: detector.backbone)")
+    sub.add_argument("--stride", type=int, help="of its features (default: detector.stride, or 32 with --backbone)")
+    sub.add_argument("--size", type=int, help="pixels on a side (default: benchmark.size)")
+    sub.add_argument("--repeats", type=int, default=30, help="rounds (default: %(default)s)")
     command("book", book, "gather the active profile's results for the book, in book/generated", "anl book")
     return parser
 
@@ -130,7 +147,7 @@ def photos(options):
 def prior(options):
     from anl import making
 
-    print(making.make_prior(load_params(options)))
+    print(making.make_prior(load_params(options), options.name))
 
 
 def generate(options):
@@ -155,7 +172,7 @@ def audit(options):
 def target(options):
     from anl import targets
 
-    print(targets.compute(load_params(options), options.step, options.target))
+    print(targets.compute(load_params(options), options.step, options.target, options.formats))
 
 
 def train(options):
@@ -165,7 +182,9 @@ def train(options):
     method = settings.method
     spec = runs.make_spec(settings, options.target, method.step if options.step is None else options.step,
                           options.attention or method.attention,
-                          method.loss_weight if options.loss_weight is None else options.loss_weight, options.seed)
+                          method.loss_weight if options.loss_weight is None else options.loss_weight, options.seed,
+                          noise_on=options.noise_on, gradient=options.gradient, pairs=options.pairs,
+                          formats=options.formats)
     print(runs.train_run(spec, settings, options.group))
 
 
@@ -199,6 +218,12 @@ def claims(options):
     from anl import claims
 
     return claims.run(load_params(options), check=options.check)
+
+
+def bench(options):
+    from anl import bench
+
+    bench.run(load_params(options), options.backbone, options.stride, options.size, options.repeats)
 
 
 def book(options):

@@ -17,10 +17,12 @@ from torch import nn
 from anl import attention as attentions
 from anl.errors import UserError
 from anl.files import whole_file
+from anl.params import GRADIENTS
 
 
 class Output(NamedTuple):
-    """logit (B,), positive for generated; noise (B, 3, H, W) in standard deviations of the target, or None; map (B, h, w)."""
+    """logit (B,), positive for generated; noise (B, C, H/k, W/k) in standard deviations of the target, or None; map
+    (B, h, w). C and k are the prior's: 3 and 1 for one that works on pixels, 4 and 8 for most latent ones."""
 
     logit: torch.Tensor
     noise: torch.Tensor | None
@@ -32,33 +34,49 @@ class Detector(nn.Module):
 
     backbone: name of a timm model with `features_only`; its deepest stage of at most `stride` pixels a feature is used,
     and deeper ones are not built. noise: whether it predicts noise. attention: one of
-    `none`, `energy`, `gate`, `affinity`; all but `none` need the noise head.
+    `none`, `energy`, `gate`, `affinity`; all but `none` need the noise head. attention_dim: width of the queries and
+    keys of `affinity`. gradient: `joint`, or `detached`: classification then leaves the noise head alone, so that the
+    attention reads nothing but what the noise loss taught it. noise_channels, noise_factor: channels of the noise, and
+    image pixels on a side of one of its cells.
     """
 
-    def __init__(self, backbone, stride, stem_width, patch, size, noise=True, attention="affinity"):
+    def __init__(self, backbone, stride, stem_width, patch, size, noise=True, attention="affinity", attention_dim=32,
+                 gradient="joint", noise_channels=3, noise_factor=1):
         super().__init__()
         if attention != "none" and not noise:
             raise UserError(f"attention '{attention}' needs the predicted noise: use target `prior`, or attention `none`")
+        if gradient not in GRADIENTS:
+            raise UserError(f"there is no gradient '{gradient}'; choose one of {', '.join(GRADIENTS)}")
         self.settings = {"backbone": backbone, "stride": stride, "stem_width": stem_width, "patch": patch, "size": size,
-                         "noise": noise, "attention": attention}
+                         "noise": noise, "attention": attention, "attention_dim": attention_dim, "gradient": gradient,
+                         "noise_channels": noise_channels, "noise_factor": noise_factor}
+        self.detached = gradient == "detached"
         # at full resolution, unstrided: noise at t = 1 has no energy left after a stride of 4
         self.stem = nn.Sequential(_conv(3, stem_width), _conv(stem_width, stem_width))
-        self.backbone = _backbone(backbone, stride, stem_width)
+        self.backbone = features_of(backbone, stride, stem_width)
         info = self.backbone.feature_info
         channels, grid = info.channels()[-1], size // info.reduction()[-1]
         # one linear convolution: the noise must stand in the features that the backbone reads
-        self.head = nn.Conv2d(stem_width, 3, 3, 1, 1) if noise else None
-        self.attention = attentions.build(attention, channels, patch, grid)
+        self.head = _head(stem_width, noise_channels, noise_factor) if noise else None
+        self.attention = attentions.build(attention, channels, max(1, patch // noise_factor), grid, noise_channels,
+                                          attention_dim)
         self.classifier = nn.Linear(channels, 1)
 
     def forward(self, x):
         h = self.stem(x / 0.5)  # photographs have a standard deviation of about a half in [-1, 1]
         noise = None if self.head is None else self.head(h)
-        features, weights = self.attention(self.backbone(h)[-1], noise)
+        heard = noise.detach() if self.detached and noise is not None else noise
+        features, weights = self.attention(self.backbone(h)[-1], heard)
         return Output(self.classifier(features.mean((2, 3))).squeeze(1), noise, weights)
 
 
-def _backbone(name, stride, in_chans):
+def _head(inputs, channels, factor):
+    """Stem features -> noise: a 3 x 3 convolution, or one that reads each latent cell's own pixels."""
+    return nn.Conv2d(inputs, channels, 3, 1, 1) if factor == 1 else nn.Conv2d(inputs, channels, factor, factor)
+
+
+def features_of(name, stride, in_chans):
+    """The timm model `name` up to its deepest stage of at most `stride` pixels a feature, untrained."""
     options = {"pretrained": False, "in_chans": in_chans, "features_only": True}
     try:
         reductions = timm.create_model(name, **options).feature_info.reduction()
@@ -88,10 +106,11 @@ def load(path, device="cpu"):
         with safe_open(path, framework="pt") as file:
             settings = json.loads(file.metadata()["detector"])
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open does not iterate)
+        detector = Detector(**settings)
+        detector.load_state_dict(weights)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; train the run again with `dvc repro`") from None
     except Exception as problem:
-        raise UserError(f"{path} holds no detector ({problem}); delete it and train the run again") from None
-    detector = Detector(**settings)
-    detector.load_state_dict(weights)
+        reason = str(problem).strip().splitlines()[0]
+        raise UserError(f"{path} holds no detector ({reason}); delete it and train the run again") from None
     return detector.to(device).eval()

@@ -242,7 +242,7 @@ def by_variant(summary, differences, path):
         axes[0, 1].axvline(0, color=GREY, linewidth=0.8, linestyle=":")
         axes[0, 1].set(xlabel="difference in AP", title=f"minus {differences['baseline'].iloc[0]}, paired")
 
-    return draw(path, plot, size=(9, 2.9), columns=2, sharey=True)
+    return draw(path, plot, size=(9, max(2.9, 1.1 + 0.36 * summary["method"].nunique())), columns=2, sharey=True)
 
 
 def verdicts(table, path):

@@ -4,19 +4,21 @@ import torch
 from torch.nn import functional as F
 
 
-def anl_loss(logit, label, noise=None, target=None, counts=None, loss_weight=1.0):
+def anl_loss(logit, label, noise=None, target=None, counts=None, loss_weight=1.0, batch=None):
     """BCE(logit, y) + loss_weight * MSE(n_hat, n*).
 
-    logit, label: (B,), label 1 for generated. noise, target: (B, 3, H, W) or both None, for a detector without a noise
-    head. counts: bool (B,), the images whose target is that of their very pixels; the others (augmented after the prior
-    saw them) are left out of the mean. Default: all. Returns a dict of scalars: loss, classification_loss, noise_loss
-    (None without a head).
+    logit, label: (B,), label 1 for generated. noise, target: (B, C, h, w) or both None, for a detector without a noise
+    head. counts: bool (B,), the images the noise loss is a mean over: those whose target is that of their very pixels
+    (an image augmented after the prior saw it is left out), of the classes it is asked of. Default: all. batch: where
+    these images are one part of a batch whose losses are summed, its numbers of images and of counted images.
+    Returns a dict of scalars: loss, classification_loss, noise_loss (None without a head).
     """
-    classification = F.binary_cross_entropy_with_logits(logit.float(), label.float())
+    images, counted = batch or (len(logit), None)
+    classification = F.binary_cross_entropy_with_logits(logit.float(), label.float()) * (len(logit) / images)
     if noise is None:
         return {"loss": classification, "classification_loss": classification, "noise_loss": None}
     error = F.mse_loss(noise.float(), target.float(), reduction="none").mean((1, 2, 3))
     counts = torch.ones_like(error) if counts is None else counts.to(error)
-    noise_loss = (counts * error).sum() / counts.sum().clamp(min=1)
+    noise_loss = (counts * error).sum() / (counts.sum().clamp(min=1) if counted is None else max(counted, 1))
     return {"loss": classification + loss_weight * noise_loss, "classification_loss": classification,
             "noise_loss": noise_loss}

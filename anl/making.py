@@ -32,15 +32,19 @@ def make_model(name, params, folder="models", cache=CACHE):
     return Path(folder) / name
 
 
-def make_prior(params, folder="models", cache=CACHE):
-    """Train the diffusion prior into `folder`/prior; returns that path.
+def make_prior(params, name="prior", folder="models", cache=CACHE):
+    """Train the diffusion prior, or the one called `name` in `other_priors`, into `folder`/name; returns that path.
 
-    Its sources are halved, as the benchmark's patches are, and its seed is not the generators'.
+    Its sources are halved, as the benchmark's patches are, and its seed is not the generators'. Raises UserError on an
+    unknown name.
     """
+    if name != "prior" and name not in params.other_priors:
+        raise UserError(f"there is no prior '{name}'; choose one of {', '.join(['prior', *params.other_priors])}")
+    config = params.prior if name == "prior" else params.other_priors[name]
     sources = training_sources(params, halved=True)
-    with whole_folder(Path(folder) / "prior") as temporary:
-        fit_prior(sources, config_dict(params.prior), temporary, seed=params.seed + 1, cache=cache)
-    return Path(folder) / "prior"
+    with whole_folder(Path(folder) / name) as temporary:
+        fit_prior(sources, config_dict(config), temporary, seed=params.seed + config.seed_offset, cache=cache)
+    return Path(folder) / name
 
 
 def training_sources(params, halved=False):

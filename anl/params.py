@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -11,11 +11,16 @@ import yaml
 from anl.errors import UserError
 from anl.files import write_text
 
-TARGETS = ("prior", "highpass", "random", "shuffled", "none")
+TARGETS = ("prior", "noised", "error", "highpass", "random", "shuffled", "none")
 ATTENTIONS = ("none", "energy", "gate", "affinity")
 VIEWS = ("raw", "matched", "jpeg96")
 CONTROLS = ("resize75", "blur", "jpeg96", "denoise")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
+GRADIENTS = ("joint", "detached")
+NOISE_ON = ("both", "real", "generated")
+LOSSLESS = "lossless"
+FORMATS = (LOSSLESS, "leaky")
+EXPERIMENTS = ("loss_weight", "attention_loss", "sample_size", "leaky")
 DIFFUSION_STEPS = 1000
 
 
@@ -60,6 +65,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Prior:
+    """seed_offset: added to the profile's seed. precision: what the trained prior computes in."""
+
     channels: list[int]
     layers_per_block: int
     crop: int
@@ -67,6 +74,8 @@ class Prior:
     steps: int
     learning_rate: float
     ema: float
+    seed_offset: int = 1
+    precision: str = "bf16"
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,7 @@ class Detector:
     stride: int
     stem_width: int
     patch: int
+    attention_dim: int
 
 
 @dataclass(frozen=True)
@@ -113,14 +123,27 @@ class Training:
     jpeg_quality: list[int]
     resize_scale: list[float]
     blur_radius: list[float]
+    accumulate: int = 1
+    ema: float = 0.0
 
 
 @dataclass(frozen=True)
 class Runs:
+    """What each experiment varies, beside the method's own value. Those with a default are left out where it is empty."""
+
     seeds: list[int]
     steps: list[int]
     attentions: list[str]
     targets: list[str]
+    priors: list[str] = field(default_factory=list)
+    loss_weights: list[float] = field(default_factory=list)
+    quiet_attentions: list[str] = field(default_factory=list)
+    noise_on: list[str] = field(default_factory=list)
+    gradients: list[str] = field(default_factory=list)
+    pairs: list[int] = field(default_factory=list)
+    formats: list[str] = field(default_factory=list)
+    leaky_steps: list[int] = field(default_factory=list)
+    experiments: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -141,6 +164,7 @@ class Params:
     data: Data
     models: dict[str, Model]
     prior: Prior
+    other_priors: dict[str, Prior]
     families: dict[str, Family]
     benchmark: Benchmark
     use: Counts
@@ -182,6 +206,8 @@ def activate(name, folder="profiles", path="params.yaml"):
 
 def from_dict(value, origin):
     """Build and check Params from a plain dict; `origin` names the file in error messages."""
+    from anl.params_check import check  # it needs the names above
+
     params = _build(Params, value, origin, "")
     check(params, origin)
     return params
@@ -217,11 +243,13 @@ def _build(kind, value, origin, place):
         unknown = [key for key in value if key not in hints]
         if unknown:
             raise UserError(f"{origin}: unknown key '{place}{unknown[0]}'; known here: {', '.join(hints)}")
-        needed = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
-        missing = [key for key in needed if key not in value]
+        missing = [f.name for f in dataclasses.fields(kind) if f.name not in value
+                   and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
         if missing:
             raise UserError(f"{origin}: the key '{place}{missing[0]}' is missing")
-        return kind(**{key: _build(hints[key], item, origin, f"{place}{key}.") for key, item in value.items()})
+        optional = {f.name for f in dataclasses.fields(kind) if f.default_factory is not dataclasses.MISSING}
+        return kind(**{key: [] if item == [] and key in optional else _build(hints[key], item, origin, f"{place}{key}.")
+                       for key, item in value.items()})
     here = place.rstrip(".")
     if typing.get_origin(kind) is dict:
         if not isinstance(value, dict) or not value:
@@ -243,69 +271,3 @@ def _build(kind, value, origin, place):
         words = {int: "a whole number", float: "a number", str: "a word"}
         raise UserError(f"{origin}: '{here}' must be {words[kind]}, not {value!r}")
     return value
-
-
-def check(params, origin):
-    """Raise UserError on a value that cannot work, naming its key."""
-    def need(condition, key, mend):
-        if not condition:
-            raise UserError(f"{origin}: '{key}' cannot work: {mend}")
-
-    split = params.data.split
-    need(abs(split.train + split.val + split.test - 1) < 1e-6 and min(split.train, split.val, split.test) > 0,
-         "data.split", "its three shares must be positive and sum to 1")
-    need(params.data.least_factor >= 2, "data.least_factor", "below 2 the photographs' old compression survives")
-    need(0 <= params.seed < 2**32, "seed", "it must be from 0 to 2^32 - 1")
-    size, patch = params.benchmark.size, params.detector.patch
-    need(size >= 16 and size % 16 == 0, "benchmark.size", "a crop must be a multiple of 16 pixels and at least 16")
-    need(2 * size <= params.data.source_side, "benchmark.size",
-         f"twice the crop must fit into data.source_side ({params.data.source_side})")
-    need(patch >= 2 and size % patch == 0, "detector.patch", "it must be at least 2 and divide benchmark.size")
-    need(params.benchmark.seen in params.families, "benchmark.seen", f"choose one of {', '.join(params.families)}")
-    for name, family in params.families.items():
-        need(family.model in params.models, f"families.{name}.model", f"choose one of {', '.join(params.models)}")
-        diffusion = family.model in ("pixel", "flow", "latent")
-        if diffusion:
-            limit = params.models[family.model].max_strength
-            need(family.strength is not None and 0 < family.strength <= limit, f"families.{name}.strength",
-                 f"it must be above 0 and at most the model's max_strength, {limit}")
-            need(family.inference_steps is not None and family.inference_steps >= 1,
-                 f"families.{name}.inference_steps", "it must be at least 1")
-        if family.model in ("pixel", "latent"):
-            need(family.sampler in ("ddim", "ddpm"), f"families.{name}.sampler", "choose ddim or ddpm")
-    need(params.method.target in TARGETS, "method.target", f"choose one of {', '.join(TARGETS)}")
-    for key, step in [("method.step", params.method.step)] + [("runs.steps", step) for step in params.runs.steps]:
-        need(1 <= step <= DIFFUSION_STEPS, key, f"{step} is not a step from 1 to {DIFFUSION_STEPS}")
-    for key, attention in [("method.attention", params.method.attention)] + [
-            ("runs.attentions", attention) for attention in params.runs.attentions]:
-        need(attention in ATTENTIONS, key, f"'{attention}' is not one of {', '.join(ATTENTIONS)}")
-    need(params.method.loss_weight >= 0, "method.loss_weight", "it must not be negative")
-    need(all(0 <= seed < 2**32 for seed in params.runs.seeds), "runs.seeds", "seeds must be from 0 to 2^32 - 1")
-    for key in ("seeds", "steps", "attentions", "targets"):
-        values = getattr(params.runs, key)
-        need(len(set(values)) == len(values), f"runs.{key}", "an entry stands twice")
-    need(params.method.step not in params.runs.steps, "runs.steps", "method.step is run anyway; leave it out")
-    need(params.method.attention not in params.runs.attentions, "runs.attentions",
-         "method.attention is run anyway; leave it out")
-    for target in params.runs.targets:
-        need(target in TARGETS and target != "none", "runs.targets", f"'{target}' is not one of {', '.join(TARGETS[:-1])}")
-    need(params.method.target not in params.runs.targets, "runs.targets", "method.target is run anyway; leave it out")
-    need(params.training.precision in PRECISIONS, "training.precision", f"choose one of {', '.join(PRECISIONS)}")
-    need(0 <= params.training.augment_probability <= 1, "training.augment_probability", "it must be from 0 to 1")
-    for key, least, most in (("jpeg_quality", 1, 100), ("resize_scale", 0.1, 1), ("blur_radius", 0, 10)):
-        bounds = getattr(params.training, key)
-        need(len(bounds) == 2 and least <= bounds[0] <= bounds[1] <= most, f"training.{key}",
-             f"two numbers from {least} to {most}, the lower first")
-    for key in ("steps", "batch_size"):
-        need(getattr(params.training, key) >= 2, f"training.{key}", "it must be at least 2")
-    need(params.training.learning_rate > 0, "training.learning_rate", "it must be positive")
-    need("raw" in params.evaluation.views and set(params.evaluation.views) <= set(VIEWS), "evaluation.views",
-         f"raw and any of {', '.join(VIEWS)}")
-    need(params.evaluation.headline in params.evaluation.views and params.evaluation.headline != "raw",
-         "evaluation.headline", "choose matched or jpeg96, and list it in evaluation.views")
-    need(set(params.evaluation.controls) <= set(CONTROLS), "evaluation.controls", f"any of {', '.join(CONTROLS)}")
-    need(0 < params.evaluation.target_fpr < 0.5, "evaluation.target_fpr", "it must be between 0 and 0.5")
-    need(params.evaluation.bootstrap >= 20, "evaluation.bootstrap", "at least 20 replicates make an interval")
-    for key in ("train", "val", "test"):
-        need(getattr(params.use, key) >= 2, f"use.{key}", "it must be at least 2")
-        need(getattr(params.benchmark.patches, key) >= 1, f"benchmark.patches.{key}", "it must be at least 1")

@@ -9,9 +9,11 @@ import torch
 from anl import detector as detectors
 from anl.benchmark import REAL, read_images, read_manifest, use_rows
 from anl.data import views
+from anl.data.formats import as_published, matched
 from anl.data.patches import to_tensor
 from anl.errors import UserError
-from anl.files import whole_file
+from anl.files import read_json, whole_file
+from anl.params import LOSSLESS
 
 COLUMNS = ["sample_id", "photo", "cluster", "generator", "split", "view", "label", "logit"]
 BATCH = 128
@@ -26,11 +28,11 @@ def score(detector, pixels, device="cpu"):
     return torch.cat(logits).double().numpy()
 
 
-def score_benchmark(detector, params, device="cpu"):
+def score_benchmark(detector, params, device="cpu", formats=LOSSLESS):
     """Score validation (reals and the seen family, raw) and test (all, every view; reals also processed).
 
-    `matched` re-encodes fakes with the formats of the reals. Where every real is lossless, as in the embedded set, that
-    changes no byte, and the raw scores stand for it.
+    formats: those of the benchmark's files, see anl.data.formats. `matched` re-encodes fakes with the formats of the
+    reals. Where every real is lossless, as in the embedded set, that changes no byte, and the raw scores stand for it.
     """
     rows = use_rows(read_manifest(params.benchmark.folder), params)
     val = rows[(rows["split"] == "val") & rows["generator"].isin([REAL, params.benchmark.seen])]
@@ -38,13 +40,17 @@ def score_benchmark(detector, params, device="cpu"):
     lossless = set(test.loc[test["generator"] == REAL, "format"]) <= {"PNG"}
     if "matched" in params.evaluation.views and not lossless:
         raise UserError("view `matched`: the benchmark's reals are not lossless; re-encoding is not available for it")
-    val_pixels, pixels = (read_images(params.benchmark.folder, part) for part in (val, test))
+    val_pixels, pixels = (as_published(read_images(params.benchmark.folder, part), part["label"], formats)
+                          for part in (val, test))
     tables = [_scored(detector, val, val_pixels, "raw", device)]
     raw = _scored(detector, test, pixels, "raw", device)
     tables.append(raw)
     for view in params.evaluation.views:
-        if view == "matched":
+        if view == "matched" and formats == LOSSLESS:
             tables.append(raw.assign(view=view))
+        elif view == "matched":
+            alike = matched(pixels, test["label"], formats)
+            tables.append(_scored(detector, test, alike, "raw", device).assign(view=view))
         elif view != "raw":
             tables.append(_scored(detector, test, pixels, view, device))
     real = (test["generator"] == REAL).to_numpy()
@@ -62,7 +68,8 @@ def score_run(folder, params):
     """Score a trained run again and rewrite its predictions.parquet; returns the table."""
     folder = Path(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    table = score_benchmark(detectors.load(folder / "model.safetensors"), params, device)
+    formats = read_json(folder / "run.json")["spec"].get("formats", LOSSLESS)
+    table = score_benchmark(detectors.load(folder / "model.safetensors"), params, device, formats)
     write_predictions(folder, table)
     return table
 

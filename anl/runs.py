@@ -12,27 +12,43 @@ import torch
 
 from anl import __version__, detector, files, predict, train
 from anl.errors import UserError
+from anl.params import FORMATS, GRADIENTS, LOSSLESS, NOISE_ON
 
-GROUPS = ("main", "step_t", "attention", "targets", "adhoc")
+GROUPS = ("main", "step_t", "attention", "targets", "loss_weight", "attention_loss", "sample_size", "leaky",
+          "adhoc")
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """target: one of anl.targets.KINDS, or `none`: the plain detector, whose step, attention and loss weight mean nothing."""
+    """What one training is, beside its profile.
+
+    target: one of anl.targets.kinds, or `none`: the plain detector, for which step, attention, loss weight, noise_on and
+    gradient mean nothing. noise_on: the class whose noise is asked for. gradient: `joint`, or `detached` where the
+    attention's gradient stops at the noise. pairs: training pairs used, 0 for all. formats: anl.data.formats.FORMATS.
+    """
 
     target: str
     step: int
     attention: str
     loss_weight: float
     seed: int
+    noise_on: str = "both"
+    gradient: str = "joint"
+    pairs: int = 0
+    formats: str = LOSSLESS
 
     @property
     def method(self):
         """The slug without its seed: what the seeds of one method share."""
-        if self.target == "none":
-            return "plain"
-        weight = "" if self.loss_weight == 1 else f"-w{self.loss_weight:g}"
-        return f"{self.target}-t{self.step}-{self.attention}{weight}"
+        parts = ["plain"]
+        if self.target != "none":
+            parts = [f"{self.target}-t{self.step}-{self.attention}"]
+            parts += [f"w{self.loss_weight:g}"] if self.loss_weight != 1 else []
+            parts += [self.noise_on] if self.noise_on != "both" else []
+            parts += [self.gradient] if self.gradient != "joint" else []
+        parts += [f"n{self.pairs}"] if self.pairs else []
+        parts += [self.formats] if self.formats != LOSSLESS else []
+        return "-".join(parts)
 
     @property
     def slug(self):
@@ -46,42 +62,48 @@ class RunSpec:
                                "views": [params.evaluation.views, params.evaluation.controls]})
 
 
-def make_spec(params, target, step, attention, loss_weight, seed):
+def make_spec(params, target, step, attention, loss_weight, seed, *, noise_on="both", gradient="joint", pairs=0,
+              formats=LOSSLESS):
     """A checked RunSpec; the plain detector's unused fields take fixed values, so that it is one run."""
+    for name, value, known in (("noise_on", noise_on, NOISE_ON), ("gradient", gradient, GRADIENTS), ("formats", formats, FORMATS)):
+        if value not in known:
+            raise UserError(f"{name} cannot be '{value}'; choose one of {', '.join(known)}")
     if target == "none":
-        return RunSpec("none", params.method.step, "none", 0.0, seed)
-    return RunSpec(target, step, attention, float(loss_weight), seed)
+        return RunSpec("none", params.method.step, "none", 0.0, seed, pairs=pairs, formats=formats)
+    return RunSpec(target, step, attention, float(loss_weight), seed, noise_on, gradient, pairs, formats)
+
+
+def specs_of(params, **changes):
+    """The method with some of its fields changed, for every seed of the profile; target="none" is the plain detector.
+
+    changes: fields of RunSpec, for example step=10 or loss_weight=0.
+    """
+    m = params.method
+    fields = {"target": m.target, "step": m.step, "attention": m.attention, "loss_weight": m.loss_weight, **changes}
+    return [make_spec(params, seed=seed, **fields) for seed in params.runs.seeds]
 
 
 def main_specs(params):
     """The plain detector and the method, for every seed."""
-    m = params.method
-    return ([make_spec(params, "none", m.step, m.attention, m.loss_weight, seed) for seed in params.runs.seeds]
-            + [make_spec(params, m.target, m.step, m.attention, m.loss_weight, seed) for seed in params.runs.seeds])
+    return specs_of(params, target="none") + specs_of(params)
 
 
 def step_specs(params, steps=None):
     """The method at each step (default: method.step and runs.steps), for every seed."""
-    m = params.method
-    steps = sorted({m.step, *params.runs.steps}) if steps is None else steps
-    return [make_spec(params, m.target, step, m.attention, m.loss_weight, seed)
-            for step in steps for seed in params.runs.seeds]
+    steps = sorted({params.method.step, *params.runs.steps}) if steps is None else steps
+    return [spec for step in steps for spec in specs_of(params, step=step)]
 
 
 def attention_specs(params, attentions=None):
     """The method with each attention (default: method.attention and runs.attentions), for every seed."""
-    m = params.method
-    names = [*params.runs.attentions, m.attention] if attentions is None else attentions
-    return [make_spec(params, m.target, m.step, name, m.loss_weight, seed)
-            for name in names for seed in params.runs.seeds]
+    names = [*params.runs.attentions, params.method.attention] if attentions is None else attentions
+    return [spec for name in names for spec in specs_of(params, attention=name)]
 
 
 def target_specs(params, targets=None):
-    """The method with each target (default: method.target and runs.targets), for every seed."""
-    m = params.method
-    names = [m.target, *params.runs.targets] if targets is None else targets
-    return [make_spec(params, name, m.step, m.attention, m.loss_weight, seed)
-            for name in names for seed in params.runs.seeds]
+    """The method with each target (default: method.target, runs.targets and runs.priors), for every seed."""
+    names = [params.method.target, *params.runs.targets, *params.runs.priors] if targets is None else targets
+    return [spec for name in names for spec in specs_of(params, target=name)]
 
 
 def run_folder(params, spec, group, root="runs"):
@@ -100,7 +122,7 @@ def train_run(spec, params, group, root="runs"):
     identity = spec.identity(params)
     trained, curve = train.fit_detector(spec, params, identity=identity)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    table = predict.score_benchmark(trained, params, device)
+    table = predict.score_benchmark(trained, params, device, spec.formats)
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     detector.save(trained.cpu().to(memory_format=torch.contiguous_format), temporary / "model.safetensors")

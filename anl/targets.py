@@ -1,9 +1,15 @@
 """What a detector learns to predict: the noise target n*_t(x) = eps_theta(x, t) / s_t, and targets to compare it with.
 
 s_t is the standard deviation of eps_theta over the training split, so that the regression has the same scale at every
-step. No noise is added to x: a network that sees only x can know the target. The controls tell whether the diffusion
-prior is the cause of a gain: `highpass` is a fixed residual, `random` what a frozen random network sees, `shuffled` the
-prior's noise of another image. Targets are computed once and cached.
+step. No noise is added to x: a network that sees only x can know the target. The others tell what is the cause of a gain:
+
+- `noised`: the prior's noise in x with a draw of noise added, the same draw for both images of a pair;
+- `error`: the squared error of that prediction, a mean over ERROR_DRAWS draws (as in LaRE, Luo et al., CVPR 2024);
+- `highpass`: a fixed residual; `random`: what a frozen random network sees; `shuffled`: the prior's noise of another
+  image of the split;
+- any name in a profile's `other_priors`: the noise of that prior, another model or one trained for less.
+
+Targets are computed once and cached.
 """
 
 import hashlib
@@ -20,17 +26,24 @@ from tqdm import tqdm
 
 from anl import seeds
 from anl.benchmark import REAL, read_images, read_manifest, use_rows
+from anl.data.formats import as_published
 from anl.data.patches import to_tensor
 from anl.errors import UserError
 from anl.files import sha256_of, whole_file
-from anl.params import TARGETS
+from anl.params import LOSSLESS, TARGETS
 
 BATCH = 64
 KINDS = tuple(name for name in TARGETS if name != "none")
+ERROR_DRAWS = 8
 
 
-def target_path(params, step, kind="prior", folder="targets"):
-    return Path(folder) / params.profile / f"{kind}-t{step}.safetensors"
+def kinds(params):
+    """Every target a detector can learn: KINDS, and the profile's other priors."""
+    return (*KINDS, *params.other_priors)
+
+
+def target_path(params, step, kind="prior", formats=LOSSLESS, folder="targets"):
+    return Path(folder) / params.profile / f"{kind}-t{step}{'' if formats == LOSSLESS else f'-{formats}'}.safetensors"
 
 
 def training_rows(params):
@@ -40,33 +53,43 @@ def training_rows(params):
     return rows[mine].reset_index(drop=True)
 
 
-def cache_key(rows, prior_folder, step, kind="prior"):
-    """Identity of a target file: pixels, prior weights, step and kind."""
+def prior_of(params, kind, prior_folder="models/prior"):
+    """The folder of the prior that a target of `kind` is made with: another prior lies beside the first."""
+    return Path(prior_folder).with_name(kind) if kind in params.other_priors else Path(prior_folder)
+
+
+def cache_key(rows, prior_folder, step, kind="prior", formats=LOSSLESS):
+    """Identity of a target file: pixels, prior weights, step, kind and file formats."""
     pixels = hashlib.sha256("".join(rows["sha256"]).encode()).hexdigest()
-    return f"{kind}-{pixels[:16]}-{sha256_of(prior_folder)[:16]}-t{step}"
+    return f"{kind}-{pixels[:16]}-{formats}-{sha256_of(prior_folder)[:16]}-t{step}"
 
 
-def compute(params, step, kind="prior", prior_folder="models/prior", folder="targets"):
-    """Write the targets of `kind` and `step` for `training_rows`, float16 (N, 3, H, W), unless a file of that key is there.
+def compute(params, step, kind="prior", formats=LOSSLESS, prior_folder="models/prior", folder="targets"):
+    """Write the targets of `kind` and `step` for `training_rows`, float16 (N, C, h, w), unless a file of that key is there.
 
-    kind: one of KINDS; `highpass` and `random` are the same at every step. Returns the path. Raises
-    UserError if the kind is unknown or the step is not one of the prior's.
+    kind: one of `kinds(params)`; `highpass` and `random` are the same at every step, and always (N, 3, H, W). formats:
+    one of anl.data.formats.FORMATS. Returns the path. Raises UserError if the kind is unknown, the step is not one of
+    the prior's, or the prior cannot take the benchmark's patches.
     """
     from anl.prior import NoisePrior  # not above: who finds its targets made need not wait for diffusers
 
-    if kind not in KINDS:
-        raise UserError(f"there is no target '{kind}'; choose one of {', '.join(KINDS)}")
-    prior = NoisePrior.load(prior_folder, "cuda" if torch.cuda.is_available() else "cpu")
+    if kind not in kinds(params):
+        raise UserError(f"there is no target '{kind}'; choose one of {', '.join(kinds(params))}")
+    source = prior_of(params, kind, prior_folder)
+    prior = NoisePrior.load(source, "cuda" if torch.cuda.is_available() else "cpu", params.prior.precision)
     prior.check_step(step)
+    prior.check_size(params.benchmark.size)
     rows = training_rows(params)
-    path = target_path(params, step, kind, folder)
-    key = cache_key(rows, prior_folder, step, kind)
+    path = target_path(params, step, kind, formats, folder)
+    key = cache_key(rows, source, step, kind, formats)
     if _stored_key(path) == key:
         return path
-    pixels = read_images(params.benchmark.folder, rows)
-    residual = {"highpass": highpass, "random": RandomNetwork(params.seed)}.get(kind, lambda x: prior.noise(x, step))
+    pixels = as_published(read_images(params.benchmark.folder, rows), rows["label"], formats)
+    residual = _residual(kind, prior, step, params.seed)
+    # a pair shares its draws of noise: what differs between its targets is then the images' own
+    names = rows["sample_id"].str.split("/", n=1).str[1].tolist()
     with torch.no_grad():
-        noise = torch.cat([residual(to_tensor(pixels[i:i + BATCH]))
+        noise = torch.cat([residual(to_tensor(pixels[i:i + BATCH]), names[i:i + BATCH])
                            for i in tqdm(range(0, len(pixels), BATCH), desc=f"targets {kind} t={step}", mininterval=5,
                                          file=sys.stderr)])
     if kind == "shuffled":
@@ -75,6 +98,8 @@ def compute(params, step, kind="prior", prior_folder="models/prior", folder="tar
     if kind != "prior":  # a predicted noise needs no centring: its mean is small beside its deviation
         noise = noise - noise[train].double().mean((0, 2, 3), keepdim=True).float()
     scale = float(noise[train].double().std())
+    if not 0 < scale < float("inf"):
+        raise UserError(f"the targets '{kind}' of step {step} have a standard deviation of {scale}; look at {source}")
     with whole_file(path) as temporary:
         # one metadata entry: safetensors writes several in no fixed order, and the file's bytes would change
         save_file({"target": (noise / scale).half().contiguous()}, temporary, metadata={"anl": json.dumps(
@@ -82,11 +107,12 @@ def compute(params, step, kind="prior", prior_folder="models/prior", folder="tar
     return path
 
 
-def load(params, step, rows, kind="prior", prior_folder="models/prior", folder="targets"):
-    """Targets for `rows`, float16 (N, 3, H, W), and their scale s_t. A stale, truncated or foreign file is rebuilt."""
-    path = target_path(params, step, kind, folder)
-    if _stored_key(path) != cache_key(training_rows(params), prior_folder, step, kind):
-        compute(params, step, kind, prior_folder, folder)
+def load(params, step, rows, kind="prior", formats=LOSSLESS, prior_folder="models/prior", folder="targets"):
+    """Targets for `rows`, float16 (N, C, h, w), and their scale s_t. A stale, truncated or foreign file is rebuilt."""
+    path = target_path(params, step, kind, formats, folder)
+    source = prior_of(params, kind, prior_folder)
+    if not source.is_dir() or _stored_key(path) != cache_key(training_rows(params), source, step, kind, formats):
+        compute(params, step, kind, formats, prior_folder, folder)
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["anl"])
         target = file.get_tensor("target")
@@ -96,6 +122,24 @@ def load(params, step, rows, kind="prior", prior_folder="models/prior", folder="
         raise UserError(f"{path} holds no target for {missing[0]}; delete it and run "
                         f"`anl target --target {kind} --step {step}`")
     return target[[place[sample] for sample in rows["sample_id"]]], header["scale"]
+
+
+def _residual(kind, prior, step, seed):
+    """The function (x, names) -> target before scaling: x (B, 3, H, W) in [-1, 1], names of its patches."""
+    def noised(x, names, draw=0):
+        clean = prior.encode(x)
+        noise = torch.stack([torch.randn(clean.shape[1:], generator=seeds.torch_generator(seed, "targets", name, draw))
+                             for name in names])
+        alpha = prior.alphas_cumprod[step - 1]
+        return prior.noise_of(alpha.sqrt().float() * clean + (1 - alpha).sqrt().float() * noise, step), noise
+
+    def error(x, names):
+        draws = (noised(x, names, draw) for draw in range(ERROR_DRAWS))
+        return sum((prediction - noise).square() for prediction, noise in draws) / ERROR_DRAWS
+
+    random = RandomNetwork(seed)
+    return {"highpass": lambda x, names: highpass(x), "random": lambda x, names: random(x), "error": error,
+            "noised": lambda x, names: noised(x, names)[0]}.get(kind, lambda x, names: prior.noise(x, step))
 
 
 def highpass(x):

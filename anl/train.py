@@ -7,19 +7,22 @@ the seed and k, so that a killed run resumes into the very batches it would have
 import dataclasses
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from sklearn.metrics import average_precision_score
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from anl import seeds, targets
 from anl.benchmark import REAL, read_images
-from anl.data import augment
+from anl.data import augment, formats
 from anl.data.patches import to_tensor
 from anl.detector import Detector
 from anl.errors import UserError
+from anl.files import write_text
 from anl.fitting import Checkpoint, learning_rate_factor
 from anl.losses import anl_loss
 
@@ -35,22 +38,29 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
     spec: an anl.runs.RunSpec. identity: the run's hash, which names its checkpoint. Raises UserError on a loss that is
     not finite, naming the step and the samples of its batch.
     """
-    accelerator = accelerator or Accelerator(mixed_precision="no" if params.training.precision == "fp32" else "bf16")
-    data = _load_data(spec, params)
     config = params.training
+    accelerator = accelerator or _accelerator(config.precision)
+    data = _load_data(spec, params)
     seeds.fix(spec.seed, "detector", spec.target, spec.attention)
+    channels, factor = _noise_shape(data, params.benchmark.size)
     detector = Detector(**dataclasses.asdict(params.detector), size=params.benchmark.size,
-                        noise=spec.target != "none", attention=spec.attention)
+                        noise=spec.target != "none", attention=spec.attention, gradient=spec.gradient,
+                        noise_channels=channels, noise_factor=factor)
     detector.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(detector.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     detector, optimiser = accelerator.prepare(detector, optimiser)
     # without Accelerate's own wrapper: validation and final scores are computed in full precision
     bare = accelerator.unwrap_model(detector, keep_fp32_wrapper=False)
+    # what is validated and returned: the weights themselves, or their exponential average
+    average = AveragedModel(bare, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True) if config.ema else None
+    final = average.module if average else bare
+    resumable = {"detector": bare, "optimiser": optimiser, "average": average, "scaler": accelerator.scaler}
     checkpoint = Checkpoint(cache, spec.slug, {"identity": identity})
     curve, start = [], 0
     if state := checkpoint.load():
-        bare.load_state_dict(state["detector"])
-        optimiser.load_state_dict(state["optimiser"])
+        for name, part in resumable.items():
+            if part is not None:
+                part.load_state_dict(state[name])
         curve, start = state["curve"], state["step"]
     saved_at = time.monotonic()
     for step in tqdm(range(start, config.steps), initial=start, total=config.steps, desc=spec.slug, mininterval=5,
@@ -60,35 +70,68 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
         pairs = pair_batch(len(data["real"]), config.batch_size // 2, spec.seed, step)
         plan = augment.plan(pairs, config, spec.seed, step)
         pairs = pairs[accelerator.process_index::accelerator.num_processes]
-        rows = np.concatenate([data["real"][pairs], data["fake"][pairs]])
-        plans = [plan[pair] for pair in pairs.tolist()] * 2  # both images of a pair alike
-        x = to_tensor(augment.apply(plans, data["pixels"][rows])).to(accelerator.device, memory_format=torch.channels_last)
-        label = torch.from_numpy(data["label"][rows]).to(accelerator.device)
-        target = None if data["target"] is None else data["target"][rows].to(accelerator.device)
-        untouched = torch.tensor([p is None for p in plans], device=accelerator.device)  # as the prior saw them
         detector.train()
-        with accelerator.autocast():
-            output = detector(x)
-        losses = anl_loss(output.logit, label, output.noise, target, untouched, spec.loss_weight)
-        if not torch.isfinite(losses["loss"]):
-            raise UserError(f"{spec.slug}: the loss is {losses['loss'].item()} at step {step + 1} "
-                            f"(batch of {', '.join(data['samples'][rows[:3]])}, ...); lower training.learning_rate")
         optimiser.zero_grad(set_to_none=True)
-        accelerator.backward(losses["loss"])
+        batch = (2 * len(pairs), int(_counted(pairs, plan, spec.noise_on).sum()))
+        losses = {}
+        for part in np.array_split(pairs, min(config.accumulate, len(pairs))):
+            rows = np.concatenate([data["real"][part], data["fake"][part]])
+            plans = [plan[pair] for pair in part.tolist()] * 2  # both images of a pair alike
+            x = to_tensor(augment.apply(plans, data["pixels"][rows])).to(accelerator.device,
+                                                                         memory_format=torch.channels_last)
+            label = torch.from_numpy(data["label"][rows]).to(accelerator.device)
+            target = None if data["target"] is None else data["target"][rows].to(accelerator.device)
+            counts = torch.from_numpy(_counted(part, plan, spec.noise_on)).to(accelerator.device)
+            with accelerator.autocast():
+                output = detector(x)
+            share = anl_loss(output.logit, label, output.noise, target, counts, spec.loss_weight, batch)
+            if not torch.isfinite(share["loss"]):
+                _stop(spec, share["loss"], step, output, data["samples"][rows], cache)
+            accelerator.backward(share["loss"])
+            losses = {key: None if value is None else losses.get(key, 0) + value.detach() for key, value in share.items()}
         accelerator.clip_grad_norm_(detector.parameters(), 1.0)
         optimiser.step()
+        if average:
+            average.update_parameters(bare)
         if due(step, config.steps, CURVE_POINTS):
-            point = {"step": step + 1, **{key: None if v is None else float(v.detach()) for key, v in losses.items()},
+            point = {"step": step + 1, **{key: None if v is None else float(v) for key, v in losses.items()},
                      "val_AP": None}
             if due(step, config.steps, VAL_POINTS):
-                point["val_AP"] = float(_validate(bare, data, accelerator.device))
+                point["val_AP"] = float(_validate(final, data, accelerator.device))
             curve.append(point)
         if accelerator.is_main_process and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
-            checkpoint.save({"detector": bare.state_dict(), "optimiser": optimiser.state_dict(), "curve": curve,
-                             "step": step + 1})
+            states = {name: part.state_dict() for name, part in resumable.items() if part is not None}
+            checkpoint.save({**states, "curve": curve, "step": step + 1})
             saved_at = time.monotonic()
     checkpoint.remove()
-    return bare.cpu().eval(), curve
+    return final.cpu().eval(), curve
+
+
+def _accelerator(precision):
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("training.precision fp16 needs a GPU, and there is none here; choose bf16 or fp32")
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+
+
+def _noise_shape(data, size):
+    """Channels of the noise, and image pixels on a side of one of its cells."""
+    return (3, 1) if data["target"] is None else (data["target"].shape[1], size // data["target"].shape[2])
+
+
+def _counted(pairs, plan, noise_on):
+    """(2 * pairs,) of bool, reals first: the images whose noise is asked for, untouched ones of the chosen class."""
+    untouched = np.array([plan[pair] is None for pair in pairs.tolist()])
+    return np.concatenate([untouched & (noise_on != "generated"), untouched & (noise_on != "real")])
+
+
+def _stop(spec, loss, step, output, samples, cache):
+    """Raise the UserError of a loss that is not finite; the samples of its batch go into a file."""
+    path = Path(cache) / f"{spec.slug}-stopped.txt"
+    write_text(path, "\n".join(samples) + "\n")
+    bad = ~torch.isfinite(output.logit.detach().float().cpu())
+    first = samples[bad.numpy()][:3] if bad.any() else samples[:3]
+    raise UserError(f"{spec.slug}: the loss is {loss.item()} at step {step + 1} (batch of {', '.join(first)}, ...; all "
+                    f"of it in {path}); lower training.learning_rate")
 
 
 def pair_batch(pairs, size, seed, step):
@@ -108,16 +151,22 @@ def _load_data(spec, params):
     train, val = (rows[rows["split"] == split].reset_index(drop=True) for split in ("train", "val"))
     places = {sample: index for index, sample in enumerate(train["sample_id"])}
     real = [sample for sample in train["sample_id"] if sample.startswith(f"{REAL}/")]
-    fake = [f"{params.benchmark.seen}/{sample.split('/', 1)[1]}" for sample in real]
     if not real:
         raise UserError("the benchmark holds no training patches; raise use.train")
-    order = np.argsort(val["sample_id"].str.split("/", n=1).str[1].to_numpy(), kind="stable")[:VAL_LIMIT]
-    return {"pixels": read_images(params.benchmark.folder, train), "label": train["label"].to_numpy(np.float32),
-            "samples": train["sample_id"].to_numpy(), "real": np.array([places[s] for s in real]),
-            "fake": np.array([places[s] for s in fake]),
-            "target": None if spec.target == "none" else targets.load(params, spec.step, train, spec.target)[0],
-            "val_pixels": read_images(params.benchmark.folder, val.iloc[order]),
-            "val_label": val.iloc[order]["label"].to_numpy()}
+    if spec.pairs > len(real):
+        raise UserError(f"{spec.pairs} training pairs were asked for, and the benchmark holds {len(real)}")
+    if spec.pairs:  # smaller sets lie in the larger ones
+        order = seeds.generator(spec.seed, "pairs").permutation(len(real))[:spec.pairs]
+        real = [real[index] for index in sorted(order)]
+    fake = [f"{params.benchmark.seen}/{sample.split('/', 1)[1]}" for sample in real]
+    val = val.iloc[np.argsort(val["sample_id"].str.split("/", n=1).str[1].to_numpy(), kind="stable")[:VAL_LIMIT]]
+    pixels, val_pixels = (formats.as_published(read_images(params.benchmark.folder, part), part["label"], spec.formats)
+                          for part in (train, val))
+    return {"pixels": pixels, "label": train["label"].to_numpy(np.float32), "samples": train["sample_id"].to_numpy(),
+            "real": np.array([places[s] for s in real]), "fake": np.array([places[s] for s in fake]),
+            "target": None if spec.target == "none" else targets.load(params, spec.step, train, spec.target,
+                                                                      spec.formats)[0],
+            "val_pixels": val_pixels, "val_label": val["label"].to_numpy()}
 
 
 @torch.no_grad()

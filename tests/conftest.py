@@ -36,6 +36,7 @@ def tiny_settings(root):
     value["data"] |= {"card": str(root / "photos.csv"), "folder": str(root / "photos")}
     value["models"] = {name: {**model, **TRAINING} for name, model in MODELS.items()}
     value["prior"] = {"channels": [8, 8], "layers_per_block": 1, **TRAINING}
+    value["other_priors"] = {"other_prior": {**value["prior"], "seed_offset": 2}}
     value["families"] = {
         "ddim": {"model": "pixel", "sampler": "ddim", "strength": 0.05, "inference_steps": 2},
         "ddpm": {"model": "pixel", "sampler": "ddpm", "strength": 0.05, "inference_steps": 2},
@@ -46,9 +47,10 @@ def tiny_settings(root):
                            "patches": {"train": 4, "val": 4, "test": 4}}
     value["data"]["split"] = {"train": 0.4, "val": 0.3, "test": 0.3}
     value["use"] = {"train": 16, "val": 12, "test": 12}
-    value["detector"] |= {"stem_width": 8}
+    value["detector"] |= {"stem_width": 8, "attention_dim": 8}
     value["training"] |= {"steps": 4, "batch_size": 8}
-    value["runs"] = {"seeds": [0, 1], "steps": [100], "attentions": ["none"], "targets": ["highpass"]}
+    value["runs"] = {"seeds": [0, 1], "steps": [100], "attentions": ["none"], "targets": ["highpass"], "priors": [], "loss_weights": [],
+                     "quiet_attentions": [], "noise_on": [], "gradients": [], "pairs": [], "formats": [], "leaky_steps": [], "experiments": []}
     value["evaluation"] |= {"bootstrap": 40}
     return value
 
@@ -87,7 +89,8 @@ def world(tmp_path_factory):
             "vq": autoencoders.build_vq([8, 8], 4, 16), "latent": diffusion.build_unet([8, 8], 1, 4)}
     for name, model in made.items():
         model.to(torch.float16).save_pretrained(world.root / "models" / name)
-    prior.build([8, 8], 1).save_pretrained(world.root / "models" / "prior" / "unet")
-    diffusion.noise_scheduler().save_pretrained(world.root / "models" / "prior" / "scheduler")
+    for name in ("prior", "other_prior"):
+        prior.build([8, 8], 1).save_pretrained(world.root / "models" / name / "unet")
+        diffusion.noise_scheduler().save_pretrained(world.root / "models" / name / "scheduler")
     benchmark.build(world.params, world.models, world.cache)
     return world

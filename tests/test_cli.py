@@ -12,7 +12,7 @@ from anl.errors import UserError
 from tests.conftest import ROOT
 
 COMMANDS = ["profile", "photos", "prior", "generate", "benchmark", "audit", "target", "train", "predict", "evaluate",
-            "notebook", "claims", "book"]
+            "notebook", "claims", "bench", "book"]
 
 
 def subparser(name):

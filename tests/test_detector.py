@@ -5,7 +5,7 @@ from anl import detector as detectors
 from anl.detector import Detector
 from anl.errors import UserError
 
-SETTINGS = {"backbone": "test_resnet", "stride": 8, "stem_width": 8, "patch": 4, "size": 32}
+SETTINGS = {"backbone": "test_resnet", "stride": 8, "stem_width": 8, "patch": 4, "size": 32, "attention_dim": 8}
 
 
 def make(**changes):
@@ -49,3 +49,48 @@ def test_a_broken_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UserError, match="model.safetensors holds no detector"):
         detectors.load(path)
+
+
+@pytest.mark.parametrize("attention", ["none", "energy", "gate", "affinity"])
+def test_noise_of_a_latent_prior_has_its_channels_and_its_grid(attention):
+    out = make(attention=attention, noise_channels=4, noise_factor=8)(torch.rand(2, 3, 32, 32))
+    assert out.noise.shape == (2, 4, 4, 4) and torch.isfinite(out.logit).all()
+
+
+@pytest.mark.parametrize("attention", ["energy", "affinity"])
+def test_detached_attention_leaves_the_noise_head_to_the_noise_loss(attention):
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    for gradient in ("joint", "detached"):
+        detector = make(attention=attention, gradient=gradient)
+        detector(x).logit.sum().backward()
+        moved = detector.head.weight.grad is not None and detector.head.weight.grad.abs().sum() > 0
+        assert moved == (gradient == "joint")
+    same = [make(attention=attention, gradient=gradient)(x).logit for gradient in ("joint", "detached")]
+    assert torch.equal(*same)
+    with pytest.raises(UserError, match="no gradient 'half'"):
+        make(gradient="half")
+
+
+def test_a_detector_saved_before_the_switches_were_there_still_loads(tmp_path):
+    """Their defaults are what it was built with."""
+    detector = make(attention_dim=32)
+    for key in ("attention_dim", "gradient", "noise_channels", "noise_factor"):
+        del detector.settings[key]
+    detectors.save(detector, tmp_path / "model.safetensors")
+    again = detectors.load(tmp_path / "model.safetensors")
+    x = torch.rand(1, 3, 32, 32)
+    assert torch.equal(detector(x).logit, again(x).logit)
+
+
+def test_weights_of_another_architecture_are_named(tmp_path):
+    detector = make()
+    detector.settings["stem_width"] = 12
+    detectors.save(detector, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="model.safetensors holds no detector"):
+        detectors.load(tmp_path / "model.safetensors")
+
+
+def test_a_pickle_in_its_place_is_not_opened(tmp_path):
+    torch.save(make().state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="holds no detector"):
+        detectors.load(tmp_path / "model.safetensors")

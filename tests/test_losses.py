@@ -29,3 +29,15 @@ def test_images_whose_target_is_not_theirs_are_left_out_of_the_noise_loss():
     assert noise.grad[2].abs().max() == 0 and noise.grad[:2].abs().min() > 0
     none = anl_loss(logit, label, noise, target.expand(3, 3, 2, 2), torch.zeros(3, dtype=torch.bool))
     assert none["noise_loss"].item() == 0
+
+
+def test_the_parts_of_a_batch_sum_to_its_losses():
+    generator = torch.Generator().manual_seed(0)
+    logit, label = torch.randn(6, generator=generator), torch.tensor([0.0, 1, 0, 1, 0, 1])
+    noise, target = (torch.randn(6, 3, 2, 2, generator=generator) for _ in range(2))
+    counts = torch.tensor([True, False, True, True, False, False])
+    whole = anl_loss(logit, label, noise, target, counts, 0.5)
+    parts = [anl_loss(logit[i], label[i], noise[i], target[i], counts[i], 0.5, (6, 3))
+             for i in (slice(0, 2), slice(2, 6))]
+    for key, value in whole.items():
+        torch.testing.assert_close(sum(part[key] for part in parts), value)

@@ -30,9 +30,10 @@ def test_the_priors_sources_are_halved(world):
 def test_models_and_prior_are_made_whole(world, tmp_path):
     for made in (making.make_model("vae", world.params, tmp_path / "models", tmp_path / "cache"),
                  making.make_model("latent", world.params, tmp_path / "models", tmp_path / "cache"),
-                 making.make_prior(world.params, tmp_path / "models", tmp_path / "cache")):
+                 making.make_prior(world.params, "prior", tmp_path / "models", tmp_path / "cache"),
+                 making.make_prior(world.params, "other_prior", tmp_path / "models", tmp_path / "cache")):
         assert (made / "curve.csv").is_file()
-    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["latent", "prior", "vae"]
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["latent", "other_prior", "prior", "vae"]
 
 
 def test_a_failure_leaves_the_model_that_was_there(world, tmp_path, monkeypatch):
@@ -58,10 +59,15 @@ def test_an_unknown_model(world, tmp_path):
         making.make_model("gan", world.params, tmp_path, tmp_path / "cache")
 
 
+def test_an_unknown_prior(world, tmp_path):
+    with pytest.raises(UserError, match="there is no prior 'third_prior'; choose one of prior, other_prior"):
+        making.make_prior(world.params, "third_prior", tmp_path, tmp_path / "cache")
+
+
 def test_missing_photographs(world, tmp_path):
     away = dataclasses.replace(world.params, data=dataclasses.replace(world.params.data, folder=str(tmp_path / "no")))
     with pytest.raises(UserError, match="no is missing; get it with `dvc pull data.dvc`"):
-        making.make_prior(away, tmp_path, tmp_path / "cache")
+        making.make_prior(away, "prior", tmp_path, tmp_path / "cache")
 
 
 def test_config_is_what_is_set(world):
@@ -94,7 +100,8 @@ def test_anl_prior_interrupted_leaves_no_half_model_and_goes_on(world, tmp_path,
     if number == signal.SIGINT:
         assert error.splitlines()[-1] == "anl prior: interrupted; run the same command again to go on from here"
     assert not (tmp_path / "models/prior").exists()
-    made = making.make_prior(world.params, tmp_path / "models", tmp_path / "cache")
+    made = making.make_prior(world.params, "prior", tmp_path / "models", tmp_path / "cache"),
+                 making.make_prior(world.params, "other_prior", tmp_path / "models", tmp_path / "cache")
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["prior"] and len(sha256_of(made)) == 64
 
 

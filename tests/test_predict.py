@@ -10,7 +10,7 @@ from anl.errors import UserError
 
 def detector():
     torch.manual_seed(0)
-    return Detector("test_resnet", 8, 8, 4, 32).eval()
+    return Detector("test_resnet", 8, 8, 4, 32, attention_dim=8).eval()
 
 
 def test_scores_do_not_depend_on_batch_size_or_order(world, monkeypatch):
@@ -45,3 +45,14 @@ def test_missing_and_broken_predictions_are_named(tmp_path):
     (tmp_path / "predictions.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="cannot be read"):
         predict.read_predictions(tmp_path)
+
+
+def test_a_leaky_copy_has_jpeg_reals_in_raw_and_no_format_left_to_tell_in_matched(world):
+    honest, leaky = (predict.score_benchmark(detector(), world.params, formats=name).set_index(["sample_id", "view", "split"])
+                     ["logit"] for name in ("lossless", "leaky"))
+    real, fake = (honest.index.get_level_values("sample_id").str.startswith("real/") == kind for kind in (True, False))
+    raw, matched, jpeg = (honest.index.get_level_values("view") == name for name in ("raw", "matched", "jpeg96"))
+    assert np.array_equal(leaky[fake & raw], honest[fake & raw]) and not np.isclose(leaky[real & raw], honest[real & raw]).all()
+    test = honest.index.get_level_values("split") == "test"
+    np.testing.assert_allclose(leaky[real & raw & test], honest[real & jpeg], atol=1e-5)
+    np.testing.assert_allclose(leaky[fake & matched], honest[fake & jpeg], atol=1e-5)

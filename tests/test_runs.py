@@ -10,6 +10,11 @@ def test_slugs_say_what_a_run_is(world):
     specs = runs.main_specs(world.params)
     assert [spec.slug for spec in specs] == ["plain-s0", "plain-s1", "prior-t1-affinity-s0", "prior-t1-affinity-s1"]
     assert runs.make_spec(world.params, "prior", 1, "gate", 0.3, 2).slug == "prior-t1-gate-w0.3-s2"
+    detached = runs.make_spec(world.params, "error", 1, "gate", 1, 2, noise_on="real", gradient="detached", pairs=50,
+                              formats="leaky")
+    assert detached.slug == "error-t1-gate-real-detached-n50-leaky-s2"
+    assert runs.make_spec(world.params, "prior", 1, "gate", 1, 2, noise_on="generated").slug == "prior-t1-gate-generated-s2"
+    assert runs.make_spec(world.params, "none", 1, "gate", 1, 2, noise_on="real", pairs=50).slug == "plain-n50-s2"
     assert len(runs.step_specs(world.params)) == 4 and len(runs.attention_specs(world.params)) == 4
 
 
@@ -61,3 +66,17 @@ def test_the_profiles_own_loss_weight_is_not_in_the_folders_name(world):
     own = dataclasses.replace(world.params, method=dataclasses.replace(world.params.method, loss_weight=0.5))
     names = [runs.run_folder(own, runs.make_spec(own, "prior", 1, "affinity", weight, 0), "main").name for weight in (0.5, 2.0)]
     assert names == ["prior-t1-affinity-s0", "prior-t1-affinity-w2-s0"]
+
+
+@pytest.mark.parametrize("change", [{"noise_on": "fakes"}, {"gradient": "half"}, {"formats": "jpeg"}])
+def test_a_mistyped_choice_is_named(world, change):
+    with pytest.raises(UserError, match="cannot be '(fakes|half|jpeg)'; choose one of"):
+        runs.make_spec(world.params, "prior", 1, "affinity", 1, 0, **change)
+
+
+def test_every_switch_changes_the_identity(world):
+    base = {"noise_on": "both", "gradient": "joint", "pairs": 0, "formats": "lossless"}
+    changes = [{}, {"noise_on": "real"}, {"gradient": "detached"}, {"pairs": 3}, {"formats": "leaky"}]
+    identities = {runs.make_spec(world.params, "prior", 1, "affinity", 1, 0, **base | change).identity(world.params)
+                  for change in changes}
+    assert len(identities) == len(changes)

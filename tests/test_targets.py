@@ -1,10 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from scipy.ndimage import convolve
 
-from anl import benchmark, targets
+from anl import benchmark, seeds, targets
+from anl.data import views
 from anl.data.patches import to_tensor
 from anl.errors import UserError
 from anl.prior import NoisePrior
@@ -92,5 +95,61 @@ def test_shuffled_is_the_priors_noise_of_another_image_of_the_split(world, tmp_p
 
 
 def test_an_unknown_kind_is_named(world, tmp_path):
-    with pytest.raises(UserError, match="there is no target 'lowpass'; choose one of prior, highpass, random, shuffled"):
+    with pytest.raises(UserError, match="there is no target 'lowpass'; choose one of prior, noised, error, highpass, random, shuffled, other_prior"):
         targets.compute(world.params, 10, "lowpass", **arguments(world, tmp_path))
+
+
+def test_noised_is_what_the_prior_says_of_a_draw_that_a_pair_shares(world, tmp_path):
+    rows = targets.training_rows(world.params)
+    pair = rows[rows["sample_id"].str.endswith(rows["sample_id"].iloc[0].split("/", 1)[1])]
+    assert len(pair) == 2
+    target, scale = targets.load(world.params, 10, pair, "noised", **arguments(world, tmp_path))
+    frozen = NoisePrior.load(f"{world.models}/prior")
+    draw = torch.randn(3, 32, 32, generator=seeds.torch_generator(world.params.seed, "targets",
+                                                                  rows["sample_id"].iloc[0].split("/", 1)[1], 0))
+    alpha = frozen.alphas_cumprod[9].float()
+    x = to_tensor(benchmark.read_images(world.params.benchmark.folder, pair))
+    expected = frozen.noise(alpha.sqrt() * x + (1 - alpha).sqrt() * draw, 10)
+    offset = target.float() * scale - expected
+    assert offset.std((0, 2, 3)).max() < 4e-3 * scale  # the training mean of each channel, and half precision
+
+
+def test_error_is_the_mean_squared_error_of_its_draws(world, tmp_path, monkeypatch):
+    """A prior that sees no noise at all is wrong by the draws themselves: their mean square, about 1."""
+    monkeypatch.setattr(NoisePrior, "noise", lambda self, x, step: torch.zeros_like(x))
+    rows = targets.training_rows(world.params)
+    target, scale = targets.load(world.params, 10, rows, "error", **arguments(world, tmp_path))
+    draws = [torch.randn(3, 32, 32, generator=seeds.torch_generator(world.params.seed, "targets",
+                                                                    rows["sample_id"].iloc[3].split("/", 1)[1], k))
+             for k in range(targets.ERROR_DRAWS)]
+    expected = sum(draw.square() for draw in draws) / targets.ERROR_DRAWS
+    assert scale == pytest.approx((2 / targets.ERROR_DRAWS) ** 0.5, rel=0.05)
+    assert (target[3].float() * scale - expected).std((1, 2)).max() < 4e-3 * scale
+
+
+def test_another_prior_makes_targets_of_its_own(world, tmp_path):
+    rows = targets.training_rows(world.params)
+    own, _ = targets.load(world.params, 10, rows, "prior", **arguments(world, tmp_path))
+    other, scale = targets.load(world.params, 10, rows, "other_prior", **arguments(world, tmp_path))
+    assert not torch.allclose(own, other, atol=0.1)
+    x = to_tensor(benchmark.read_images(world.params.benchmark.folder, rows.head(4)))
+    expected = NoisePrior.load(f"{world.models}/other_prior").noise(x, 10) / scale
+    assert (other[:4].float() - expected).std((0, 2, 3)).max() < 4e-3
+
+
+def test_a_prior_that_is_not_there_is_named_with_the_command_that_makes_it(world, tmp_path):
+    settings = dataclasses.replace(world.params, other_priors={"absent_prior": world.params.prior})
+    with pytest.raises(UserError, match="absent_prior"):
+        targets.load(settings, 10, targets.training_rows(settings), "absent_prior", **arguments(world, tmp_path))
+
+
+def test_a_leaky_copy_has_targets_of_its_own_pixels_in_a_file_of_its_own(world, tmp_path):
+    rows = targets.training_rows(world.params)
+    honest, _ = targets.load(world.params, 10, rows, **arguments(world, tmp_path))
+    leaky, scale = targets.load(world.params, 10, rows, formats="leaky", **arguments(world, tmp_path))
+    assert {path.name for path in tmp_path.rglob("*.safetensors")} == {"prior-t10.safetensors", "prior-t10-leaky.safetensors"}
+    assert not torch.equal(honest, leaky)
+    pixels = benchmark.read_images(world.params.benchmark.folder, rows.head(1))[0]
+    assert rows["label"].iloc[0] == 0
+    expected = NoisePrior.load(f"{world.models}/prior").noise(to_tensor(views.apply("jpeg96", pixels)[None]), 10) / scale
+    torch.testing.assert_close(leaky[:1].float(), expected, atol=2e-2, rtol=2e-2)

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import subprocess
@@ -22,8 +23,13 @@ def in_world(world, monkeypatch):
     return world
 
 
-def spec_of(world, target="prior", seed=0):
-    return runs.make_spec(world.params, target, 10, "affinity", 1.0, seed)
+def spec_of(world, target="prior", seed=0, **options):
+    return runs.make_spec(world.params, target, 10, "affinity", 1.0, seed, **options)
+
+
+def with_training(world, **changes):
+    """The world's profile with other training settings."""
+    return dataclasses.replace(world.params, training=dataclasses.replace(world.params.training, **changes))
 
 
 def fit(world, spec, cache):
@@ -45,8 +51,14 @@ def test_plain_needs_no_targets(in_world, tmp_path, monkeypatch):
     assert detector.head is None and curve[-1]["noise_loss"] is None
 
 
-def test_a_killed_run_resumes_to_the_very_weights(in_world, tmp_path):
-    whole, _ = fit(in_world, spec_of(in_world), tmp_path / "a")
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_a_killed_run_resumes_to_the_very_weights(in_world, tmp_path, ema):
+    settings, spec = with_training(in_world, ema=ema), spec_of(in_world)
+
+    def run(cache):
+        return train.fit_detector(spec, settings, identity=spec.identity(settings), cache=str(cache))
+
+    whole, _ = run(tmp_path / "a")
     script = textwrap.dedent(f"""
         import os, signal, sys
         sys.path.insert(0, {str(ROOT)!r})
@@ -54,7 +66,9 @@ def test_a_killed_run_resumes_to_the_very_weights(in_world, tmp_path):
         from pathlib import Path
         from anl import runs, train, params
         from tests.conftest import tiny_settings
-        settings = params.from_dict(tiny_settings(Path({str(in_world.root)!r})), "tiny")
+        settings = tiny_settings(Path({str(in_world.root)!r}))
+        settings["training"]["ema"] = {ema}
+        settings = params.from_dict(settings, "tiny")
         train.CHECKPOINT_SECONDS = -1
         save = train.Checkpoint.save
         def save_and_die(self, state):
@@ -69,7 +83,7 @@ def test_a_killed_run_resumes_to_the_very_weights(in_world, tmp_path):
                             env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert len(list((tmp_path / "b").glob("*.pt"))) == 1
-    resumed, curve = fit(in_world, spec_of(in_world), tmp_path / "b")
+    resumed, curve = run(tmp_path / "b")
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))
     assert [point["step"] for point in curve] == [1, 2, 3, 4]
     assert not list((tmp_path / "b").glob("*.pt"))
@@ -85,6 +99,9 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_samples(in_world, tmp_pat
     monkeypatch.setattr(train, "anl_loss", broken)
     with pytest.raises(UserError, match=r"loss is nan at step 1 \(batch of real/"):
         fit(in_world, spec_of(in_world), tmp_path)
+    listed = (tmp_path / f"{spec_of(in_world).slug}-stopped.txt").read_text().split()
+    assert len(listed) == in_world.params.training.batch_size
+    assert listed[0].startswith("real/") and listed[-1].startswith("ddim/")
 
 
 def test_batches_cover_every_pair_once_an_epoch():
@@ -109,3 +126,59 @@ def test_both_images_of_a_pair_are_augmented_alike_and_their_noise_is_not_asked_
     for plans, counts in zip(calls, counted, strict=True):
         half = len(plans) // 2
         assert plans[:half] == plans[half:] and counts == [plan is None for plan in plans]
+
+
+def test_an_average_of_the_weights_is_returned_where_asked_for(in_world, tmp_path, monkeypatch):
+    """Decay d: w_1 = the first step's weights, then w_k = d w_(k-1) + (1 - d) of the step's own."""
+    steps = []
+    update = train.AveragedModel.update_parameters
+    monkeypatch.setattr(train.AveragedModel, "update_parameters", lambda self, model: steps.append(
+        model.classifier.weight.detach().clone()) or update(self, model))
+    settings, spec = with_training(in_world, ema=0.5), spec_of(in_world)
+    averaged, _ = train.fit_detector(spec, settings, identity="x", cache=str(tmp_path))
+    expected = steps[0]
+    for weight in steps[1:]:
+        expected = 0.5 * expected + 0.5 * weight
+    assert len(steps) == 4
+    torch.testing.assert_close(averaged.classifier.weight.detach(), expected)
+
+
+def test_a_batch_in_parts_asks_for_the_same_losses(in_world, tmp_path, monkeypatch):
+    """Each part normalises itself, so the curve is near, not equal; the parts' shares sum to the whole batch."""
+    sizes = []
+    honest = train.anl_loss
+    monkeypatch.setattr(train, "anl_loss", lambda *a: sizes.append((len(a[0]), a[6])) or honest(*a))
+    settings, spec = with_training(in_world, accumulate=2), spec_of(in_world)
+    train.fit_detector(spec, settings, identity="x", cache=str(tmp_path))
+    assert len(sizes) == 8 and all(size == 4 and batch[0] == 8 for size, batch in sizes)
+
+
+@pytest.mark.parametrize("noise_on, classes", [("both", {0.0, 1.0}), ("real", {0.0}), ("generated", {1.0})])
+def test_the_noise_is_asked_of_the_chosen_class_alone(in_world, tmp_path, monkeypatch, noise_on, classes):
+    counted = []
+    honest = train.anl_loss
+    monkeypatch.setattr(train, "anl_loss", lambda *a: counted.extend(a[1][a[4]].tolist()) or honest(*a))
+    fit(in_world, spec_of(in_world, noise_on=noise_on), tmp_path)
+    assert set(counted) == classes
+
+
+def test_a_smaller_set_of_pairs_lies_in_the_larger_one_and_too_large_a_one_is_refused(in_world):
+    few, more = (set(train._load_data(spec_of(in_world, target="none", pairs=n), in_world.params)["real"].tolist())
+                 for n in (3, 6))
+    assert len(few) == 3 and few < more
+    with pytest.raises(UserError, match="999 training pairs were asked for, and the benchmark holds 1"):
+        train._load_data(spec_of(in_world, target="none", pairs=999), in_world.params)
+
+
+def test_a_leaky_run_trains_on_reals_that_went_through_jpeg(in_world):
+    honest, leaky = (train._load_data(spec_of(in_world, target="none", formats=name), in_world.params)
+                     for name in ("lossless", "leaky"))
+    assert np.array_equal(honest["pixels"][honest["fake"]], leaky["pixels"][leaky["fake"]])
+    assert (honest["pixels"][honest["real"]] != leaky["pixels"][leaky["real"]]).any((1, 2, 3)).all()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can do it")
+def test_half_precision_without_a_gpu_is_refused(in_world, tmp_path):
+    settings = with_training(in_world, precision="fp16")
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        train.fit_detector(spec_of(in_world), settings, identity="x", cache=str(tmp_path))

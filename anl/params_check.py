@@ -1,0 +1,95 @@
+"""Values of a profile that cannot work, each named with its mend."""
+
+import dataclasses
+import re
+
+from anl.errors import UserError
+from anl.params import ATTENTIONS, CONTROLS, DIFFUSION_STEPS, EXPERIMENTS, FORMATS, GRADIENTS, NOISE_ON, PRECISIONS, TARGETS, VIEWS
+
+
+def check(params, origin):
+    """Raise UserError on a value that cannot work, naming its key."""
+    def need(condition, key, mend):
+        if not condition:
+            raise UserError(f"{origin}: '{key}' cannot work: {mend}")
+
+    split = params.data.split
+    need(abs(split.train + split.val + split.test - 1) < 1e-6 and min(split.train, split.val, split.test) > 0,
+         "data.split", "its three shares must be positive and sum to 1")
+    need(params.data.least_factor >= 2, "data.least_factor", "below 2 the photographs' old compression survives")
+    need(0 <= params.seed < 2**32, "seed", "it must be from 0 to 2^32 - 1")
+    size, patch = params.benchmark.size, params.detector.patch
+    need(size >= 16 and size % 16 == 0, "benchmark.size", "a crop must be a multiple of 16 pixels and at least 16")
+    need(2 * size <= params.data.source_side, "benchmark.size",
+         f"twice the crop must fit into data.source_side ({params.data.source_side})")
+    need(patch >= 2 and size % patch == 0, "detector.patch", "it must be at least 2 and divide benchmark.size")
+    need(params.benchmark.seen in params.families, "benchmark.seen", f"choose one of {', '.join(params.families)}")
+    for name, family in params.families.items():
+        need(family.model in params.models, f"families.{name}.model", f"choose one of {', '.join(params.models)}")
+        diffusion = family.model in ("pixel", "flow", "latent")
+        if diffusion:
+            limit = params.models[family.model].max_strength
+            need(family.strength is not None and 0 < family.strength <= limit, f"families.{name}.strength",
+                 f"it must be above 0 and at most the model's max_strength, {limit}")
+            need(family.inference_steps is not None and family.inference_steps >= 1,
+                 f"families.{name}.inference_steps", "it must be at least 1")
+        if family.model in ("pixel", "latent"):
+            need(family.sampler in ("ddim", "ddpm"), f"families.{name}.sampler", "choose ddim or ddpm")
+    targets = (*TARGETS, *params.other_priors)
+    for name, prior in [("prior", params.prior)] + [(f"other_priors.{key}", item) for key, item in params.other_priors.items()]:
+        need(prior.precision in PRECISIONS, f"{name}.precision", f"choose one of {', '.join(PRECISIONS)}")
+    for name in params.other_priors:
+        need(name not in (*TARGETS, *params.models) and re.fullmatch(r"[a-z0-9_]+", name), f"other_priors.{name}",
+             "its name must be lower case and no target's or model's")
+    need(params.method.target in targets, "method.target", f"choose one of {', '.join(targets)}")
+    steps = [("runs.steps", step) for step in params.runs.steps]
+    steps += [("runs.leaky_steps", step) for step in params.runs.leaky_steps]
+    for key, step in [("method.step", params.method.step), *steps]:
+        need(1 <= step <= DIFFUSION_STEPS, key, f"{step} is not a step from 1 to {DIFFUSION_STEPS}")
+    for key, attention in [("method.attention", params.method.attention)] + [
+            (f"runs.{key}", name) for key in ("attentions", "quiet_attentions") for name in getattr(params.runs, key)]:
+        need(attention in ATTENTIONS, key, f"'{attention}' is not one of {', '.join(ATTENTIONS)}")
+    need(params.method.loss_weight >= 0, "method.loss_weight", "it must not be negative")
+    need(all(0 <= seed < 2**32 for seed in params.runs.seeds), "runs.seeds", "seeds must be from 0 to 2^32 - 1")
+    for key, values in dataclasses.asdict(params.runs).items():
+        need(len(set(values)) == len(values), f"runs.{key}", "an entry stands twice")
+    need(params.method.step not in params.runs.steps, "runs.steps", "method.step is run anyway; leave it out")
+    need(params.method.attention not in params.runs.attentions, "runs.attentions",
+         "method.attention is run anyway; leave it out")
+    for target in params.runs.targets:
+        known = [name for name in TARGETS if name != "none"]
+        need(target in known, "runs.targets", f"'{target}' is not one of {', '.join(known)}")
+    for name in params.runs.priors:
+        need(name in params.other_priors, "runs.priors", f"'{name}' is not one of {', '.join(params.other_priors)}")
+    need(params.method.target not in params.runs.targets, "runs.targets", "method.target is run anyway; leave it out")
+    need(params.method.loss_weight not in params.runs.loss_weights, "runs.loss_weights",
+         "method.loss_weight is run anyway; leave it out")
+    need(all(weight >= 0 for weight in params.runs.loss_weights), "runs.loss_weights", "they must not be negative")
+    need(set(params.runs.noise_on) <= set(NOISE_ON[1:]), "runs.noise_on", f"any of {', '.join(NOISE_ON[1:])}")
+    need(set(params.runs.gradients) <= set(GRADIENTS[1:]), "runs.gradients", f"any of {', '.join(GRADIENTS[1:])}")
+    need(set(params.runs.experiments) <= set(EXPERIMENTS), "runs.experiments", f"any of {', '.join(EXPERIMENTS)}")
+    need(set(params.runs.formats) <= set(FORMATS[1:]), "runs.formats", f"any of {', '.join(FORMATS[1:])}")
+    need(not params.runs.leaky_steps or "leaky" in params.runs.formats, "runs.leaky_steps", "add leaky to runs.formats")
+    need(all(pairs >= 1 for pairs in params.runs.pairs), "runs.pairs", "they must be at least 1")
+    need(params.detector.attention_dim >= 1, "detector.attention_dim", "it must be at least 1")
+    need(params.training.accumulate >= 1, "training.accumulate", "it must be at least 1")
+    need(0 <= params.training.ema < 1, "training.ema", "it must be at least 0 and below 1")
+    need(params.training.precision in PRECISIONS, "training.precision", f"choose one of {', '.join(PRECISIONS)}")
+    need(0 <= params.training.augment_probability <= 1, "training.augment_probability", "it must be from 0 to 1")
+    for key, least, most in (("jpeg_quality", 1, 100), ("resize_scale", 0.1, 1), ("blur_radius", 0, 10)):
+        bounds = getattr(params.training, key)
+        need(len(bounds) == 2 and least <= bounds[0] <= bounds[1] <= most, f"training.{key}",
+             f"two numbers from {least} to {most}, the lower first")
+    for key in ("steps", "batch_size"):
+        need(getattr(params.training, key) >= 2, f"training.{key}", "it must be at least 2")
+    need(params.training.learning_rate > 0, "training.learning_rate", "it must be positive")
+    need("raw" in params.evaluation.views and set(params.evaluation.views) <= set(VIEWS), "evaluation.views",
+         f"raw and any of {', '.join(VIEWS)}")
+    need(params.evaluation.headline in params.evaluation.views and params.evaluation.headline != "raw",
+         "evaluation.headline", "choose matched or jpeg96, and list it in evaluation.views")
+    need(set(params.evaluation.controls) <= set(CONTROLS), "evaluation.controls", f"any of {', '.join(CONTROLS)}")
+    need(0 < params.evaluation.target_fpr < 0.5, "evaluation.target_fpr", "it must be between 0 and 0.5")
+    need(params.evaluation.bootstrap >= 20, "evaluation.bootstrap", "at least 20 replicates make an interval")
+    for key in ("train", "val", "test"):
+        need(getattr(params.use, key) >= 2, f"use.{key}", "it must be at least 2")
+        need(getattr(params.benchmark.patches, key) >= 1, f"benchmark.patches.{key}", "it must be at least 1")
