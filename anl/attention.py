@@ -1,6 +1,6 @@
 """Attention from predicted noise: `(features, noise) -> (features, map)`, four ways, one interface.
 
-features f: (B, D, h, w) from the backbone; noise n_hat: (B, 3, H, W), the detector's own prediction. The map is
+features f: (B, D, h, w) from the backbone; noise n_hat: (B, C, H, W), the detector's own prediction. The map is
 (B, h, w), non-negative, sums to 1 over each image, and says where the evidence was taken from.
 The paper's abstract names no form; `affinity` is our reading of "globally distributed discrepancies", the other two
 follow its published relatives.
@@ -12,9 +12,14 @@ from torch.nn import functional as F
 
 
 def build(name, feature_channels, patch, grid, noise_channels=3, dim=32):
-    """The attention called `name` for features (B, feature_channels, grid, grid) and noise patches of `patch` pixels."""
+    """The attention called `name` for features (B, feature_channels, grid, grid).
+
+    The noise has `noise_channels` and is read in patches of `patch` of its own cells; dim is the width of the queries
+    and keys of `affinity`.
+    """
     makers = {"none": lambda: NoAttention(), "energy": lambda: EnergyAttention(),
-              "gate": lambda: GateAttention(feature_channels), "affinity": lambda: AffinityAttention(patch, grid)}
+              "gate": lambda: GateAttention(feature_channels, noise_channels),
+              "affinity": lambda: AffinityAttention(patch, grid, noise_channels, dim)}
     return makers[name]()
 
 
@@ -50,9 +55,9 @@ class GateAttention(nn.Module):
     After the error-guided refinement of LaRE (Luo et al., CVPR 2024), with the predicted noise in the error's place.
     """
 
-    def __init__(self, feature_channels, hidden=16):
+    def __init__(self, feature_channels, noise_channels=3, hidden=16):
         super().__init__()
-        self.embed = nn.Conv2d(6, hidden, 1)
+        self.embed = nn.Conv2d(2 * noise_channels, hidden, 1)
         self.spatial = nn.Conv2d(hidden, 1, 1)
         self.content = nn.Conv2d(feature_channels, 1, 1)
         self.channel = nn.Linear(hidden, feature_channels)
@@ -78,10 +83,10 @@ class AffinityAttention(nn.Module):
     is the mean over queries of A: how much each cell is listened to by the whole image.
     """
 
-    def __init__(self, patch, grid, dim=32):
+    def __init__(self, patch, grid, noise_channels=3, dim=32):
         super().__init__()
         self.grid = grid
-        self.embed = nn.Conv2d(3, dim, patch, patch)
+        self.embed = nn.Conv2d(noise_channels, dim, patch, patch)
         self.norm = nn.GroupNorm(1, dim)
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)
@@ -89,7 +94,7 @@ class AffinityAttention(nn.Module):
 
     def forward(self, features, noise):
         b, d, h, w = features.shape
-        # (B, 3, H, W) -> (B, dim, H/patch, W/patch) -> (B, hw, dim): the energy of each pattern in a cell, not its sign
+        # (B, C, H, W) -> (B, dim, H/patch, W/patch) -> (B, hw, dim): the energy of each pattern in a cell, not its sign
         tokens = F.adaptive_avg_pool2d(self.embed(noise).float().square().add(1e-4).log(), (h, w))
         tokens = self.norm(tokens).flatten(2).transpose(1, 2)
         q, k = self.query(tokens), self.key(tokens)

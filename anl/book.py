@@ -138,6 +138,7 @@ def setting_texts(params):
             "bootstrap": f"{params.evaluation.bootstrap:,}", "training_steps": str(params.training.steps),
             "batch_size": str(params.training.batch_size), "backbone": code([params.detector.backbone]),
             "stride": str(params.detector.stride), "patch": str(params.detector.patch),
+            "attention_dim": str(params.detector.attention_dim),
             "grid": str(params.benchmark.size // params.detector.stride),
             "stem_width": str(params.detector.stem_width), "headline": code([params.evaluation.headline]),
             "headline_words": VIEW_WORDS[params.evaluation.headline],
