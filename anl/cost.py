@@ -7,7 +7,6 @@ import time
 
 import numpy as np
 import pandas as pd
-import timm
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -78,7 +77,7 @@ def inference_table(settings, size, batches=(1, 64), repeats=30, device="cpu"):
     for batch in batches:
         x = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last) * 2 - 1
         with torch.no_grad():
-            times = side_by_side({name: lambda model=model: model(x) for name, model in models.items()}, repeats)
+            times = side_by_side({name: lambda model=model, x=x: model(x) for name, model in models.items()}, repeats)
         for name in models:
             row = {"model": name, "batch": batch, "device": device, "parameters": counted[name][0],
                    "multiply_adds": counted[name][1], "milliseconds": 1000 * float(np.median(times[name]))}

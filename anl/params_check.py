@@ -4,7 +4,18 @@ import dataclasses
 import re
 
 from anl.errors import UserError
-from anl.params import ATTENTIONS, CONTROLS, DIFFUSION_STEPS, EXPERIMENTS, FORMATS, GRADIENTS, NOISE_ON, PRECISIONS, TARGETS, VIEWS
+from anl.params import (
+    ATTENTIONS,
+    CONTROLS,
+    DIFFUSION_STEPS,
+    EXPERIMENTS,
+    FORMATS,
+    GRADIENTS,
+    NOISE_ON,
+    PRECISIONS,
+    TARGETS,
+    VIEWS,
+)
 
 
 def check(params, origin):
@@ -46,8 +57,8 @@ def check(params, origin):
     steps += [("runs.leaky_steps", step) for step in params.runs.leaky_steps]
     for key, step in [("method.step", params.method.step), *steps]:
         need(1 <= step <= DIFFUSION_STEPS, key, f"{step} is not a step from 1 to {DIFFUSION_STEPS}")
-    for key, attention in [("method.attention", params.method.attention)] + [
-            (f"runs.{key}", name) for key in ("attentions", "quiet_attentions") for name in getattr(params.runs, key)]:
+    named = [(f"runs.{kind}", name) for kind in ("attentions", "quiet_attentions") for name in getattr(params.runs, kind)]
+    for key, attention in [("method.attention", params.method.attention), *named]:
         need(attention in ATTENTIONS, key, f"'{attention}' is not one of {', '.join(ATTENTIONS)}")
     need(params.method.loss_weight >= 0, "method.loss_weight", "it must not be negative")
     need(all(0 <= seed < 2**32 for seed in params.runs.seeds), "runs.seeds", "seeds must be from 0 to 2^32 - 1")

@@ -100,8 +100,7 @@ def test_anl_prior_interrupted_leaves_no_half_model_and_goes_on(world, tmp_path,
     if number == signal.SIGINT:
         assert error.splitlines()[-1] == "anl prior: interrupted; run the same command again to go on from here"
     assert not (tmp_path / "models/prior").exists()
-    made = making.make_prior(world.params, "prior", tmp_path / "models", tmp_path / "cache"),
-                 making.make_prior(world.params, "other_prior", tmp_path / "models", tmp_path / "cache")
+    made = making.make_prior(world.params, "prior", tmp_path / "models", tmp_path / "cache")
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["prior"] and len(sha256_of(made)) == 64
 
 
