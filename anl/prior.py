@@ -1,69 +1,58 @@
-"""The frozen diffusion prior: one call that tells what noise it sees in an image at one step."""
+"""The frozen diffusion prior: one call that tells what noise it sees in an image at one step.
 
-from pathlib import Path
+Pixel or latent, whatever its network was trained to predict, behind one interface: nothing downstream asks which it is.
+"""
 
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
 
-from anl import seeds
-from anl.data.patches import CropSampler
 from anl.errors import UserError
-from anl.files import write_csv
-from anl.fitting import Checkpoint, fit
-from anl.generators.diffusion import epsilon_loss, noise_scheduler
+from anl.prior_folder import find, read_folder
 
-
-def build(channels, layers_per_block):
-    """An untrained prior: a convolutional UNet whose time embedding scales and shifts (no generator here is built so)."""
-    return UNet2DModel(in_channels=3, out_channels=3, layers_per_block=layers_per_block,
-                       block_out_channels=tuple(channels), norm_num_groups=8, add_attention=False, act_fn="gelu",
-                       resnet_time_scale_shift="scale_shift", down_block_types=("DownBlock2D",) * len(channels),
-                       up_block_types=("UpBlock2D",) * len(channels))
-
-
-def fit_prior(sources, config, out, *, seed, cache):
-    """Train a DDPM (Ho et al. 2020) over all its steps on uint8 images at the detector's scale; save it under `out`.
-
-    config: a profile's `prior` mapping (channels, layers_per_block, crop, batch_size, steps, learning_rate, ema).
-    Saved in the layout of diffusers' DDPMPipeline, so that any other such folder can stand in its place.
-    """
-    seeds.fix(seed, "prior")
-    sampler = CropSampler(sources, config["crop"], config["batch_size"], seed, "prior")
-    unet = build(config["channels"], config["layers_per_block"]).to(memory_format=torch.channels_last).train()
-    checkpoint = Checkpoint(cache, "prior", {"config": config, "seed": seed, "sources": len(sources)})
-    curve = fit({"prior": unet}, lambda k: epsilon_loss(unet, sampler.batch(k), seeds.torch_generator(seed, "prior", k)),
-                steps=config["steps"], learning_rate=config["learning_rate"], checkpoint=checkpoint, name="prior",
-                ema=config["ema"])
-    unet.eval().save_pretrained(Path(out) / "unet")
-    noise_scheduler().save_pretrained(Path(out) / "scheduler")
-    write_csv(Path(out) / "curve.csv", [{"step": step, "loss": value} for step, value in curve])
-    checkpoint.remove()
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# epsilon from what the network predicts at x_t = sqrt(a) x_0 + sqrt(1 - a) epsilon: `sample` is x_0, and
+# v = sqrt(a) epsilon - sqrt(1 - a) x_0 (Salimans & Ho, 2022, eq. 7 and appendix D)
+TO_EPSILON = {
+    "epsilon": lambda prediction, x, a: prediction,
+    "v_prediction": lambda prediction, x, a: a.sqrt().float() * prediction + (1 - a).sqrt().float() * x,
+    "sample": lambda prediction, x, a: (x - a.sqrt().float() * prediction) / (1 - a).sqrt().float(),
+}
 
 
 class NoisePrior:
-    """A frozen pixel-space diffusion model behind one interface.
+    """A frozen diffusion model. Its space is that of its noise: the pixels, or the latents of its VAE.
 
-    Steps are the paper's, 1-based; diffusers' timestep is `step - 1`. The weights do not require gradients, the model
-    is in eval mode, and every call runs under no_grad.
+    Steps are the paper's, 1-based; diffusers' timestep is `step - 1`. The weights do not require gradients, the models
+    are in eval mode, and every call runs under no_grad. channels, factor: channels of the noise, and image pixels on a
+    side of one of its cells (1 for a pixel prior, 8 for most latent ones). steps: T.
     """
 
-    def __init__(self, unet, scheduler, device="cpu"):
+    def __init__(self, unet, scheduler, device="cpu", precision="bf16", vae=None, prompt=None):
+        """unet, scheduler, vae: of diffusers. prompt: (1, L, D), the embedding of the empty prompt. precision: fp32,
+        bf16 or fp16, what the network computes in; the VAE always computes in fp32."""
+        if precision not in DTYPES:
+            raise UserError(f"there is no precision '{precision}'; choose one of {', '.join(DTYPES)}")
+        prediction_type = scheduler.config.get("prediction_type", "epsilon")
+        if prediction_type not in TO_EPSILON:
+            raise UserError(f"a prior that predicts '{prediction_type}' is not supported; its scheduler's prediction_type "
+                            f"must be one of {', '.join(TO_EPSILON)}")
+        self.device, self.dtype = torch.device(device), DTYPES[precision]
         self.unet = unet.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self.vae = None if vae is None else vae.eval().requires_grad_(False).to(device)
+        self.prompt = None if prompt is None else prompt.to(device)
+        self.to_epsilon = TO_EPSILON[prediction_type]
         self.steps = scheduler.config.num_train_timesteps
         self.alphas_cumprod = scheduler.alphas_cumprod.double()
-        self.device = torch.device(device)
+        self.channels = unet.config.in_channels
+        self.factor = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
 
     @classmethod
-    def load(cls, folder, device="cpu"):
-        """Load from a diffusers pipeline folder (`unet/`, `scheduler/`). Raises UserError if it is not one."""
-        folder = Path(folder)
-        try:
-            unet = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
-            scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
-        except (OSError, ValueError) as problem:
-            raise UserError(f"{folder} holds no diffusion prior ({str(problem).splitlines()[0]}); get it with "
-                            "`dvc pull prior` or make it with `anl prior`") from None
-        return cls(unet, scheduler, device)
+    def load(cls, source, device="cpu", precision="bf16"):
+        """Load from a diffusers folder, a hub id with its commit (`owner/name@<40 hex digits>`) or a preset's name.
+
+        The folder holds `unet/` and `scheduler/`, a latent prior's also `vae/` and the empty prompt (see
+        anl.prior_folder). Raises UserError on one that lacks something or cannot serve.
+        """
+        return cls(**read_folder(find(source)), device=device, precision=precision)
 
     def check_step(self, step):
         """Return `step` as an int, or raise UserError if it is not a whole number from 1 to T."""
@@ -71,30 +60,61 @@ class NoisePrior:
             raise UserError(f"step {step} is not one of the prior's steps 1 to {self.steps}; mend `step` or `steps`")
         return int(step)
 
+    def check_size(self, side):
+        """Raise UserError if the prior cannot take images of `side` pixels: they are never resized for it."""
+        multiple = self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if side % multiple:
+            raise UserError(f"the prior takes images whose sides are multiples of {multiple} pixels, not {side}; change "
+                            "benchmark.size or take another prior")
+
+    def alpha(self, step):
+        """The schedule's cumulative alpha at `step`, a float64 scalar: x_t = sqrt(alpha) x_0 + sqrt(1 - alpha) epsilon."""
+        return self.alphas_cumprod[self.check_step(step) - 1]
+
     def sigma(self, step):
-        """Standard deviation of the noise that the forward process has added at `step`, in units of x (half range)."""
-        return float((1 - self.alphas_cumprod[self.check_step(step) - 1]).sqrt())
+        """Standard deviation of the noise that the forward process has added at `step`, in units of the prior's space
+        (of half the range, for a pixel prior)."""
+        return float((1 - self.alpha(step)).sqrt())
 
     @torch.no_grad()
-    def noise(self, x, step, autocast=True):
+    def encode(self, x):
+        """Images (B, 3, H, W) in [-1, 1] in the prior's space, (B, C, H/k, W/k): as they are, or the mode of the VAE's
+        posterior, scaled as the prior was trained."""
+        if self.vae is None:
+            return x
+        shift = self.vae.config.get("shift_factor") or 0.0
+        latent = self.vae.encode(x.to(self.device)).latent_dist.mode()
+        return ((latent - shift) * self.vae.config.scaling_factor).to(x.device)
+
+    def noise(self, x, step):
         """The noise the prior sees in x at `step`: one call on the clean image, nothing added.
 
-        x: (B, 3, H, W) in [-1, 1]; returns float32 (B, 3, H, W) on x's device. autocast: bfloat16 inside the network.
+        x: (B, 3, H, W) in [-1, 1]; returns float32 (B, C, H/k, W/k) on x's device.
         """
-        timestep = self.check_step(step) - 1
-        inputs = x.to(self.device, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-            prediction = self.unet(inputs, timestep).sample
-        return prediction[:, :3].float().contiguous().to(x.device)  # a learned variance, if any, is left out
+        return self.noise_in(self.encode(x), step)
+
+    @torch.no_grad()
+    def noise_in(self, z, step):
+        """The noise the prior sees at `step` in z, (B, C, h, w) of its own space, as it is; float32, z's shape."""
+        alpha, inputs = self.alpha(step), z.to(self.device, memory_format=torch.channels_last)
+        condition = {} if self.prompt is None else {"encoder_hidden_states": self.prompt.expand(len(z), -1, -1)}
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            prediction = self.unet(inputs, step - 1, **condition).sample
+        prediction = prediction[:, :self.channels].float()  # a learned variance, if any, is left out
+        return self.to_epsilon(prediction, inputs, alpha).contiguous().to(z.device)
 
     @torch.no_grad()
     def denoise(self, noised, step):
-        """The clean image the prior expects behind `noised` = sqrt(a) x + sqrt(1 - a) n at `step` (Ho et al., eq. 15)."""
-        alpha = self.alphas_cumprod[self.check_step(step) - 1]
-        return (noised - (1 - alpha).sqrt().float() * self.noise(noised, step)) / alpha.sqrt().float()
+        """The clean z the prior expects behind `noised` = sqrt(a) z + sqrt(1 - a) n at `step` (Ho et al., eq. 15)."""
+        alpha = self.alpha(step)
+        return (noised - (1 - alpha).sqrt().float() * self.noise_in(noised, step)) / alpha.sqrt().float()
 
-    def forward_noise(self, x, step, generator):
-        """x noised to `step` and the noise used, drawn from `generator`."""
-        alpha = self.alphas_cumprod[self.check_step(step) - 1]
-        noise = torch.randn(x.shape, generator=generator)
-        return alpha.sqrt().float() * x + (1 - alpha).sqrt().float() * noise, noise
+    def add_noise(self, z, noise, step):
+        """z of the prior's space with `noise` of its shape added as the forward process does at `step`."""
+        alpha = self.alpha(step)
+        return alpha.sqrt().float() * z + (1 - alpha).sqrt().float() * noise
+
+    def forward_noise(self, z, step, generator):
+        """z noised to `step` and the noise used, drawn from `generator`."""
+        noise = torch.randn(z.shape, generator=generator)
+        return self.add_noise(z, noise, step), noise

@@ -106,6 +106,20 @@ def target_specs(params, targets=None):
     return [spec for name in names for spec in specs_of(params, target=name)]
 
 
+def experiment_specs(params):
+    """What the experiments of profile `full` train beside the above: dict group -> list of specs, for every seed."""
+    r = params.runs
+    fields = {
+        "loss_weight": [{"loss_weight": weight} for weight in r.loss_weights] + [{"noise_on": name} for name in r.noise_on],
+        "attention_loss": [{"attention": name, "loss_weight": 0} for name in r.quiet_attentions]
+                          + [{"gradient": name} for name in r.gradients],
+        "sample_size": [{"pairs": pairs, **change} for pairs in r.pairs for change in ({"target": "none"}, {})],
+        "leaky": [{"formats": name, "target": "none"} for name in r.formats]
+                 + [{"formats": "leaky", "step": step} for step in r.leaky_steps]}
+    return {group: [spec for change in changes for spec in specs_of(params, **change)]
+            for group, changes in fields.items()}
+
+
 def run_folder(params, spec, group, root="runs"):
     """Where a run lies. The profile's own loss weight is not part of the name, so that dvc.yaml can name the folder."""
     if spec.target != "none" and spec.loss_weight == params.method.loss_weight:

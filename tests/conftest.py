@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anl import benchmark, params, prior, seeds
+from anl import benchmark, params, prior_training, seeds
 from anl.data.photos import CARD_COLUMNS
 from anl.generators import autoencoders, diffusion
 
@@ -90,7 +90,7 @@ def world(tmp_path_factory):
     for name, model in made.items():
         model.to(torch.float16).save_pretrained(world.root / "models" / name)
     for name in ("prior", "other_prior"):
-        prior.build([8, 8], 1).save_pretrained(world.root / "models" / name / "unet")
+        prior_training.build([8, 8], 1).save_pretrained(world.root / "models" / name / "unet")
         diffusion.noise_scheduler().save_pretrained(world.root / "models" / name / "scheduler")
     benchmark.build(world.params, world.models, world.cache)
     return world

@@ -68,7 +68,8 @@ def test_stages_make_the_runs_that_the_library_asks_for(copies, profile):
     wanted = {str(runs.run_folder(settings, spec, group)) for group, specs in (
         ("main", first), ("step_t", set(runs.step_specs(settings)) - first),
         ("attention", set(runs.attention_specs(settings)) - first),
-        ("targets", set(runs.target_specs(settings)) - first)) for spec in specs}
+        ("targets", set(runs.target_specs(settings)) - first),
+        *runs.experiment_specs(settings).items()) for spec in specs}
     made = {out for outs, _ in stages(copy).values() for out in outs if out.startswith("runs/")}
     assert made == wanted
 
