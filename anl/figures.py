@@ -100,7 +100,7 @@ def denoising(table, path):
         for key, colour in (("gaussian", GREY), ("prior", COLOURS[0])):
             center, low, high = (table[f"{key}_rmse{end}"] for end in ("", "_low", "_high"))
             _band(left, table["step"], center, low, high, colour)
-        _labels(left, {"prior": COLOURS[0], "best Gaussian filter": GREY})
+        labels_above(left, {"prior": COLOURS[0], "best Gaussian filter": GREY})
         left.set(xscale="log", yscale="log", xlabel="diffusion step t", ylabel="error left (grey levels, RMS)")
         _band(right, table["step"], table["ratio"], table["ratio_low"], table["ratio_high"], COLOURS[0])
         right.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
@@ -126,7 +126,7 @@ def curves(tables, path):
         axes[0, 0].set(ylabel="classification loss (nats)")
         axes[0, 1].set(ylabel="noise loss (target variance 1)", ylim=(0, None))
         axes[0, 2].set(ylabel="validation AP, seen generator")
-        _labels(axes[0, 0], {method: METHOD_COLOURS[method] for method in tables})
+        labels_above(axes[0, 0], {method: METHOD_COLOURS[method] for method in tables})
         for axis in axes[0]:
             axis.set_xlabel("training step")
 
@@ -150,11 +150,11 @@ def by_generator(summary, path, metric="AP", differences=None):
             y = rows["generator"].map(place) + shift
             colour = METHOD_COLOURS.get(method, COLOURS[index])
             _points(axes[0, 0], rows["mean"], y, rows["low"], rows["high"], colour)
-        axes[0, 0].set(xlabel=f"{metric.replace('_', ' ')} (chance 0.5)\n{_sample(table)}", yticks=list(place.values()),
+        axes[0, 0].set(xlabel=f"{metric.replace('_', ' ')} (chance 0.5)\n{sample_of(table)}", yticks=list(place.values()),
                        yticklabels=["mean of unseen" if name == "unseen" else
                                     f"{name} (trained on)" if _seen(table, name) else name for name in names])
         axes[0, 0].axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
-        _labels(axes[0, 0], {name: METHOD_COLOURS.get(name, COLOURS[i]) for i, name in enumerate(methods)})
+        labels_above(axes[0, 0], {name: METHOD_COLOURS.get(name, COLOURS[i]) for i, name in enumerate(methods)})
         if differences is not None:
             rows = differences[differences["metric"] == metric]
             y = rows["generator"].map(place)
@@ -182,10 +182,10 @@ def controls(table, path, target):
             colour = METHOD_COLOURS.get(method, COLOURS[index])
             _points(axis, 100 * rows["false_positive_rate"], y, 100 * rows["low"], 100 * rows["high"], colour)
         axis.axvline(100 * target, color=GREY, linewidth=0.8, linestyle=":")
-        _labels(axis, {name: METHOD_COLOURS.get(name, COLOURS[i]) for i, name in enumerate(methods)})
+        labels_above(axis, {name: METHOD_COLOURS.get(name, COLOURS[i]) for i, name in enumerate(methods)})
         labels = ["untouched" if name == "raw" else name for name in names]
         axis.set(xlabel=f"real test patches called generated (%); dotted: {100 * target:g} % aimed at\n"
-                        f"{_sample(table)}",
+                        f"{sample_of(table)}",
                  yticks=list(place.values()), yticklabels=labels, ylim=(-0.6, len(names) - 0.4))
         axis.set_xlim(left=min(-1, axis.get_xlim()[0]))
 
@@ -213,8 +213,8 @@ def by_step(tables, path, reference=None, headline=None):
             axis.axhspan(low, high, color=GREY, alpha=0.12, linewidth=0)
             axis.axhline(mean, color=GREY, linewidth=1, linestyle="--")
             labels[f"plain detector, view {headline}"] = GREY
-        _labels(axis, labels)
-        axis.set(xscale="log", xlabel=f"diffusion step t of the noise target\n{_sample(tables)}",
+        labels_above(axis, labels)
+        axis.set(xscale="log", xlabel=f"diffusion step t of the noise target\n{sample_of(tables)}",
                  ylabel="AP, mean of unseen generators")
         axis.set_xlim(min(steps) * 0.7, max(steps) / 0.7)
         _step_ticks(axis, steps)
@@ -236,8 +236,8 @@ def by_variant(summary, differences, path):
                 rows = table[table["generator"] == where]
                 _points(axis, rows[key], rows["method"].map(place) + 0.12 - 0.24 * index, rows["low"], rows["high"],
                         colour)
-        _labels(axes[0, 0], {"seen": COLOURS[1], "unseen": COLOURS[0]})
-        axes[0, 0].set(xlabel=f"AP (chance 0.5)\n{_sample(summary)}", yticks=list(place.values()), yticklabels=methods,
+        labels_above(axes[0, 0], {"seen": COLOURS[1], "unseen": COLOURS[0]})
+        axes[0, 0].set(xlabel=f"AP (chance 0.5)\n{sample_of(summary)}", yticks=list(place.values()), yticklabels=methods,
                        ylim=(-0.6, len(methods) - 0.4))
         axes[0, 1].axvline(0, color=GREY, linewidth=0.8, linestyle=":")
         axes[0, 1].set(xlabel="difference in AP", title=f"minus {differences['baseline'].iloc[0]}, paired")
@@ -264,7 +264,7 @@ def verdicts(table, path):
     return draw(path, plot, size=(9.5, 1 + 0.42 * len(table)))
 
 
-def _sample(table):
+def sample_of(table):
     """How much a table's intervals stand on: seeds and images."""
     least, most, seeds = table["n"].min(), table["n"].max(), table["seeds"].max()
     images = f"{least:,}" if least == most else f"{least:,} to {most:,}"
@@ -282,7 +282,7 @@ def _band(axis, x, y, low, high, colour):
     axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def _labels(axis, colours):
+def labels_above(axis, colours):
     """Name the series above the axes, each in its colour: {text: colour}."""
     place = 0
     for text, colour in colours.items():

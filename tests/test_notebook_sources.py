@@ -7,11 +7,12 @@ import nbformat
 import pytest
 
 from anl.book import NOTEBOOKS
+from anl.params import EXPERIMENTS
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 
 
-@pytest.fixture(params=NOTEBOOKS)
+@pytest.fixture(params=[*NOTEBOOKS, *EXPERIMENTS])
 def notebook(request):
     return nbformat.read(FOLDER / f"{request.param}.ipynb", 4)
 
@@ -21,7 +22,7 @@ def code(notebook):
 
 
 def test_there_is_a_notebook_for_every_page_and_no_other():
-    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted(NOTEBOOKS)
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted([*NOTEBOOKS, *EXPERIMENTS])
 
 
 def test_stored_without_what_a_run_leaves_behind(notebook):

@@ -1,0 +1,20 @@
+import pandas as pd
+from PIL import Image
+
+from anl import figures_experiments
+
+
+def table():
+    return pd.DataFrame([{"method": name, "pairs": pairs, "mean": mean, "low": mean - 0.02, "high": mean + 0.03, "seeds": 5,
+                          "n": 480} for name, base in (("plain", 0.6), ("anl", 0.7))
+                         for pairs, mean in ((60, base), (240, base + 0.05))])
+
+
+def test_same_data_same_bytes_and_other_data_another_picture(tmp_path):
+    def draw(name, data, reference=0.5):
+        return figures_experiments.over_amount(data, tmp_path / name, "method", "pairs", "training pairs", "AP", reference)
+
+    first, again, other = draw("a.png", table()), draw("b.png", table()), draw("c.png", table().assign(mean=0.65))
+    assert first.read_bytes() == again.read_bytes() != other.read_bytes()
+    assert draw("d.png", table(), None).read_bytes() != first.read_bytes()
+    assert Image.open(first).width > 1000
