@@ -12,7 +12,7 @@ from anl.data.patches import halve, load_source, split_photos
 from anl.data.photos import check_folder, read_card
 from anl.errors import UserError
 from anl.generators import MODELS, fit_model, load_model
-from anl.prior import fit_prior
+from anl.prior_training import fit_prior
 
 CACHE = ".cache/anl"
 

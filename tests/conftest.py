@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anl import benchmark, params, prior, seeds
+from anl import benchmark, params, prior_training, seeds
 from anl.data.photos import CARD_COLUMNS
 from anl.generators import autoencoders, diffusion
 
@@ -87,7 +87,7 @@ def world(tmp_path_factory):
             "vq": autoencoders.build_vq([8, 8], 4, 16), "latent": diffusion.build_unet([8, 8], 1, 4)}
     for name, model in made.items():
         model.to(torch.float16).save_pretrained(world.root / "models" / name)
-    prior.build([8, 8], 1).save_pretrained(world.root / "models" / "prior" / "unet")
+    prior_training.build([8, 8], 1).save_pretrained(world.root / "models" / "prior" / "unet")
     diffusion.noise_scheduler().save_pretrained(world.root / "models" / "prior" / "scheduler")
     benchmark.build(world.params, world.models, world.cache)
     return world
