@@ -1,58 +1,50 @@
-"""The frozen diffusion prior: one call that tells what noise it sees in an image at one step.
-
-Pixel or latent, whatever its network was trained to predict, behind one interface: nothing downstream asks which it is.
-"""
+"""The frozen diffusion prior: one call that tells what noise it sees in an image at one step."""
 
 import torch
 
+from anl import prior_parts
 from anl.errors import UserError
-from anl.prior_folder import find, read_folder
+from anl.prior_source import locate
 
-DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# epsilon from what the network predicts at x_t = sqrt(a) x_0 + sqrt(1 - a) epsilon: `sample` is x_0, and
-# v = sqrt(a) epsilon - sqrt(1 - a) x_0 (Salimans & Ho, 2022, eq. 7 and appendix D)
-TO_EPSILON = {
-    "epsilon": lambda prediction, x, a: prediction,
-    "v_prediction": lambda prediction, x, a: a.sqrt().float() * prediction + (1 - a).sqrt().float() * x,
-    "sample": lambda prediction, x, a: (x - a.sqrt().float() * prediction) / (1 - a).sqrt().float(),
-}
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NoisePrior:
-    """A frozen diffusion model. Its space is that of its noise: the pixels, or the latents of its VAE.
+    """A frozen diffusion model behind one interface, whatever it predicts and whether it works on pixels or latents.
 
-    Steps are the paper's, 1-based; diffusers' timestep is `step - 1`. The weights do not require gradients, the models
-    are in eval mode, and every call runs under no_grad. channels, factor: channels of the noise, and image pixels on a
-    side of one of its cells (1 for a pixel prior, 8 for most latent ones). steps: T.
+    Steps are the paper's, 1-based; diffusers' timestep is `step - 1`. The weights do not require gradients, the model
+    is in eval mode, and every call runs under no_grad. Everything about a `z` is in the prior's own space: the image
+    for a pixel prior, `encode(x)` for a latent one.
+
+    steps: length T of the schedule. alphas_cumprod: float64 (T,). channels: of z and of the noise. factor: image pixels
+    per cell of z (1 for pixels, 8 for Stable Diffusion). precision: see `load`.
     """
 
     def __init__(self, unet, scheduler, device="cpu", precision="bf16", vae=None, prompt=None):
-        """unet, scheduler, vae: of diffusers. prompt: (1, L, D), the embedding of the empty prompt. precision: fp32,
-        bf16 or fp16, what the network computes in; the VAE always computes in fp32."""
-        if precision not in DTYPES:
-            raise UserError(f"there is no precision '{precision}'; choose one of {', '.join(DTYPES)}")
-        prediction_type = scheduler.config.get("prediction_type", "epsilon")
-        if prediction_type not in TO_EPSILON:
-            raise UserError(f"a prior that predicts '{prediction_type}' is not supported; its scheduler's prediction_type "
-                            f"must be one of {', '.join(TO_EPSILON)}")
-        self.device, self.dtype = torch.device(device), DTYPES[precision]
+        """unet, scheduler and, for latents, vae: diffusers models; prompt: the empty prompt's embedding (1, L, D)."""
+        self.device = torch.device(device)
+        self.precision = _precision(precision)
         self.unet = unet.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
-        self.vae = None if vae is None else vae.eval().requires_grad_(False).to(device)
-        self.prompt = None if prompt is None else prompt.to(device)
-        self.to_epsilon = TO_EPSILON[prediction_type]
+        self.vae = vae if vae is None else vae.eval().requires_grad_(False).to(device)
+        self.prompt = prompt if prompt is None else prompt.detach().to(device)
         self.steps = scheduler.config.num_train_timesteps
         self.alphas_cumprod = scheduler.alphas_cumprod.double()
+        self.prediction_type = getattr(scheduler.config, "prediction_type", "epsilon")
         self.channels = unet.config.in_channels
         self.factor = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
 
     @classmethod
-    def load(cls, source, device="cpu", precision="bf16"):
-        """Load from a diffusers folder, a hub id with its commit (`owner/name@<40 hex digits>`) or a preset's name.
+    def load(cls, source, device="cpu", precision="bf16", revision=None):
+        """Load a prior and check it.
 
-        The folder holds `unet/` and `scheduler/`, a latent prior's also `vae/` and the empty prompt (see
-        anl.prior_folder). Raises UserError on one that lacks something or cannot serve.
+        source: a diffusers folder, a name of anl.prior_presets, or a hub id `owner/name`; revision: the full commit of a
+        hub id (anl.prior_source). precision: what the network computes in, `bf16` and `fp16` by autocast, `fp32` without;
+        weights, latents and results are float32 anyhow.
+        Raises UserError if it cannot be found, is damaged or is no model this class knows (anl.prior_parts).
         """
-        return cls(**read_folder(find(source)), device=device, precision=precision)
+        _precision(precision)  # before a download
+        unet, scheduler, vae, prompt = prior_parts.read(*locate(source, revision))
+        return cls(unet, scheduler, device, precision, vae, prompt)
 
     def check_step(self, step):
         """Return `step` as an int, or raise UserError if it is not a whole number from 1 to T."""
@@ -61,60 +53,99 @@ class NoisePrior:
         return int(step)
 
     def check_size(self, side):
-        """Raise UserError if the prior cannot take images of `side` pixels: they are never resized for it."""
-        multiple = self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        if side % multiple:
-            raise UserError(f"the prior takes images whose sides are multiples of {multiple} pixels, not {side}; change "
-                            "benchmark.size or take another prior")
+        """Return `side` (pixels), or raise UserError if a crop of that side does not fit the network's halvings."""
+        unit = self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if side < unit or side % unit:
+            raise UserError(f"a crop of {side} pixels does not fit the prior, whose network asks for a multiple of {unit}; "
+                            "mend the crop's size: it is never resized")
+        return side
 
-    def alpha(self, step):
-        """The schedule's cumulative alpha at `step`, a float64 scalar: x_t = sqrt(alpha) x_0 + sqrt(1 - alpha) epsilon."""
-        return self.alphas_cumprod[self.check_step(step) - 1]
+    def notes(self, side):
+        """What a user should know before using this prior on crops of `side` pixels: a list of sentences, often empty."""
+        found = []
+        trained = self.unet.config.sample_size
+        trained = max(trained) if isinstance(trained, (list, tuple)) else trained
+        if trained is not None and trained * self.factor != side:
+            found.append(f"The prior is made for images of {trained * self.factor} pixels and sees crops of {side}: it gets "
+                         "the detector's crop as it is, never a resized copy.")
+        if self.prediction_type == "sample" and self.precision != "fp32":
+            found.append(f"The prior predicts the clean image, and {self.precision} rounding of it becomes large noise at "
+                         "the first steps; use precision fp32.")
+        return found
 
     def sigma(self, step):
-        """Standard deviation of the noise that the forward process has added at `step`, in units of the prior's space
-        (of half the range, for a pixel prior)."""
-        return float((1 - self.alpha(step)).sqrt())
+        """Standard deviation of the noise that the forward process has added at `step`, in units of z (half range)."""
+        return float((1 - self.alphas_cumprod[self.check_step(step) - 1]).sqrt())
 
     @torch.no_grad()
     def encode(self, x):
-        """Images (B, 3, H, W) in [-1, 1] in the prior's space, (B, C, H/k, W/k): as they are, or the mode of the VAE's
-        posterior, scaled as the prior was trained."""
+        """Images in the prior's own space: (B, 3, H, W) in [-1, 1] -> (B, channels, H / factor, W / factor).
+
+        x itself for a pixel prior. For a latent one the mode of the autoencoder's posterior, scaled as the UNet expects
+        it ((mode - shift_factor) * scaling_factor), in float32: half precision overflows in some autoencoders.
+        """
         if self.vae is None:
             return x
-        shift = self.vae.config.get("shift_factor") or 0.0
-        latent = self.vae.encode(x.to(self.device)).latent_dist.mode()
-        return ((latent - shift) * self.vae.config.scaling_factor).to(x.device)
+        config = self.vae.config
+        mode = self.vae.encode(x.to(self.device).float()).latent_dist.mode()
+        return ((mode - (config.shift_factor or 0)) * config.scaling_factor).to(x.device)
 
-    def noise(self, x, step):
+    def noise(self, x, step, precision=None):
         """The noise the prior sees in x at `step`: one call on the clean image, nothing added.
 
-        x: (B, 3, H, W) in [-1, 1]; returns float32 (B, C, H/k, W/k) on x's device.
+        x: (B, 3, H, W) in [-1, 1]; returns float32 (B, channels, H / factor, W / factor) on x's device. precision:
+        instead of the prior's own, for this call. Raises UserError if the step or the size does not fit.
         """
-        return self.noise_in(self.encode(x), step)
+        for side in x.shape[2:]:
+            self.check_size(side)
+        return self.epsilon(self.encode(x), step, precision)
 
-    @torch.no_grad()
-    def noise_in(self, z, step):
-        """The noise the prior sees at `step` in z, (B, C, h, w) of its own space, as it is; float32, z's shape."""
-        alpha, inputs = self.alpha(step), z.to(self.device, memory_format=torch.channels_last)
-        condition = {} if self.prompt is None else {"encoder_hidden_states": self.prompt.expand(len(z), -1, -1)}
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            prediction = self.unet(inputs, step - 1, **condition).sample
-        prediction = prediction[:, :self.channels].float()  # a learned variance, if any, is left out
-        return self.to_epsilon(prediction, inputs, alpha).contiguous().to(z.device)
+    def epsilon(self, z, step, precision=None):
+        """The noise the prior sees in z at `step`. (B, channels, h, w) -> the same, float32, on z's device."""
+        return self._estimate(z, step, precision)[0]
 
-    @torch.no_grad()
-    def denoise(self, noised, step):
+    def denoise(self, noised, step, precision=None):
         """The clean z the prior expects behind `noised` = sqrt(a) z + sqrt(1 - a) n at `step` (Ho et al., eq. 15)."""
-        alpha = self.alpha(step)
-        return (noised - (1 - alpha).sqrt().float() * self.noise_in(noised, step)) / alpha.sqrt().float()
-
-    def add_noise(self, z, noise, step):
-        """z of the prior's space with `noise` of its shape added as the forward process does at `step`."""
-        alpha = self.alpha(step)
-        return alpha.sqrt().float() * z + (1 - alpha).sqrt().float() * noise
+        return self._estimate(noised, step, precision)[1]
 
     def forward_noise(self, z, step, generator):
         """z noised to `step` and the noise used, drawn from `generator`."""
+        alpha = self.alphas_cumprod[self.check_step(step) - 1]
         noise = torch.randn(z.shape, generator=generator)
-        return self.add_noise(z, noise, step), noise
+        return alpha.sqrt().float() * z + (1 - alpha).sqrt().float() * noise, noise
+
+    @torch.no_grad()
+    def _estimate(self, z, step, precision):
+        """The noise and the clean image of one prediction p (Salimans & Ho 2022, appendix D), each a float32 tensor.
+
+        With a = alphas_cumprod: eps = p, sqrt(a) p + sqrt(1 - a) z for v, (z - sqrt(a) p) / sqrt(1 - a) for the image.
+        """
+        alpha = self.alphas_cumprod[self.check_step(step) - 1]
+        signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
+        prediction = self._predict(z, step, precision)
+        if self.prediction_type == "epsilon":  # in float32, which the cached targets were made with
+            return prediction, (z - sigma.float() * prediction) / signal.float()
+        p, z, signal, sigma = prediction.double(), z.double(), float(signal), float(sigma)
+        if self.prediction_type == "v_prediction":
+            return (signal * p + sigma * z).float(), (signal * z - sigma * p).float()
+        return ((z - signal * p) / sigma).float(), prediction
+
+    def _predict(self, z, step, precision):
+        """The network's own output at `step`, without a learned variance: float32 (B, channels, h, w) on z's device."""
+        precision = self.precision if precision is None else _precision(precision)
+        dtype = PRECISIONS[precision]
+        inputs = z.to(self.device, memory_format=torch.channels_last)
+        prompt = () if self.prompt is None else (self.prompt.expand(len(z), -1, -1),)
+        with torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+            prediction = self.unet(inputs, self.check_step(step) - 1, *prompt).sample
+        prediction = prediction[:, :self.channels].float().contiguous().to(z.device)
+        if not torch.isfinite(prediction).all():
+            raise UserError(f"the prior's noise at step {step} holds NaN or infinite numbers in {precision}; use precision "
+                            "fp32, or look for such numbers in the images")
+        return prediction
+
+
+def _precision(value):
+    if value not in PRECISIONS:
+        raise UserError(f"precision '{value}' is unknown; choose one of {', '.join(PRECISIONS)}")
+    return value

@@ -7,6 +7,7 @@ from scipy.ndimage import gaussian_filter
 
 from anl import bootstrap, seeds
 from anl.data.patches import to_tensor
+from anl.errors import UserError
 
 WIDTHS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5, 1.9, 2.4, 3.0, 4.0, 6.0, 9.0)  # pixels
 GREY_LEVELS = 127.5  # half the range of 8 bits: x runs from -1 to 1
@@ -19,7 +20,9 @@ def denoising_table(prior, val_pixels, test_pixels, test_clusters, steps, *, see
     val_pixels, test_pixels: uint8 (N, H, W, 3); test_clusters: (N,) photographs, drawn anew by the bootstrap. The
     filter's width is the best of WIDTHS on the validation patches at that step. Errors are root mean squares in grey
     levels with 95 % intervals; `ratio` is prior / filter on the same patches and noise.
+    Raises UserError for a latent prior: its errors are no grey levels.
     """
+    _need_pixels(prior)
     weights = bootstrap.cluster_weights(test_clusters, replicates, seed)
     rows = []
     for step in steps:
@@ -41,7 +44,7 @@ def denoising_table(prior, val_pixels, test_pixels, test_clusters, steps, *, see
 
 
 def clean_noise(prior, pixels, step):
-    """The prior's noise on clean uint8 (N, H, W, 3) patches, float32 (N, 3, H, W)."""
+    """The prior's noise on clean uint8 (N, H, W, 3) patches, float32 (N, C, h, w): (N, 3, H, W) for a pixel prior."""
     return torch.cat([prior.noise(to_tensor(pixels[i:i + BATCH]), step) for i in range(0, len(pixels), BATCH)])
 
 
@@ -49,8 +52,10 @@ def amplitude_table(prior, pixels, steps):
     """Standard deviation of the prior's noise on clean patches, a row a step and class.
 
     pixels: dict class -> uint8 (N, H, W, 3). `grey_levels` is how far the prior would move a pixel to denoise it:
-    the standard deviation times the noise that the forward process has added at the step.
+    the standard deviation times the noise that the forward process has added at the step. Raises UserError for a latent
+    prior, which moves no pixel.
     """
+    _need_pixels(prior)
     rows = []
     for step in steps:
         alpha = float(prior.alphas_cumprod[prior.check_step(step) - 1])
@@ -71,6 +76,11 @@ def correlation(prediction, target):
 def smooth(images, width):
     """Gaussian filter over the last two axes, reflected at the border; width 0 changes nothing."""
     return images if width == 0 else gaussian_filter(images, (0,) * (images.ndim - 2) + (width, width), mode="mirror")
+
+
+def _need_pixels(prior):
+    if prior.factor != 1:
+        raise UserError("this table is in grey levels and the prior works on latents; take a pixel-space prior for it")
 
 
 def _noised(prior, pixels, step, seed, name):

@@ -1,4 +1,4 @@
-"""Making a diffusion prior: a small DDPM, trained on the photographs that detectors train on."""
+"""The project's own diffusion priors: built, trained on photographs and saved in diffusers' layout."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from diffusers import UNet2DModel
 
 from anl import seeds
 from anl.data.patches import CropSampler
+from anl.errors import UserError
 from anl.files import write_csv
 from anl.fitting import Checkpoint, fit
 from anl.generators.diffusion import epsilon_loss, noise_scheduler
@@ -20,13 +21,22 @@ def build(channels, layers_per_block):
                        up_block_types=("UpBlock2D",) * len(channels))
 
 
-def fit_prior(sources, config, out, *, seed, cache):
+def fit_prior(sources, config, out, *, seed, cache, fraction=1.0):
     """Train a DDPM (Ho et al. 2020) over all its steps on uint8 images at the detector's scale; save it under `out`.
 
-    config: a profile's `prior` or one of its `other_priors` as a mapping (channels, layers_per_block, crop, batch_size,
-    steps, learning_rate, ema); no step at all saves the untrained model.
+    config: a profile's `prior` mapping (channels, layers_per_block, crop, batch_size, steps, learning_rate, ema); with
+    `steps` 0 the untrained network is saved. Another prior is another seed or another config.
+    fraction: share of `steps` to train, 0 to 1. The learning rate decays within them: a shorter training that is
+    finished, not a longer one cut off.
     Saved in the layout of diffusers' DDPMPipeline, so that any other such folder can stand in its place.
+    Raises UserError if `fraction` is outside 0 to 1 or `steps` negative.
     """
+    if not 0 <= fraction <= 1:
+        raise UserError(f"fraction {fraction} of the prior's training is not from 0 to 1; mend `fraction`")
+    if config["steps"] < 0:
+        raise UserError(f"prior.steps: {config['steps']} is negative; 0 saves the untrained prior")
+    if fraction != 1:  # else the mapping stays as it was, and with it the checkpoint's name
+        config = {**config, "steps": round(fraction * config["steps"])}
     seeds.fix(seed, "prior")
     sampler = CropSampler(sources, config["crop"], config["batch_size"], seed, "prior")
     unet = build(config["channels"], config["layers_per_block"]).to(memory_format=torch.channels_last).train()
@@ -36,5 +46,5 @@ def fit_prior(sources, config, out, *, seed, cache):
                 ema=config["ema"])
     unet.eval().save_pretrained(Path(out) / "unet")
     noise_scheduler().save_pretrained(Path(out) / "scheduler")
-    write_csv(Path(out) / "curve.csv", [{"step": step, "loss": value} for step, value in curve])
+    write_csv(Path(out) / "curve.csv", [{"step": step, "loss": value} for step, value in curve], ["step", "loss"])
     checkpoint.remove()

@@ -130,7 +130,8 @@ def _residual(kind, prior, step, seed):
         clean = prior.encode(x)
         noise = torch.stack([torch.randn(clean.shape[1:], generator=seeds.torch_generator(seed, "targets", name, draw))
                              for name in names])
-        return prior.noise_in(prior.add_noise(clean, noise, step), step), noise
+        alpha = prior.alphas_cumprod[step - 1]
+        return prior.epsilon(alpha.sqrt().float() * clean + (1 - alpha).sqrt().float() * noise, step), noise
 
     def error(x, names):
         draws = (noised(x, names, draw) for draw in range(ERROR_DRAWS))

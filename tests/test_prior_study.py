@@ -19,6 +19,7 @@ def pixels():
 class Perfect:
     """Stands in for a prior that knows the clean image."""
 
+    factor = 1
     alphas_cumprod = torch.linspace(0.9999, 0.01, 1000, dtype=torch.float64)
 
     def __init__(self, share):

@@ -116,7 +116,7 @@ def test_noised_is_what_the_prior_says_of_a_draw_that_a_pair_shares(world, tmp_p
 
 def test_error_is_the_mean_squared_error_of_its_draws(world, tmp_path, monkeypatch):
     """A prior that sees no noise at all is wrong by the draws themselves: their mean square, about 1."""
-    monkeypatch.setattr(NoisePrior, "noise_in", lambda self, z, step: torch.zeros_like(z))
+    monkeypatch.setattr(NoisePrior, "epsilon", lambda self, z, step, precision=None: torch.zeros_like(z))
     rows = targets.training_rows(world.params)
     target, scale = targets.load(world.params, 10, rows, "error", **arguments(world, tmp_path))
     draws = [torch.randn(3, 32, 32, generator=seeds.torch_generator(world.params.seed, "targets",
@@ -152,4 +152,4 @@ def test_a_leaky_copy_has_targets_of_its_own_pixels_in_a_file_of_its_own(world, 
     pixels = benchmark.read_images(world.params.benchmark.folder, rows.head(1))[0]
     assert rows["label"].iloc[0] == 0
     expected = NoisePrior.load(f"{world.models}/prior").noise(to_tensor(views.apply("jpeg96", pixels)[None].copy()), 10) / scale
-    torch.testing.assert_close(leaky[:1].float(), expected, atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(leaky[:1].float(), expected, atol=5e-2, rtol=0)  # bf16, in another batch
