@@ -15,6 +15,7 @@ from anl.generators import MODELS, fit_model, load_model
 from anl.prior_training import fit_prior
 
 CACHE = ".cache/anl"
+PRIOR_PARTS = ("unet", "scheduler", "vae", "tokenizer", "text_encoder")  # of a diffusers folder
 
 
 def make_model(name, params, folder="models", cache=CACHE):
@@ -35,16 +36,41 @@ def make_model(name, params, folder="models", cache=CACHE):
 def make_prior(params, name="prior", folder="models", cache=CACHE):
     """Train the diffusion prior, or the one called `name` in `other_priors`, into `folder`/name; returns that path.
 
-    Its sources are halved, as the benchmark's patches are, and its seed is not the generators'. Raises UserError on an
-    unknown name.
+    Its sources are halved, as the benchmark's patches are, and its seed is not the generators'. A prior whose config
+    names a `source` is fetched and checked instead. Raises UserError on an unknown name, or a source that cannot serve.
     """
     if name != "prior" and name not in params.other_priors:
         raise UserError(f"there is no prior '{name}'; choose one of {', '.join(['prior', *params.other_priors])}")
     config = params.prior if name == "prior" else params.other_priors[name]
+    if config.source is not None:
+        return fetch_prior(config, params.benchmark.size, Path(folder) / name)
     sources = training_sources(params, halved=True)
     with whole_folder(Path(folder) / name) as temporary:
         fit_prior(sources, config_dict(config), temporary, seed=params.seed + config.seed_offset, cache=cache)
     return Path(folder) / name
+
+
+def fetch_prior(config, size, path):
+    """Put the model that `config.source` names at `path`, checked on crops of `size` pixels; prints what to know of it."""
+    from anl.prior import NoisePrior
+    from anl.prior_presets import PRESETS, overlap_warning
+    from anl.prior_source import locate
+
+    source = Path(locate(config.source, config.revision)[0])
+    prior = NoisePrior.load(source, precision=config.precision)
+    prior.check_size(size)
+    known = [overlap_warning(config.source, name) for name in PRESETS[config.source].overlaps] if config.source in PRESETS else []
+    for note in [*prior.notes(size), *known]:
+        print(note, file=sys.stderr)
+    with whole_folder(path) as temporary:
+        for file in source.rglob("*"):
+            part = file.relative_to(source)
+            wanted = len(part.parts) == 1 or part.parts[0] in PRIOR_PARTS
+            if file.is_file() and wanted and file.suffix in (".json", ".txt", ".safetensors"):
+                (temporary / part).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, temporary / part)
+        NoisePrior.load(temporary)
+    return path
 
 
 def training_sources(params, halved=False):

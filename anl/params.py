@@ -65,7 +65,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Prior:
-    """seed_offset: added to the profile's seed. precision: what the trained prior computes in."""
+    """seed_offset: added to the profile's seed. source: a diffusers folder, preset or hub id to take instead of training
+    one, revision: its commit at the hub. precision: what the prior computes in."""
 
     channels: list[int]
     layers_per_block: int
@@ -75,6 +76,8 @@ class Prior:
     learning_rate: float
     ema: float
     seed_offset: int = 1
+    source: str | None = None
+    revision: str | None = None
     precision: str = "bf16"
 
 

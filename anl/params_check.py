@@ -49,6 +49,7 @@ def check(params, origin):
     targets = (*TARGETS, *params.other_priors)
     for name, prior in [("prior", params.prior)] + [(f"other_priors.{key}", item) for key, item in params.other_priors.items()]:
         need(prior.precision in PRECISIONS, f"{name}.precision", f"choose one of {', '.join(PRECISIONS)}")
+        need(prior.source is not None or prior.revision is None, f"{name}.revision", "it is the commit of a `source`")
     for name in params.other_priors:
         need(name not in (*TARGETS, *params.models) and re.fullmatch(r"[a-z0-9_]+", name), f"other_priors.{name}",
              "its name must be lower case and no target's or model's")

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from anl import making
@@ -57,6 +58,25 @@ def test_latent_needs_the_vae(world, tmp_path):
 def test_an_unknown_model(world, tmp_path):
     with pytest.raises(UserError, match="there is no generator model 'gan'"):
         making.make_model("gan", world.params, tmp_path, tmp_path / "cache")
+
+
+def test_another_diffusion_model_is_checked_and_put_in_the_priors_place(world, tmp_path, capsys):
+    from anl.prior import NoisePrior
+
+    source = f"{world.models}/other_prior"
+    config = dataclasses.replace(world.params.prior, source=source)
+    settings = dataclasses.replace(world.params, prior=config)
+    made = making.make_prior(settings, "prior", tmp_path / "models", tmp_path / "cache")
+    x = torch.rand(1, 3, 32, 32) * 2 - 1
+    assert torch.equal(NoisePrior.load(made).noise(x, 1), NoisePrior.load(source).noise(x, 1))
+    before = sha256_of(made)
+    broken = dataclasses.replace(settings, prior=dataclasses.replace(config, source=str(tmp_path)))
+    with pytest.raises(UserError, match="holds no diffusion prior"):
+        making.make_prior(broken, "prior", tmp_path / "models", tmp_path / "cache")
+    narrow = dataclasses.replace(settings, benchmark=dataclasses.replace(settings.benchmark, size=33))
+    with pytest.raises(UserError, match="a crop of 33 pixels does not fit"):
+        making.make_prior(narrow, "prior", tmp_path / "models", tmp_path / "cache")
+    assert sha256_of(made) == before
 
 
 def test_an_unknown_prior(world, tmp_path):
