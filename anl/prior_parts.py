@@ -21,6 +21,7 @@ UNETS = {"UNet2DModel": UNet2DModel, "UNet2DConditionModel": UNet2DConditionMode
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 STEM = "diffusion_pytorch_model"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+CONVERT = "convert a copy you trust: load it with diffusers, save_pretrained(..., safe_serialization=True)"
 CONDITIONS = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type")
 
 
@@ -167,9 +168,9 @@ def _check_weights(folder, name):
             pickles = [path.name for path in sorted(folder.glob("*")) if path.suffix in PICKLES]
             if pickles:
                 raise UserError(f"{name} holds its weights as a pickle ({pickles[0]}), which can run code when it is read; "
-                                "convert a copy you trust: load it with diffusers, save_pretrained(..., "
-                                "safe_serialization=True)")
-            raise UserError(f"{name}/{file} is missing: no weights to load; get the whole folder")
+                                f"{CONVERT}")
+            raise UserError(f"{name}/{file} is missing: no weights to load; get the whole folder, and if its source has a "
+                            f"pickle only (none is downloaded here), {CONVERT}")
         try:
             with safe_open(folder / file, framework="pt") as stream:
                 stream.keys()

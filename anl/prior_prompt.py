@@ -38,12 +38,12 @@ def _stored(path, name):
 
 
 def _computed(folder, name):
-    for part in ("text_encoder", "tokenizer"):
-        if not (folder / part).is_dir() and importlib.util.find_spec("transformers"):
-            raise UserError(f"{name}: {part}/ is missing; get the whole folder, {MEND}")
     if importlib.util.find_spec("transformers") is None:
         raise UserError(f"{name} asks for a prompt, and transformers, which reads its text encoder, is not installed: "
                         f"install it, {MEND}")
+    for part in ("text_encoder", "tokenizer"):
+        if not (folder / part).is_dir():
+            raise UserError(f"{name}: {part}/ is missing; get the whole folder, {MEND}")
     if not list((folder / "text_encoder").glob("model*.safetensors")):
         raise UserError(f"{name}/text_encoder holds no model.safetensors; convert a copy you trust with transformers' "
                         f"save_pretrained(..., safe_serialization=True), {MEND}")

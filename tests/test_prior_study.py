@@ -6,7 +6,9 @@ import torch
 
 from anl import prior_study
 from anl.benchmark import read_images, read_manifest
+from anl.errors import UserError
 from anl.prior import NoisePrior
+from tests import tiny_priors
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,15 @@ def test_tables_of_a_real_prior_are_repeatable(world):
     noise = prior_study.clean_noise(prior, pixels, 100)
     assert noise.shape == (len(pixels), 3, 32, 32)
     assert amplitude["standard_deviation"].iloc[1] == pytest.approx(float(noise.double().std()))
+
+
+def test_grey_levels_need_a_pixel_prior(pixels, tmp_path):
+    latent = NoisePrior.load(tiny_priors.latent_folder(tmp_path))
+    with pytest.raises(UserError, match="in grey levels and the prior works on latents"):
+        prior_study.denoising_table(latent, pixels, pixels, list("aabbcc"), [1], seed=0, replicates=30)
+    with pytest.raises(UserError, match="take a pixel-space prior"):
+        prior_study.amplitude_table(latent, {"real": pixels}, [1])
+    assert prior_study.clean_noise(latent, pixels, 1).shape == (6, 4, 16, 16)
 
 
 def test_correlation_equals_numpys_and_knows_no_scale():
