@@ -1,7 +1,8 @@
 """Attention from predicted noise: `(features, noise) -> (features, map)`, four ways, one interface.
 
-features f: (B, D, h, w) from the backbone; noise n_hat: (B, 3, H, W), the detector's own prediction. The map is
-(B, h, w), non-negative, sums to 1 over each image, and says where the evidence was taken from.
+features f: (B, D, h, w) from the backbone; noise n_hat: (B, C, H, W), the detector's own prediction. C is 3 with a prior
+of pixels; a latent prior's noise has its own channels (4) and an eighth of the image's resolution, down to one value a
+feature. The map is (B, h, w), non-negative, sums to 1 over each image, and says where the evidence was taken from.
 The paper's abstract names no form; `affinity` is our reading of "globally distributed discrepancies", the other two
 follow its published relatives.
 """
@@ -11,10 +12,15 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def build(name, feature_channels, patch, grid):
-    """The attention called `name` for features (B, feature_channels, grid, grid) and noise patches of `patch` pixels."""
+def build(name, feature_channels, patch, grid, noise_channels=3):
+    """The attention called `name` for features (B, feature_channels, grid, grid) and noise (B, noise_channels, H, W).
+
+    patch: side of the noise patches that `affinity` compares, in values of the noise; 1 where the noise is as coarse as
+    the features. The other forms average the noise over each feature's cell.
+    """
     makers = {"none": lambda: NoAttention(), "energy": lambda: EnergyAttention(),
-              "gate": lambda: GateAttention(feature_channels), "affinity": lambda: AffinityAttention(patch, grid)}
+              "gate": lambda: GateAttention(feature_channels, noise_channels=noise_channels),
+              "affinity": lambda: AffinityAttention(patch, grid, noise_channels=noise_channels)}
     return makers[name]()
 
 
@@ -50,9 +56,9 @@ class GateAttention(nn.Module):
     After the error-guided refinement of LaRE (Luo et al., CVPR 2024), with the predicted noise in the error's place.
     """
 
-    def __init__(self, feature_channels, hidden=16):
+    def __init__(self, feature_channels, hidden=16, noise_channels=3):
         super().__init__()
-        self.embed = nn.Conv2d(6, hidden, 1)
+        self.embed = nn.Conv2d(2 * noise_channels, hidden, 1)
         self.spatial = nn.Conv2d(hidden, 1, 1)
         self.content = nn.Conv2d(feature_channels, 1, 1)
         self.channel = nn.Linear(hidden, feature_channels)
@@ -78,10 +84,10 @@ class AffinityAttention(nn.Module):
     is the mean over queries of A: how much each cell is listened to by the whole image.
     """
 
-    def __init__(self, patch, grid, dim=32):
+    def __init__(self, patch, grid, dim=32, noise_channels=3):
         super().__init__()
         self.grid = grid
-        self.embed = nn.Conv2d(3, dim, patch, patch)
+        self.embed = nn.Conv2d(noise_channels, dim, patch, patch)
         self.norm = nn.GroupNorm(1, dim)
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)
@@ -89,7 +95,7 @@ class AffinityAttention(nn.Module):
 
     def forward(self, features, noise):
         b, d, h, w = features.shape
-        # (B, 3, H, W) -> (B, dim, H/patch, W/patch) -> (B, hw, dim): the energy of each pattern in a cell, not its sign
+        # (B, C, H, W) -> (B, dim, H/patch, W/patch) -> (B, hw, dim): the energy of each pattern in a cell, not its sign
         tokens = F.adaptive_avg_pool2d(self.embed(noise).float().square().add(1e-4).log(), (h, w))
         tokens = self.norm(tokens).flatten(2).transpose(1, 2)
         q, k = self.query(tokens), self.key(tokens)
@@ -99,11 +105,18 @@ class AffinityAttention(nn.Module):
         return features + self.gamma * (shared - features), affinity.mean(1).view(b, h, w)
 
 
-def effective_support(weights):
-    """Share of the image a map listens to: exp(entropy) / number of cells, from 1/hw (one cell) to 1 (uniform).
+def entropy(weights):
+    """Shannon entropy of each map in bits, from 0 (one cell) to log2(hw) (uniform).
 
-    weights: (B, h, w) summing to 1 over each image; returns (B,).
+    weights: (B, h, w) summing to 1 over each image; returns (B,), float64.
     """
     flat = weights.flatten(1).double()
-    entropy = -(flat * flat.clamp(min=1e-12).log()).sum(1)
-    return entropy.exp() / flat.shape[1]
+    return -(flat * flat.clamp(min=1e-12).log2()).sum(1)
+
+
+def effective_support(weights):
+    """Share of the image a map listens to: 2^entropy / number of cells, from 1/hw (one cell) to 1 (uniform).
+
+    weights: (B, h, w) summing to 1 over each image; returns (B,), float64.
+    """
+    return entropy(weights).exp2() / weights[0].numel()
