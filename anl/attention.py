@@ -1,7 +1,8 @@
 """Attention from predicted noise: `(features, noise) -> (features, map)`, four ways, one interface.
 
-features f: (B, D, h, w) from the backbone; noise n_hat: (B, C, H, W), the detector's own prediction. The map is
-(B, h, w), non-negative, sums to 1 over each image, and says where the evidence was taken from.
+features f: (B, D, h, w) from the backbone; noise n_hat: (B, C, H, W), the detector's own prediction. C is 3 with a prior
+of pixels; a latent prior's noise has its own channels (4) and an eighth of the image's resolution, down to one value a
+feature. The map is (B, h, w), non-negative, sums to 1 over each image, and says where the evidence was taken from.
 The paper's abstract names no form; `affinity` is our reading of "globally distributed discrepancies", the other two
 follow its published relatives.
 """
@@ -12,14 +13,14 @@ from torch.nn import functional as F
 
 
 def build(name, feature_channels, patch, grid, noise_channels=3, dim=32):
-    """The attention called `name` for features (B, feature_channels, grid, grid).
+    """The attention called `name` for features (B, feature_channels, grid, grid) and noise (B, noise_channels, H, W).
 
-    The noise has `noise_channels` and is read in patches of `patch` of its own cells; dim is the width of the queries
-    and keys of `affinity`.
+    patch: side of the noise patches that `affinity` compares, in values of the noise; 1 where the noise is as coarse as
+    the features; dim: width of its queries and keys. The other forms average the noise over each feature's cell.
     """
     makers = {"none": lambda: NoAttention(), "energy": lambda: EnergyAttention(),
-              "gate": lambda: GateAttention(feature_channels, noise_channels),
-              "affinity": lambda: AffinityAttention(patch, grid, noise_channels, dim)}
+              "gate": lambda: GateAttention(feature_channels, noise_channels=noise_channels),
+              "affinity": lambda: AffinityAttention(patch, grid, dim, noise_channels)}
     return makers[name]()
 
 
@@ -55,7 +56,7 @@ class GateAttention(nn.Module):
     After the error-guided refinement of LaRE (Luo et al., CVPR 2024), with the predicted noise in the error's place.
     """
 
-    def __init__(self, feature_channels, noise_channels=3, hidden=16):
+    def __init__(self, feature_channels, hidden=16, noise_channels=3):
         super().__init__()
         self.embed = nn.Conv2d(2 * noise_channels, hidden, 1)
         self.spatial = nn.Conv2d(hidden, 1, 1)
@@ -83,7 +84,7 @@ class AffinityAttention(nn.Module):
     is the mean over queries of A: how much each cell is listened to by the whole image.
     """
 
-    def __init__(self, patch, grid, noise_channels=3, dim=32):
+    def __init__(self, patch, grid, dim=32, noise_channels=3):
         super().__init__()
         self.grid = grid
         self.embed = nn.Conv2d(noise_channels, dim, patch, patch)
@@ -104,11 +105,18 @@ class AffinityAttention(nn.Module):
         return features + self.gamma * (shared - features), affinity.mean(1).view(b, h, w)
 
 
-def effective_support(weights):
-    """Share of the image a map listens to: exp(entropy) / number of cells, from 1/hw (one cell) to 1 (uniform).
+def entropy(weights):
+    """Shannon entropy of each map in bits, from 0 (one cell) to log2(hw) (uniform).
 
-    weights: (B, h, w) summing to 1 over each image; returns (B,).
+    weights: (B, h, w) summing to 1 over each image; returns (B,), float64.
     """
     flat = weights.flatten(1).double()
-    entropy = -(flat * flat.clamp(min=1e-12).log()).sum(1)
-    return entropy.exp() / flat.shape[1]
+    return -(flat * flat.clamp(min=1e-12).log2()).sum(1)
+
+
+def effective_support(weights):
+    """Share of the image a map listens to: 2^entropy / number of cells, from 1/hw (one cell) to 1 (uniform).
+
+    weights: (B, h, w) summing to 1 over each image; returns (B,), float64.
+    """
+    return entropy(weights).exp2() / weights[0].numel()

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from anl import book, params
 from anl.analysis import value
+from anl.attention_study import COMPARISONS, MEASURES
 from anl.book import NOTEBOOKS
 from anl.files import write_csv, write_json, write_text
 
@@ -38,7 +39,10 @@ def values(difference=None):
     step |= {"best_step": {**value(1, seeds=3), "text": "t = 1"}, "t1_minus_best_other": interval(0.01)}
     attention = {f"unseen_AP_{name}": interval(0.8) for name in ("none", "energy", "gate", "affinity")}
     attention |= {"affinity_minus_none": interval(-0.05), "affinity_minus_none_seen": interval(0.001),
-                  "affinity_gain_unseen_minus_seen": interval(-0.051)}
+                  "affinity_gain_unseen_minus_seen": interval(-0.051), "pairs": value(33, digits=0),
+                  "cells": value(64, digits=0), "pair_families": {**value(1), "text": "ddim"},
+                  **{f"{key}_{name}": interval(0.5) for name in ("none", "energy", "gate", "affinity") for key in
+                     (*MEASURES, "deletion", "insertion", "falling_rising")}}
     targets = {f"unseen_AP_{name}": interval(0.8) for name in ("plain", "prior", "highpass")}
     targets |= {"prior_minus_plain": interval(0.02), "highpass_minus_plain": interval(0.015),
                 "best_other": {**value(1), "text": "`highpass`"}, "own_minus_best_other": interval(0.005),
@@ -77,6 +81,8 @@ def tables():
 
     rates = [{"method": method, "control": control, "false_positive_rate": 0.06, "low": 0.02, "high": 0.1, "seeds": 3,
               "n": 400} for method in ("plain", "anl") for control in ("raw", "blur")]
+    support = [{"method": method, "patches": patches, **{f"{key}{end}": 0.5 for key in MEASURES for end in ("", "_low", "_high")},
+                "cells": 64, "seeds": 3, "n": 33} for method in ("none", "affinity") for patches in ("real", "generated")]
     probe = {"accuracy": 0.5, "low": 0.45, "high": 0.55, "n": 800}
     return {
         "data": {"split_counts": [{"generator": "real", "train": 9, "val": 4, "test": 4, "photographs": 12}],
@@ -94,7 +100,9 @@ def tables():
         "cross_generator": {"summary": summary(["plain", "anl"]), "difference": difference(["anl"], "plain"),
                             "controls": rates, "metrics": [{"method": "plain", "generator": "vae", "AP": 0.8}]},
         "step_t": {"summary": summary(["t1", "t10", "t100", "plain"]), "t1_minus_other": turned(["t10", "t100"], "t1")},
-        "attention": {"difference": difference(["energy", "gate", "affinity"], "none")},
+        "attention": {"difference": difference(["energy", "gate", "affinity"], "none"), "support": support, "area_difference": [
+            {"method": method, "curve": curve, "reference": reference, **gain} for method in ("none", "affinity")
+            for curve, reference in COMPARISONS]},
         "targets": {"gain": difference(["prior", "highpass"], "plain"), "own_minus_other": turned(["highpass"], "prior")},
         "claims": {}}
 
