@@ -83,7 +83,7 @@ def statistics(table, path):
     def plot(figure, axes):
         place = np.arange(len(table))[::-1]
         for axis, (key, title) in zip(axes[0], STATISTICS.items()):
-            _points(axis, table[f"ap_{key}"], place, table[f"ap_{key}_low"], table[f"ap_{key}_high"], COLOURS[0])
+            points(axis, table[f"ap_{key}"], place, table[f"ap_{key}_low"], table[f"ap_{key}_high"], COLOURS[0])
             axis.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
             axis.set(title=title, xlim=(0.3, 1.02), xlabel="AP (chance 0.5)", yticks=place,
                      yticklabels=_family_labels(table["family"], table["seen"]))
@@ -149,7 +149,7 @@ def by_generator(summary, path, metric="AP", differences=None):
             shift = 0.14 * (len(methods) - 1 - 2 * index)
             y = rows["generator"].map(place) + shift
             colour = METHOD_COLOURS.get(method, COLOURS[index])
-            _points(axes[0, 0], rows["mean"], y, rows["low"], rows["high"], colour)
+            points(axes[0, 0], rows["mean"], y, rows["low"], rows["high"], colour)
         axes[0, 0].set(xlabel=f"{metric.replace('_', ' ')} (chance 0.5)\n{sample_of(table)}", yticks=list(place.values()),
                        yticklabels=["mean of unseen" if name == "unseen" else
                                     f"{name} (trained on)" if _seen(table, name) else name for name in names])
@@ -158,7 +158,7 @@ def by_generator(summary, path, metric="AP", differences=None):
         if differences is not None:
             rows = differences[differences["metric"] == metric]
             y = rows["generator"].map(place)
-            _points(axes[0, 1], rows["difference"], y, rows["low"], rows["high"], COLOURS[0])
+            points(axes[0, 1], rows["difference"], y, rows["low"], rows["high"], COLOURS[0])
             axes[0, 1].axvline(0, color=GREY, linewidth=0.8, linestyle=":")
             axes[0, 1].set(xlabel=f"difference in {metric.replace('_', ' ')}",
                            title=f"{rows['method'].iloc[0]} minus {rows['baseline'].iloc[0]}, paired")
@@ -180,7 +180,7 @@ def controls(table, path, target):
             rows = table[table["method"] == method]
             y = rows["control"].map(place) + 0.14 * (len(methods) - 1 - 2 * index)
             colour = METHOD_COLOURS.get(method, COLOURS[index])
-            _points(axis, 100 * rows["false_positive_rate"], y, 100 * rows["low"], 100 * rows["high"], colour)
+            points(axis, 100 * rows["false_positive_rate"], y, 100 * rows["low"], 100 * rows["high"], colour)
         axis.axvline(100 * target, color=GREY, linewidth=0.8, linestyle=":")
         labels_above(axis, {name: METHOD_COLOURS.get(name, COLOURS[i]) for i, name in enumerate(methods)})
         labels = ["untouched" if name == "raw" else name for name in names]
@@ -234,7 +234,7 @@ def by_variant(summary, differences, path):
         for axis, table, key in ((axes[0, 0], summary, "mean"), (axes[0, 1], differences, "difference")):
             for index, (where, colour) in enumerate((("seen", COLOURS[1]), ("unseen", COLOURS[0]))):
                 rows = table[table["generator"] == where]
-                _points(axis, rows[key], rows["method"].map(place) + 0.12 - 0.24 * index, rows["low"], rows["high"],
+                points(axis, rows[key], rows["method"].map(place) + 0.12 - 0.24 * index, rows["low"], rows["high"],
                         colour)
         labels_above(axes[0, 0], {"seen": COLOURS[1], "unseen": COLOURS[0]})
         axes[0, 0].set(xlabel=f"AP (chance 0.5)\n{sample_of(summary)}", yticks=list(place.values()), yticklabels=methods,
@@ -254,7 +254,7 @@ def verdicts(table, path):
             colour = VERDICT_COLOURS[row["verdict"]]
             if row["value"] == row["value"]:
                 low, high = (row[key] if row[key] == row[key] else row["value"] for key in ("low", "high"))
-                _points(axis, [row["value"]], [y], [low], [high], colour)
+                points(axis, [row["value"]], [y], [low], [high], colour)
             axis.plot([row["limit"]] * 2, [y - 0.3, y + 0.3], color="black", linewidth=1)
             axis.annotate(row["verdict"], (1.02, y), xycoords=("axes fraction", "data"), color=colour, va="center",
                           fontweight="bold", annotation_clip=False)
@@ -271,7 +271,7 @@ def sample_of(table):
     return f"{seeds} {'seed' if seeds == 1 else 'seeds'}, n = {images} images"
 
 
-def _points(axis, x, y, low, high, colour):
+def points(axis, x, y, low, high, colour):
     # not as an error bar, whose arms start at the point: a percentile interval may leave its point out
     axis.hlines(np.asarray(y, float), low, high, color=colour, linewidth=1.5)
     axis.plot(np.asarray(x, float), np.asarray(y, float), "o", color=colour)

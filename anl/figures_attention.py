@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from anl.figures import COLOURS, GREY, _labels, _points, draw
+from anl.figures import COLOURS, GREY, draw, labels_above, points
 
 PATCH_COLOURS = {"real": GREY, "generated": COLOURS[0]}
 CURVE_COLOURS = {"deletion": COLOURS[3], "insertion": COLOURS[2]}
@@ -21,9 +21,9 @@ def reach(support, differences, path):
         place = dict(zip(methods, np.arange(len(methods))[::-1]))
         for index, (patches, colour) in enumerate(PATCH_COLOURS.items()):
             rows = support[support["patches"] == patches]
-            _points(left, rows["effective_support"], rows["method"].map(place) + 0.12 - 0.24 * index,
+            points(left, rows["effective_support"], rows["method"].map(place) + 0.12 - 0.24 * index,
                     rows["effective_support_low"], rows["effective_support_high"], colour)
-        _labels(left, PATCH_COLOURS)
+        labels_above(left, PATCH_COLOURS)
         seeds, pairs = support["seeds"].max(), support["n"].max()
         left.set(xlabel=f"effective support (1: uniform)\n{seeds} {'seed' if seeds == 1 else 'seeds'}, n = {pairs} pairs",
                  xlim=(0, 1.05), yticks=list(place.values()), yticklabels=methods, ylim=(-0.6, len(methods) - 0.4))
@@ -36,10 +36,10 @@ def reach(support, differences, path):
             for index, curve in enumerate(curves):
                 rows = table[table["curve"] == curve]
                 shift = 0.12 * (len(curves) - 1 - 2 * index)
-                _points(axis, rows["difference"], rows["method"].map(place) + shift, rows["low"], rows["high"],
+                points(axis, rows["difference"], rows["method"].map(place) + shift, rows["low"], rows["high"],
                         CURVE_COLOURS[curve])
             axis.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
-            _labels(axis, {curve: CURVE_COLOURS[curve] for curve in curves})
+            labels_above(axis, {curve: CURVE_COLOURS[curve] for curve in curves})
             axis.set(xlabel=f"area (logits): most attended first\nminus {WORDS[reference]}",
                      xlim=(min(ends) - margin, max(ends) + margin))  # one scale: the two are compared
 
