@@ -42,6 +42,12 @@ def kinds(params):
     return (*KINDS, *params.other_priors)
 
 
+def is_control(params, kind):
+    """Whether a target needs no trained diffusion model (`shuffled` has one, but of another image)."""
+    untrained = kind in params.other_priors and params.other_priors[kind].steps == 0
+    return kind in ("highpass", "random", "shuffled") or untrained
+
+
 def target_path(params, step, kind="prior", formats=LOSSLESS, folder="targets"):
     return Path(folder) / params.profile / f"{kind}-t{step}{'' if formats == LOSSLESS else f'-{formats}'}.safetensors"
 

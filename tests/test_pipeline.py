@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from anl import params, runs
-from anl.files import sha256_of
+from anl.files import read_json, sha256_of
 from tests.conftest import ROOT
 
 MADE_ONCE = {"prior", "generator", "benchmark"}
@@ -129,6 +129,18 @@ def test_smoke_pipeline_leaves_every_result(smoke):
 
 def test_a_second_repro_does_nothing_and_is_quick(smoke):
     assert smoke[1] < 20  # 10 s on an idle machine
+
+
+@pytest.mark.parametrize("name, setting, figure", [
+    ("loss_weight", "weights=[0]", "ap_by_weight"), ("attention_loss", "attentions=[energy]", "ap_by_attention"),
+    ("sample_size", "pairs=[20, 0]", "gain_by_pairs"), ("leaky", "steps=[1, 100]", "ap_by_step")])
+def test_an_experiment_of_the_research_profile_can_be_run_alone(smoke, name, setting, figure):
+    """It trains what it lacks into runs/smoke/adhoc, in seconds here."""
+    run(smoke[0], "anl", "notebook", name, "--set", setting)
+    folder = smoke[0] / "results/smoke" / name
+    values = read_json(folder / "values.json")
+    assert (folder / f"{figure}.png").is_file() and all(value["text"] for value in values.values())
+    shutil.rmtree(folder)  # not part of the profile
 
 
 def test_interrupted_and_resumed_results_are_the_same_bytes(smoke, copies):

@@ -153,3 +153,10 @@ def test_a_leaky_copy_has_targets_of_its_own_pixels_in_a_file_of_its_own(world, 
     assert rows["label"].iloc[0] == 0
     expected = NoisePrior.load(f"{world.models}/prior").noise(to_tensor(views.apply("jpeg96", pixels)[None].copy()), 10) / scale
     torch.testing.assert_close(leaky[:1].float(), expected, atol=5e-2, rtol=0)  # bf16, in another batch
+
+
+def test_controls_are_the_targets_that_need_no_trained_diffusion_model(world):
+    untrained = dataclasses.replace(world.params.prior, steps=0)
+    settings = dataclasses.replace(world.params, other_priors={"blank_prior": untrained, "other_prior": world.params.prior})
+    found = [kind for kind in targets.kinds(settings) if targets.is_control(settings, kind)]
+    assert found == ["highpass", "random", "shuffled", "blank_prior"]
