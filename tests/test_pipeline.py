@@ -16,7 +16,7 @@ from anl import params, runs
 from anl.files import read_json, sha256_of
 from tests.conftest import ROOT
 
-MADE_ONCE = {"prior", "generator", "benchmark"}
+MADE_ONCE = {"prior", "another_prior", "generator", "benchmark"}
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def smoke(copies):
 
 
 def ready(copy):
-    run(copy, "dvc", "pull", "-q", "data.dvc", "prior", "generator", "benchmark")
+    run(copy, "dvc", "pull", "-q", "data.dvc", "prior", "another_prior", "generator", "benchmark")
     return copy
 
 
