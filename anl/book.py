@@ -12,11 +12,11 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from anl import claims
+from anl import claims, committed
 from anl.data.photos import read_card
 from anl.errors import UserError
 from anl.files import read_json, sha256_of, write_json, write_text
-from anl.tables import card_table, csv_table, html_table, signed
+from anl.tables import card_table, csv_table, html_table, prose, value_texts
 
 NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "claims")
 NUMBERLESS = {"smoke"}  # profiles that test the machinery
@@ -46,6 +46,7 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
     values["claims"] |= claim_texts(judged)
     write_text(temporary / "claims" / "verdicts.html", verdict_table(judged))
     write_text(temporary / "claims" / "ledger.md.txt", ledger(judged))
+    values |= committed.gather(Path(results) / "full", Path(book) / "committed", temporary / "full")
     values["card"] = _data_card(params, temporary)
     values["book"] = {"profile": f"`{params.profile}`", "banner": banner(params), "seeds": str(len(params.runs.seeds)),
                       **setting_texts(params)}
@@ -77,11 +78,7 @@ def _gather(name, source, target, provenance, params):
         if name == "claims":  # its numbers are the verdicts, added by the caller
             return {}
         raise UserError(f"the book needs {path}, which is missing; {mend}")
-    texts = {key: prose(entry["text"]) for key, entry in read_json(path).items()}
-    for key, text in texts.items():
-        if re.search(r"\b(nan|None|inf)\b", text):
-            raise UserError(f"{path}: '{key}' is '{text}', not a number; {mend}")
-    return texts
+    return value_texts(path, mend)
 
 
 def _check_references(book, generated):
@@ -101,11 +98,6 @@ def failing_cell(path):
         if any(output["output_type"] == "error" for output in cell.get("outputs", [])):
             return number
     return None
-
-
-def prose(text):
-    """A value's text as a page shows it."""
-    return signed(str(text))
 
 
 def banner(params):

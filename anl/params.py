@@ -11,7 +11,7 @@ import yaml
 from anl.errors import UserError
 from anl.files import write_text
 
-TARGETS = ("prior", "noised", "error", "highpass", "random", "shuffled", "none")
+TARGETS = ("prior", "multistep", "ensemble", "noised", "error", "highpass", "random", "shuffled", "none")
 ATTENTIONS = ("none", "energy", "gate", "affinity")
 VIEWS = ("raw", "matched", "jpeg96")
 CONTROLS = ("resize75", "blur", "jpeg96", "denoise")
@@ -20,7 +20,7 @@ GRADIENTS = ("joint", "detached")
 NOISE_ON = ("both", "real", "generated")
 LOSSLESS = "lossless"
 FORMATS = (LOSSLESS, "leaky")
-EXPERIMENTS = ("loss_weight", "attention_loss", "sample_size", "leaky")
+EXPERIMENTS = ("loss_weight", "attention_loss", "sample_size", "leaky", "anl_plus")
 DIFFUSION_STEPS = 1000
 
 
@@ -146,6 +146,8 @@ class Runs:
     pairs: list[int] = field(default_factory=list)
     formats: list[str] = field(default_factory=list)
     leaky_steps: list[int] = field(default_factory=list)
+    plus_targets: list[str] = field(default_factory=list)
+    consistent_targets: list[str] = field(default_factory=list)
     experiments: list[str] = field(default_factory=list)
 
 

@@ -73,6 +73,9 @@ def check(params, origin):
         need(target in known, "runs.targets", f"'{target}' is not one of {', '.join(known)}")
     for name in params.runs.priors:
         need(name in params.other_priors, "runs.priors", f"'{name}' is not one of {', '.join(params.other_priors)}")
+    for key in ("plus_targets", "consistent_targets"):
+        wrong = [name for name in getattr(params.runs, key) if name not in targets or name == "none"]
+        need(not wrong, f"runs.{key}", f"'{wrong[0] if wrong else ''}' is no target")
     need(params.method.target not in params.runs.targets, "runs.targets", "method.target is run anyway; leave it out")
     need(params.method.loss_weight not in params.runs.loss_weights, "runs.loss_weights",
          "method.loss_weight is run anyway; leave it out")

@@ -15,7 +15,7 @@ from anl.errors import UserError
 from anl.params import FORMATS, GRADIENTS, LOSSLESS, NOISE_ON
 
 GROUPS = ("main", "step_t", "attention", "targets", "loss_weight", "attention_loss", "sample_size", "leaky",
-          "adhoc")
+          "anl_plus", "adhoc")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class RunSpec:
     target: one of anl.targets.kinds, or `none`: the plain detector, for which step, attention, loss weight, noise_on and
     gradient mean nothing. noise_on: the class whose noise is asked for. gradient: `joint`, or `detached` where the
     attention's gradient stops at the noise. pairs: training pairs used, 0 for all. formats: anl.data.formats.FORMATS.
+    consistent: whether an augmented image is asked for the noise of the untouched one, or for none.
     """
 
     target: str
@@ -36,6 +37,7 @@ class RunSpec:
     gradient: str = "joint"
     pairs: int = 0
     formats: str = LOSSLESS
+    consistent: bool = False
 
     @property
     def method(self):
@@ -46,6 +48,7 @@ class RunSpec:
             parts += [f"w{self.loss_weight:g}"] if self.loss_weight != 1 else []
             parts += [self.noise_on] if self.noise_on != "both" else []
             parts += [self.gradient] if self.gradient != "joint" else []
+            parts += ["consistent"] if self.consistent else []
         parts += [f"n{self.pairs}"] if self.pairs else []
         parts += [self.formats] if self.formats != LOSSLESS else []
         return "-".join(parts)
@@ -58,19 +61,23 @@ class RunSpec:
         """Hash of everything that decides the run's weights and scores."""
         keys = ("seed", "data", "models", "prior", "families", "benchmark", "use", "detector", "training")
         parts = {key: dataclasses.asdict(params)[key] for key in keys}
-        return files.identity({"spec": dataclasses.asdict(self), **parts,
+        spec = dataclasses.asdict(self)
+        if not self.consistent:  # a switch that came later: runs without it keep their identity
+            del spec["consistent"]
+        return files.identity({"spec": spec, **parts,
                                "views": [params.evaluation.views, params.evaluation.controls]})
 
 
 def make_spec(params, target, step, attention, loss_weight, seed, *, noise_on="both", gradient="joint", pairs=0,
-              formats=LOSSLESS):
+              formats=LOSSLESS, consistent=False):
     """A checked RunSpec; the plain detector's unused fields take fixed values, so that it is one run."""
     for name, value, known in (("noise_on", noise_on, NOISE_ON), ("gradient", gradient, GRADIENTS), ("formats", formats, FORMATS)):
         if value not in known:
             raise UserError(f"{name} cannot be '{value}'; choose one of {', '.join(known)}")
     if target == "none":
         return RunSpec("none", params.method.step, "none", 0.0, seed, pairs=pairs, formats=formats)
-    return RunSpec(target, step, attention, float(loss_weight), seed, noise_on, gradient, pairs, formats)
+    return RunSpec(target, step, attention, float(loss_weight), seed, noise_on, gradient, pairs, formats,
+                   consistent)
 
 
 def specs_of(params, **changes):
@@ -114,6 +121,8 @@ def experiment_specs(params):
         "attention_loss": [{"attention": name, "loss_weight": 0} for name in r.quiet_attentions]
                           + [{"gradient": name} for name in r.gradients],
         "sample_size": [{"pairs": pairs, **change} for pairs in r.pairs for change in ({"target": "none"}, {})],
+        "anl_plus": [{"target": name} for name in r.plus_targets]
+                    + [{"target": name, "consistent": True} for name in r.consistent_targets],
         "leaky": [{"formats": name, "target": "none"} for name in r.formats]
                  + [{"formats": "leaky", "step": step} for step in r.leaky_steps]}
     return {group: [spec for change in changes for spec in specs_of(params, **change)]

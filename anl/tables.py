@@ -4,6 +4,9 @@ import csv
 import html
 import re
 
+from anl.errors import UserError
+from anl.files import read_json
+
 NUMERIC = re.compile("(<b>)?[\N{MINUS SIGN}0-9.,]+( \\[[\N{MINUS SIGN}0-9., ]+\\])?(</b>)?")
 CENTRES = ("mean", "difference", "value", "accuracy", "false_positive_rate", "ap_against_real", "ratio")
 WORDS = {"n": "n", "psnr": "PSNR (dB)", "ap_against_real": "AP against real", "seen": "trained on", "unseen": "mean of unseen",
@@ -96,6 +99,20 @@ def signed(text):
     """Numbers in a text with a true minus sign, and none before a zero."""
     text = re.sub(r"(?<![\w.])-(0(?:\.0+)?)(?![\d.])", r"\1", text)
     return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
+
+
+def prose(text):
+    """A value's text as a page shows it."""
+    return signed(str(text))
+
+
+def value_texts(path, mend):
+    """{key: text} of a values.json. Raises UserError, with `mend`, on one that is no number."""
+    texts = {key: prose(entry["text"]) for key, entry in read_json(path).items()}
+    for key, text in texts.items():
+        if re.search(r"\b(nan|None|inf)\b", text):
+            raise UserError(f"{path}: '{key}' is '{text}', not a number; {mend}")
+    return texts
 
 
 def html_table(head, rows, kind=""):

@@ -3,6 +3,8 @@
 s_t is the standard deviation of eps_theta over the training split, so that the regression has the same scale at every
 step. No noise is added to x: a network that sees only x can know the target. The others tell what is the cause of a gain:
 
+- `multistep`: the prior's noise at MULTISTEP times the step, stacked, each in its own deviation;
+- `ensemble`: the mean of what the prior and `other_prior` see, each in its own deviation;
 - `noised`: the prior's noise in x with a draw of noise added, the same draw for both images of a pair;
 - `error`: the squared error of that prediction, a mean over ERROR_DRAWS draws (as in LaRE, Luo et al., CVPR 2024);
 - `highpass`: a fixed residual; `random`: what a frozen random network sees; `shuffled`: the prior's noise of another
@@ -35,6 +37,8 @@ from anl.params import LOSSLESS, TARGETS
 BATCH = 64
 KINDS = tuple(name for name in TARGETS if name != "none")
 ERROR_DRAWS = 8
+MULTISTEP = (1, 2, 5)
+SECOND = "other_prior"  # the ensemble's second member
 
 
 def kinds(params):
@@ -65,9 +69,10 @@ def prior_of(params, kind, prior_folder="models/prior"):
 
 
 def cache_key(rows, prior_folder, step, kind="prior", formats=LOSSLESS):
-    """Identity of a target file: pixels, prior weights, step, kind and file formats."""
+    """Identity of a target file: pixels, prior weights (an ensemble's both), step, kind and file formats."""
     pixels = hashlib.sha256("".join(rows["sha256"]).encode()).hexdigest()
-    return f"{kind}-{pixels[:16]}-{formats}-{sha256_of(prior_folder)[:16]}-t{step}"
+    second = f"-{sha256_of(Path(prior_folder).with_name(SECOND))[:16]}" if kind == "ensemble" else ""
+    return f"{kind}-{pixels[:16]}-{formats}-{sha256_of(prior_folder)[:16]}{second}-t{step}"
 
 
 def compute(params, step, kind="prior", formats=LOSSLESS, prior_folder="models/prior", folder="targets"):
@@ -81,17 +86,23 @@ def compute(params, step, kind="prior", formats=LOSSLESS, prior_folder="models/p
 
     if kind not in kinds(params):
         raise UserError(f"there is no target '{kind}'; choose one of {', '.join(kinds(params))}")
+    if kind == "ensemble" and SECOND not in params.other_priors:
+        raise UserError(f"an ensemble needs a second prior; add '{SECOND}' to other_priors")
     source = prior_of(params, kind, prior_folder)
     prior = NoisePrior.load(source, "cuda" if torch.cuda.is_available() else "cpu", params.prior.precision)
     prior.check_step(step)
     prior.check_size(params.benchmark.size)
     rows = training_rows(params)
     path = target_path(params, step, kind, formats, folder)
+    second = NoisePrior.load(prior_of(params, SECOND, prior_folder), prior.device, params.prior.precision) \
+        if kind == "ensemble" else None
+    if kind == "multistep":
+        prior.check_step(MULTISTEP[-1] * step)
     key = cache_key(rows, source, step, kind, formats)
     if _stored_key(path) == key:
         return path
     pixels = as_published(read_images(params.benchmark.folder, rows), rows["label"], formats)
-    residual = _residual(kind, prior, step, params.seed)
+    residual = _residual(kind, prior, step, params.seed, second)
     # a pair shares its draws of noise: what differs between its targets is then the images' own
     names = rows["sample_id"].str.split("/", n=1).str[1].tolist()
     with torch.no_grad():
@@ -103,6 +114,10 @@ def compute(params, step, kind="prior", formats=LOSSLESS, prior_folder="models/p
     train = torch.from_numpy((rows["split"] == "train").to_numpy(copy=True))
     if kind != "prior":  # a predicted noise needs no centring: its mean is small beside its deviation
         noise = noise - noise[train].double().mean((0, 2, 3), keepdim=True).float()
+    if kind in ("multistep", "ensemble"):  # members of unlike amplitude count alike
+        members = torch.stack(noise.chunk(2 if kind == "ensemble" else len(MULTISTEP), 1))
+        members = members / members[:, train].double().std((1, 2, 3, 4), keepdim=True).float()
+        noise = members.mean(0) if kind == "ensemble" else members.transpose(0, 1).flatten(1, 2)
     scale = float(noise[train].double().std())
     if not 0 < scale < float("inf"):
         raise UserError(f"the targets '{kind}' of step {step} have a standard deviation of {scale}; look at {source}")
@@ -130,8 +145,11 @@ def load(params, step, rows, kind="prior", formats=LOSSLESS, prior_folder="model
     return target[[place[sample] for sample in rows["sample_id"]]], header["scale"]
 
 
-def _residual(kind, prior, step, seed):
-    """The function (x, names) -> target before scaling: x (B, 3, H, W) in [-1, 1], names of its patches."""
+def _residual(kind, prior, step, seed, second=None):
+    """The function (x, names) -> target before scaling: x (B, 3, H, W) in [-1, 1], names of its patches.
+
+    second: the ensemble's other prior. Members of `multistep` and `ensemble` are stacked along the channels.
+    """
     def noised(x, names, draw=0):
         clean = prior.encode(x)
         noise = torch.stack([torch.randn(clean.shape[1:], generator=seeds.torch_generator(seed, "targets", name, draw))
@@ -144,7 +162,9 @@ def _residual(kind, prior, step, seed):
         return sum((prediction - noise).square() for prediction, noise in draws) / ERROR_DRAWS
 
     random = RandomNetwork(seed)
-    return {"highpass": lambda x, names: highpass(x), "random": lambda x, names: random(x), "error": error,
+    return {"multistep": lambda x, names: torch.cat([prior.noise(x, k * step) for k in MULTISTEP], 1),
+            "ensemble": lambda x, names: torch.cat([prior.noise(x, step), second.noise(x, step)], 1),
+            "highpass": lambda x, names: highpass(x), "random": lambda x, names: random(x), "error": error,
             "noised": lambda x, names: noised(x, names)[0]}.get(kind, lambda x, names: prior.noise(x, step))
 
 

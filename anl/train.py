@@ -72,7 +72,7 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
         pairs = pairs[accelerator.process_index::accelerator.num_processes]
         detector.train()
         optimiser.zero_grad(set_to_none=True)
-        batch = (2 * len(pairs), int(_counted(pairs, plan, spec.noise_on).sum()))
+        batch = (2 * len(pairs), int(_counted(pairs, plan, spec).sum()))
         losses = {}
         for part in np.array_split(pairs, min(config.accumulate, len(pairs))):
             rows = np.concatenate([data["real"][part], data["fake"][part]])
@@ -81,7 +81,7 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
                                                                          memory_format=torch.channels_last)
             label = torch.from_numpy(data["label"][rows]).to(accelerator.device)
             target = None if data["target"] is None else data["target"][rows].to(accelerator.device)
-            counts = torch.from_numpy(_counted(part, plan, spec.noise_on)).to(accelerator.device)
+            counts = torch.from_numpy(_counted(part, plan, spec)).to(accelerator.device)
             with accelerator.autocast():
                 output = detector(x)
             share = anl_loss(output.logit, label, output.noise, target, counts, spec.loss_weight, batch)
@@ -118,10 +118,11 @@ def _noise_shape(data, size):
     return (3, 1) if data["target"] is None else (data["target"].shape[1], size // data["target"].shape[2])
 
 
-def _counted(pairs, plan, noise_on):
-    """(2 * pairs,) of bool, reals first: the images whose noise is asked for, untouched ones of the chosen class."""
-    untouched = np.array([plan[pair] is None for pair in pairs.tolist()])
-    return np.concatenate([untouched & (noise_on != "generated"), untouched & (noise_on != "real")])
+def _counted(pairs, plan, spec):
+    """(2 * pairs,) of bool, reals first: the images of the chosen class whose noise is asked for, all of them or the
+    untouched ones."""
+    asked = np.array([spec.consistent or plan[pair] is None for pair in pairs.tolist()])
+    return np.concatenate([asked & (spec.noise_on != "generated"), asked & (spec.noise_on != "real")])
 
 
 def _stop(spec, loss, step, output, samples, cache):

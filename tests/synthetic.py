@@ -125,9 +125,24 @@ def write_results(folder, profile="small", difference=None):
         for table, rows in tables()[name].items():
             write_csv(place / f"{table}.csv", rows)
         write_notebook(place / f"{name}.ipynb", name)
+    write_committed(results / "full")
     for name, figure in wanted_figures():
         draw_figure(results / profile / name / figure)
     return results
+
+
+def write_committed(folder):
+    """The results of profile `full` that the pages show: what their sections name, made up."""
+    for section in (ROOT / "book/committed").glob("*.md.txt"):
+        text, place = section.read_text(encoding="utf-8"), folder / section.name.removesuffix(".md.txt")
+        place.mkdir(parents=True, exist_ok=True)
+        keys = re.findall(r"{{ full_\w+?\.(\w+) }}", text)
+        write_json(place / "values.json", {key: value(0.1, 0.0, 0.2, n=1440, seeds=5) for key in keys})
+        for name in re.findall(r"generated/full/\w+/([\w.]+\.png)", text):
+            draw_figure(place / name)
+        for name in re.findall(r"generated/full/\w+/(\w+)\.html", text):
+            write_csv(place / f"{name}.csv", [{"other": "highpass", "generator": "vae", "view": "matched", "metric": "AP",
+                                               "difference": 0.1, "low": 0.0, "high": 0.2, "seeds": 5, "n": 480}])
 
 
 def draw_figure(path):

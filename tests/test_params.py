@@ -96,7 +96,7 @@ def test_activate_writes_once(tmp_path):
     ("prior.precision", "fp8", "'prior.precision' cannot work"),
     ("other_priors", {"vae": {"channels": [8], "layers_per_block": 1, "crop": 16, "batch_size": 2, "steps": 1,
                               "learning_rate": 0.1, "ema": 0.0}}, "'other_priors.vae' cannot work"),
-    ("runs.targets", ["none"], "'runs.targets' cannot work: 'none' is not one of prior, noised, error, highpass, random, shuffled"),
+    ("runs.targets", ["none"], "'runs.targets' cannot work: 'none' is not one of prior, multistep, ensemble, noised, error, highpass, random, shuffled"),
     ("runs.targets", ["prior"], "'runs.targets' cannot work: method.target is run anyway"),
     ("method.attention", "magic", "'method.attention' cannot work"),
     ("method.target", "magic", "'method.target' cannot work"),

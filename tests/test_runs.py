@@ -14,6 +14,7 @@ def test_slugs_say_what_a_run_is(world):
                               formats="leaky")
     assert detached.slug == "error-t1-gate-real-detached-n50-leaky-s2"
     assert runs.make_spec(world.params, "prior", 1, "gate", 1, 2, noise_on="generated").slug == "prior-t1-gate-generated-s2"
+    assert runs.make_spec(world.params, "prior", 1, "gate", 1, 2, consistent=True).slug == "prior-t1-gate-consistent-s2"
     assert runs.make_spec(world.params, "none", 1, "gate", 1, 2, noise_on="real", pairs=50).slug == "plain-n50-s2"
     assert len(runs.step_specs(world.params)) == 4 and len(runs.attention_specs(world.params)) == 4
 
@@ -76,7 +77,8 @@ def test_a_mistyped_choice_is_named(world, change):
 
 def test_every_switch_changes_the_identity(world):
     base = {"noise_on": "both", "gradient": "joint", "pairs": 0, "formats": "lossless"}
-    changes = [{}, {"noise_on": "real"}, {"gradient": "detached"}, {"pairs": 3}, {"formats": "leaky"}]
+    changes = [{}, {"noise_on": "real"}, {"gradient": "detached"}, {"pairs": 3}, {"formats": "leaky"},
+               {"consistent": True}]
     identities = {runs.make_spec(world.params, "prior", 1, "affinity", 1, 0, **base | change).identity(world.params)
                   for change in changes}
     assert len(identities) == len(changes)

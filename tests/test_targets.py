@@ -95,7 +95,7 @@ def test_shuffled_is_the_priors_noise_of_another_image_of_the_split(world, tmp_p
 
 
 def test_an_unknown_kind_is_named(world, tmp_path):
-    with pytest.raises(UserError, match="there is no target 'lowpass'; choose one of prior, noised, error, highpass, random, shuffled, other_prior"):
+    with pytest.raises(UserError, match="there is no target 'lowpass'; choose one of prior, multistep, ensemble, noised, error, highpass, random, shuffled, other_prior"):
         targets.compute(world.params, 10, "lowpass", **arguments(world, tmp_path))
 
 
@@ -160,3 +160,33 @@ def test_controls_are_the_targets_that_need_no_trained_diffusion_model(world):
     settings = dataclasses.replace(world.params, other_priors={"blank_prior": untrained, "other_prior": world.params.prior})
     found = [kind for kind in targets.kinds(settings) if targets.is_control(settings, kind)]
     assert found == ["highpass", "random", "shuffled", "blank_prior"]
+
+
+def test_multistep_stacks_the_noises_of_its_steps_each_in_its_own_deviation(world, tmp_path):
+    rows = targets.training_rows(world.params)
+    stacked, _ = targets.load(world.params, 10, rows, "multistep", **arguments(world, tmp_path))
+    assert stacked.shape[1] == 3 * len(targets.MULTISTEP)
+    train = (rows["split"] == "train").to_numpy(copy=True)
+    for place, factor in enumerate(targets.MULTISTEP):
+        alone, _ = targets.load(world.params, 10 * factor, rows, "prior", **arguments(world, tmp_path))
+        part, alone = stacked[:, 3 * place:3 * place + 3].float(), alone.float()
+        centred = alone - alone[train].mean((0, 2, 3), keepdim=True)
+        torch.testing.assert_close(part, centred / centred[train].std(), atol=2e-2, rtol=2e-2)
+    with pytest.raises(UserError, match="step 5000 is not one of"):
+        targets.compute(world.params, 1000, "multistep", **arguments(world, tmp_path))
+
+
+def test_an_ensemble_is_the_mean_of_two_priors_and_needs_both(world, tmp_path):
+    rows = targets.training_rows(world.params)
+    train = (rows["split"] == "train").to_numpy(copy=True)
+    mean, _ = targets.load(world.params, 10, rows, "ensemble", **arguments(world, tmp_path))
+    members = []
+    for kind in ("prior", "other_prior"):
+        noise = targets.load(world.params, 10, rows, kind, **arguments(world, tmp_path))[0].float()
+        noise = noise - noise[train].mean((0, 2, 3), keepdim=True)
+        members.append(noise / noise[train].std())
+    expected = (members[0] + members[1]) / 2
+    torch.testing.assert_close(mean.float(), expected / expected[train].std(), atol=3e-2, rtol=2e-2)
+    alone = dataclasses.replace(world.params, other_priors={"third_prior": world.params.prior})
+    with pytest.raises(UserError, match="needs a second prior; add 'other_prior' to other_priors"):
+        targets.compute(alone, 10, "ensemble", **arguments(world, tmp_path))

@@ -182,3 +182,11 @@ def test_half_precision_without_a_gpu_is_refused(in_world, tmp_path):
     settings = with_training(in_world, precision="fp16")
     with pytest.raises(UserError, match="fp16 needs a GPU"):
         train.fit_detector(spec_of(in_world), settings, identity="x", cache=str(tmp_path))
+
+
+def test_a_consistent_run_asks_augmented_images_too(in_world, tmp_path, monkeypatch):
+    counted = []
+    honest = train.anl_loss
+    monkeypatch.setattr(train, "anl_loss", lambda *a: counted.extend(a[4].tolist()) or honest(*a))
+    fit(in_world, spec_of(in_world, consistent=True), tmp_path)
+    assert all(counted) and len(counted) == 32

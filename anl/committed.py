@@ -1,0 +1,42 @@
+"""Results of profile `full`, stored in the repository and shown beside the reader's own, whatever profile is active.
+
+A page of book/ includes generated/full/NAME.md.txt. It is book/committed/NAME.md.txt where results/full/NAME is there, and
+empty where it is not: a stored result may be missing, a page must not claim one.
+"""
+
+import shutil
+from pathlib import Path
+
+from anl.files import write_text
+from anl.tables import csv_table, value_texts
+
+SHOWN = {"metric": "AP", "view": "matched"}
+
+
+def gather(results, sections, target):
+    """Fill `target` for every section in `sections`; returns {full_NAME: {key: text}} for the prose.
+
+    results: results/full. A figure or table goes to target/NAME, the section to target/NAME.md.txt.
+    """
+    values = {}
+    for section in sorted(Path(sections).glob("*.md.txt")):
+        name = section.name.removesuffix(".md.txt")
+        source = Path(results) / name
+        if not (source / "values.json").is_file():
+            write_text(target / section.name, "\n")
+            continue
+        values[f"full_{name}"] = value_texts(source / "values.json", f"`anl profile full`, then `dvc repro {name}`")
+        for path in sorted(source.iterdir()):
+            if path.suffix in (".png", ".csv"):
+                (target / name).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target / name / path.name)
+            if path.suffix == ".csv":
+                write_text(target / name / f"{path.stem}.html", csv_table(path, SHOWN))
+        tables = ", ".join(f"{{download}}`{path.name} <generated/full/{name}/{path.name}>`"
+                           for path in sorted((target / name).glob("*.csv")))
+        write_text(target / name / "provenance.md.txt",
+                   ":::{div} provenance\n**Where this comes from:** profile `full`, results as stored in "
+                   f"`results/full/{name}`, with the executed notebook; tables {tables}. Rerun it with `anl profile full`, "
+                   f"then `dvc repro {name}`.\n:::\n")
+        write_text(target / section.name, section.read_text(encoding="utf-8"))
+    return values
