@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from anl.files import write_text
+from anl.params import EXPERIMENTS
 from anl.tables import csv_table, value_texts
 
 SHOWN = {"metric": "AP", "view": "matched"}
@@ -34,9 +35,10 @@ def gather(results, sections, target):
                 write_text(target / name / f"{path.stem}.html", csv_table(path, SHOWN))
         tables = ", ".join(f"{{download}}`{path.name} <generated/full/{name}/{path.name}>`"
                            for path in sorted((target / name).glob("*.csv")))
+        command = f"anl notebook {name}" if name in EXPERIMENTS else f"dvc repro {name}"
         write_text(target / name / "provenance.md.txt",
                    ":::{div} provenance\n**Where this comes from:** profile `full`, results as stored in "
                    f"`results/full/{name}`, with the executed notebook; tables {tables}. Rerun it with `anl profile full`, "
-                   f"then `dvc repro {name}`.\n:::\n")
+                   f"then `{command}`.\n:::\n")
         write_text(target / section.name, section.read_text(encoding="utf-8"))
     return values

@@ -13,6 +13,8 @@ def test_a_stored_result_is_shown_with_its_numbers_and_its_tables(tmp_path):
     assert (tmp_path / "out/targets.md.txt").read_text() == (ROOT / "book/committed/targets.md.txt").read_text()
     assert "<table" in (tmp_path / "out/targets/own_minus_other.html").read_text()
     assert (tmp_path / "out/targets/ap_by_target.png").is_file()
+    assert "then `dvc repro targets`" in (tmp_path / "out/targets/provenance.md.txt").read_text()
+    assert "then `anl notebook anl_plus`" in (tmp_path / "out/anl_plus/provenance.md.txt").read_text()
 
 
 def test_where_nothing_is_stored_the_page_says_nothing(tmp_path):
