@@ -177,8 +177,8 @@ def test_a_leaky_run_trains_on_reals_that_went_through_jpeg(in_world):
     assert (honest["pixels"][honest["real"]] != leaky["pixels"][leaky["real"]]).any((1, 2, 3)).all()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can do it")
-def test_half_precision_without_a_gpu_is_refused(in_world, tmp_path):
+def test_half_precision_without_a_gpu_is_refused(in_world, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     settings = with_training(in_world, precision="fp16")
     with pytest.raises(UserError, match="fp16 needs a GPU"):
         train.fit_detector(spec_of(in_world), settings, identity="x", cache=str(tmp_path))

@@ -147,7 +147,6 @@ def test_the_projects_own_card():
     assert all(len(photo.sha256) == 64 and photo.licence and photo.author and photo.package for photo in card)
 
 
-def test_the_projects_own_photographs_if_they_are_there():
-    if not (ROOT / "data/photos").is_dir():
-        pytest.skip("not pulled")
+def test_the_projects_own_photographs():
+    assert (ROOT / "data/photos").is_dir(), "run `make data`, as `make test` does"
     photos.check_folder(photos.read_card(ROOT / "data/photos.csv"), ROOT / "data/photos")
