@@ -16,7 +16,7 @@ from anl import claims, committed
 from anl.data.photos import read_card
 from anl.errors import UserError
 from anl.files import read_json, sha256_of, write_json, write_text
-from anl.tables import card_table, csv_table, html_table, prose, value_texts
+from anl.tables import card_table, copy_results, html_table, prose, value_texts
 
 NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "claims")
 NUMBERLESS = {"smoke"}  # profiles that test the machinery
@@ -64,12 +64,7 @@ def _gather(name, source, target, provenance, params):
         raise UserError(f"the book needs {notebook}, which is missing; {mend}")
     if (failed := failing_cell(notebook)) is not None:
         raise UserError(f"{notebook}: cell {failed} ended in an error; {mend}")
-    (target / name).mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.iterdir()):
-        if path.suffix in (".png", ".csv"):
-            shutil.copyfile(path, target / name / path.name)
-        if path.suffix == ".csv":
-            write_text(target / name / f"{path.stem}.html", csv_table(path, {"metric": "AP", "view": params.evaluation.headline}))
+    copy_results(source, target / name, {"metric": "AP", "view": params.evaluation.headline})
     (target / "notebooks").mkdir(exist_ok=True)
     shutil.copyfile(notebook, target / "notebooks" / notebook.name)
     write_text(target / name / "provenance.md.txt", provenance_line(name, target, sidecar_of(notebook, provenance), params))

@@ -4,12 +4,11 @@ A page of book/ includes generated/full/NAME.md.txt. It is book/committed/NAME.m
 empty where it is not: a stored result may be missing, a page must not claim one.
 """
 
-import shutil
 from pathlib import Path
 
 from anl.files import write_text
 from anl.params import EXPERIMENTS
-from anl.tables import csv_table, value_texts
+from anl.tables import copy_results, value_texts
 
 SHOWN = {"metric": "AP", "view": "matched"}
 
@@ -27,12 +26,7 @@ def gather(results, sections, target):
             write_text(target / section.name, "\n")
             continue
         values[f"full_{name}"] = value_texts(source / "values.json", f"`anl profile full`, then `dvc repro {name}`")
-        for path in sorted(source.iterdir()):
-            if path.suffix in (".png", ".csv"):
-                (target / name).mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target / name / path.name)
-            if path.suffix == ".csv":
-                write_text(target / name / f"{path.stem}.html", csv_table(path, SHOWN))
+        copy_results(source, target / name, SHOWN)
         tables = ", ".join(f"{{download}}`{path.name} <generated/full/{name}/{path.name}>`"
                            for path in sorted((target / name).glob("*.csv")))
         command = f"anl notebook {name}" if name in EXPERIMENTS else f"dvc repro {name}"

@@ -21,22 +21,16 @@ def build(channels, layers_per_block):
                        up_block_types=("UpBlock2D",) * len(channels))
 
 
-def fit_prior(sources, config, out, *, seed, cache, fraction=1.0):
+def fit_prior(sources, config, out, *, seed, cache):
     """Train a DDPM (Ho et al. 2020) over all its steps on uint8 images at the detector's scale; save it under `out`.
 
     config: a profile's `prior` mapping (channels, layers_per_block, crop, batch_size, steps, learning_rate, ema); with
     `steps` 0 the untrained network is saved. Another prior is another seed or another config.
-    fraction: share of `steps` to train, 0 to 1. The learning rate decays within them: a shorter training that is
-    finished, not a longer one cut off.
     Saved in the layout of diffusers' DDPMPipeline, so that any other such folder can stand in its place.
-    Raises UserError if `fraction` is outside 0 to 1 or `steps` negative.
+    Raises UserError if `steps` is negative.
     """
-    if not 0 <= fraction <= 1:
-        raise UserError(f"fraction {fraction} of the prior's training is not from 0 to 1; mend `fraction`")
     if config["steps"] < 0:
         raise UserError(f"prior.steps: {config['steps']} is negative; 0 saves the untrained prior")
-    if fraction != 1:  # else the mapping stays as it was, and with it the checkpoint's name
-        config = {**config, "steps": round(fraction * config["steps"])}
     seeds.fix(seed, "prior")
     sampler = CropSampler(sources, config["crop"], config["batch_size"], seed, "prior")
     unet = build(config["channels"], config["layers_per_block"]).to(memory_format=torch.channels_last).train()

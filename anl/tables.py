@@ -3,9 +3,10 @@
 import csv
 import html
 import re
+import shutil
 
 from anl.errors import UserError
-from anl.files import read_json
+from anl.files import read_json, write_text
 
 NUMERIC = re.compile("(<b>)?[\N{MINUS SIGN}0-9.,]+( \\[[\N{MINUS SIGN}0-9., ]+\\])?(</b>)?")
 CENTRES = ("mean", "difference", "value", "accuracy", "false_positive_rate", "ap_against_real", "ratio")
@@ -104,6 +105,16 @@ def signed(text):
 def prose(text):
     """A value's text as a page shows it."""
     return signed(str(text))
+
+
+def copy_results(source, target, shown):
+    """Copy a notebook's figures and tables from `source` to `target`, each table also as HTML. shown: csv_table's keep."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.suffix in (".png", ".csv"):
+            shutil.copyfile(path, target / path.name)
+        if path.suffix == ".csv":
+            write_text(target / f"{path.stem}.html", csv_table(path, shown))
 
 
 def value_texts(path, mend):

@@ -14,10 +14,10 @@ from tests.conftest import photograph
 @pytest.fixture
 def train(world, tmp_path):
     """Trains into a folder of its own; returns its weights."""
-    def call(name, seed=1, fraction=1.0, **changes):
+    def call(name, seed=1, **changes):
         config = {**asdict(world.params.prior), **changes}
         prior_training.fit_prior([photograph(1), photograph(2)], config, tmp_path / name, seed=seed,
-                                 cache=str(tmp_path / "cache"), fraction=fraction)
+                                 cache=str(tmp_path / "cache"))
         return load_file(tmp_path / name / "unet/diffusion_pytorch_model.safetensors")
     return call
 
@@ -40,18 +40,16 @@ def test_no_steps_save_the_untrained_network(train, tmp_path):
     assert same(weights, prior_training.build([8, 8], 1).state_dict())
     assert (tmp_path / "none/curve.csv").read_text() == "step,loss\n"
     assert NoisePrior.load(tmp_path / "none").noise(torch.zeros(1, 3, 16, 16), 1).isfinite().all()
-    assert same(weights, train("fraction", fraction=0.0)) and same(weights, train("no_average", steps=0, ema=0.0))
+    assert same(weights, train("no_average", steps=0, ema=0.0))
 
 
-def test_a_fraction_is_a_shorter_training_and_another_seed_another_prior(train):
+def test_a_shorter_training_and_another_seed_make_another_prior(train):
     whole = train("whole")
-    assert same(train("half", fraction=0.5), train("two", steps=2))
-    assert not same(whole, train("half again", fraction=0.5)) and not same(whole, train("other", seed=2))
+    assert not same(whole, train("half", steps=2)) and not same(whole, train("other", seed=2))
     assert same(whole, train("whole again"))
 
 
-def test_the_checkpoint_of_a_whole_training_keeps_its_name(train, world, tmp_path, monkeypatch):
-    """A run interrupted before `fraction` was there goes on from where it was."""
+def test_the_checkpoint_is_named_by_config_seed_and_sources(train, world, tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoint, "remove", lambda self: seen.append(self.path.name))
     seen = []
     train("whole")
@@ -59,8 +57,6 @@ def test_the_checkpoint_of_a_whole_training_keeps_its_name(train, world, tmp_pat
     assert seen == [Checkpoint(tmp_path, "prior", config).path.name]
 
 
-@pytest.mark.parametrize("changes, message", [({"fraction": 1.5}, "fraction 1.5 .* is not from 0 to 1; mend `fraction`"),
-                                              ({"steps": -1}, "prior.steps: -1 is negative")])
-def test_impossible_lengths(train, changes, message):
-    with pytest.raises(UserError, match=message):
-        train("never", **changes)
+def test_a_negative_length_is_refused(train):
+    with pytest.raises(UserError, match="prior.steps: -1 is negative"):
+        train("never", steps=-1)
