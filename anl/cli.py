@@ -83,7 +83,8 @@ def make_parser():
     sub = command("train", train, "train and score one detector",
                   "anl train --group adhoc --target prior --step 10 --attention gate --seed 1")
     sub.add_argument("--group", default="adhoc", help="the folder of runs/ it goes to (default: %(default)s)")
-    sub.add_argument("--target", required=True, help="as of `anl target`, or none for the plain backbone")
+    sub.add_argument("--target", help="as of `anl target`, or none for the plain backbone (default: method.target)")
+    sub.add_argument("--baseline", default="", metavar="NAME", help="a method of the field (anl.baselines) in place of ours")
     sub.add_argument("--step", type=int, help="1-based diffusion step (default: method.step)")
     sub.add_argument("--attention", help="none, energy, gate or affinity (default: method.attention)")
     sub.add_argument("--loss-weight", type=float, help="weight of the noise loss (default: method.loss_weight)")
@@ -181,11 +182,11 @@ def train(options):
 
     settings = load_params(options)
     method = settings.method
-    spec = runs.make_spec(settings, options.target, method.step if options.step is None else options.step,
+    spec = runs.make_spec(settings, options.target or method.target, method.step if options.step is None else options.step,
                           options.attention or method.attention,
                           method.loss_weight if options.loss_weight is None else options.loss_weight, options.seed,
                           noise_on=options.noise_on, gradient=options.gradient, pairs=options.pairs,
-                          formats=options.formats, consistent=options.consistent)
+                          formats=options.formats, consistent=options.consistent, baseline=options.baseline)
     print(runs.train_run(spec, settings, options.group))
 
 

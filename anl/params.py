@@ -20,7 +20,8 @@ GRADIENTS = ("joint", "detached")
 NOISE_ON = ("both", "real", "generated")
 LOSSLESS = "lossless"
 FORMATS = (LOSSLESS, "leaky")
-EXPERIMENTS = ("loss_weight", "attention_loss", "sample_size", "leaky", "anl_plus")
+EXPERIMENTS = ("loss_weight", "attention_loss", "sample_size", "leaky", "anl_plus", "peers")
+BASELINES = ("blur_jpeg", "npr", "srm", "spectrum", "dnf", "lare", "dire", "distildire", "drct", "aeroblade")
 DIFFUSION_STEPS = 1000
 
 
@@ -131,6 +132,24 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Baselines:
+    """Settings of the methods of the field (anl.baselines), each named there."""
+
+    noise_step: int
+    error_step: int
+    error_draws: int
+    inversion_steps: int
+    strong_probability: float
+    strong_blur: float
+    strong_jpeg: int
+    distillation_weight: float
+    reconstruction_strength: float
+    reconstruction_steps: int
+    contrastive_weight: float
+    margin: float
+
+
+@dataclass(frozen=True)
 class Runs:
     """What each experiment varies, beside the method's own value. Those with a default are left out where it is empty."""
 
@@ -148,6 +167,7 @@ class Runs:
     leaky_steps: list[int] = field(default_factory=list)
     plus_targets: list[str] = field(default_factory=list)
     consistent_targets: list[str] = field(default_factory=list)
+    baselines: list[str] = field(default_factory=list)
     experiments: list[str] = field(default_factory=list)
 
 
@@ -176,6 +196,7 @@ class Params:
     detector: Detector
     method: Method
     training: Training
+    baselines: Baselines
     runs: Runs
     evaluation: Evaluation
 

@@ -6,6 +6,7 @@ import re
 from anl.errors import UserError
 from anl.params import (
     ATTENTIONS,
+    BASELINES,
     CONTROLS,
     DIFFUSION_STEPS,
     EXPERIMENTS,
@@ -86,6 +87,12 @@ def check(params, origin):
     need(set(params.runs.formats) <= set(FORMATS[1:]), "runs.formats", f"any of {', '.join(FORMATS[1:])}")
     need(not params.runs.leaky_steps or "leaky" in params.runs.formats, "runs.leaky_steps", "add leaky to runs.formats")
     need(all(pairs >= 1 for pairs in params.runs.pairs), "runs.pairs", "they must be at least 1")
+    need(set(params.runs.baselines) <= set(BASELINES), "runs.baselines", f"any of {', '.join(BASELINES)}")
+    for key in ("noise_step", "error_step"):
+        need(1 <= getattr(params.baselines, key) <= DIFFUSION_STEPS, f"baselines.{key}", f"a step from 1 to {DIFFUSION_STEPS}")
+    for key in ("error_draws", "inversion_steps", "reconstruction_steps"):
+        need(getattr(params.baselines, key) >= 1, f"baselines.{key}", "it must be at least 1")
+    need(0 < params.baselines.reconstruction_strength <= 1, "baselines.reconstruction_strength", "above 0, at most 1")
     need(params.detector.attention_dim >= 1, "detector.attention_dim", "it must be at least 1")
     need(params.training.accumulate >= 1, "training.accumulate", "it must be at least 1")
     need(0 <= params.training.ema < 1, "training.ema", "it must be at least 0 and below 1")
