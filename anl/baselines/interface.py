@@ -67,7 +67,7 @@ class Classifier(nn.Module):
         super().__init__()
         width = detector["stem_width"]
         self.front = front or (lambda x: x)
-        self.standardise = nn.BatchNorm2d(channels, affine=False)
+        self.standardise = nn.BatchNorm2d(channels, eps=1e-10, affine=False)
         self.stem = nn.Sequential(conv(channels, width), conv(width, width))
         self.backbone = features_of(detector["backbone"], detector["stride"], width)
         self.classifier = nn.Linear(self.backbone.feature_info.channels()[-1], 1)
