@@ -1,6 +1,8 @@
-"""The figure of an experiment that varies an amount: a line a series, over a logarithmic axis."""
+"""The figures of further experiments: a line a series over a logarithmic axis, and methods with what they cost."""
 
-from anl.figures import COLOURS, GREY, METHOD_COLOURS, draw, labels_above, sample_of
+import numpy as np
+
+from anl.figures import COLOURS, GREY, METHOD_COLOURS, draw, labels_above, points, sample_of
 
 
 def over_amount(table, path, series, x, xlabel, ylabel, reference=None):
@@ -33,28 +35,29 @@ def over_amount(table, path, series, x, xlabel, ylabel, reference=None):
 
 
 def accuracy_and_cost(table, path):
-    """AP on unseen generators against multiply-adds at inference, a named point a method.
+    """A row a method: AP on unseen generators, at the headline view and through JPEG, and multiply-adds at inference.
 
-    table: DataFrame with method, multiply_adds, frozen_parameters (0 where no frozen model is kept at inference), unseen_AP
-    with _low and _high, seeds, n. Methods that keep a frozen model have an open point.
+    table: DataFrame in the order of the rows, with method, multiply_adds, frozen_parameters (0 where no frozen model is kept
+    at inference), unseen_AP and unseen_AP_jpeg96 with _low and _high, seeds, n.
     """
     def plot(figure, axes):
-        axis = axes[0, 0]
-        for row in table.to_dict("records"):
-            colour = METHOD_COLOURS.get(row["method"], COLOURS[1])
-            axis.vlines(row["multiply_adds"], row["unseen_AP_low"], row["unseen_AP_high"], color=colour, linewidth=1.2)
-            axis.plot(row["multiply_adds"], row["unseen_AP"], "o", color=colour,
-                      markerfacecolor="white" if row["frozen_parameters"] else colour)
-        # names right of their points, moved apart where methods of one cost lie close
-        lowest = -1.0
-        for row in table.sort_values("unseen_AP").to_dict("records"):
-            lowest = max(lowest + 0.022, row["unseen_AP"])
-            axis.annotate(row["method"], (row["multiply_adds"], row["unseen_AP"]), (row["multiply_adds"] * 1.09, lowest),
-                          color=METHOD_COLOURS.get(row["method"], "black"), va="center", fontsize=8.5,
-                          fontweight="bold" if row["method"] == "anl" else None)
-        axis.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
-        axis.set(xscale="log", xlabel="multiply-adds for one image at inference (open: a frozen model is kept)\n"
-                 + sample_of(table), ylabel="AP, mean of unseen generators")
-        axis.set_xlim(table["multiply_adds"].min() * 0.6, table["multiply_adds"].max() * 3)
+        left, right = axes[0]
+        place = np.arange(len(table))[::-1]
+        views = {"through JPEG 96": ("unseen_AP_jpeg96", COLOURS[1], -0.13), "as it is": ("unseen_AP", COLOURS[0], 0.13)}
+        for key, colour, shift in views.values():
+            points(left, table[key], place + shift, table[f"{key}_low"], table[f"{key}_high"], colour)
+        labels_above(left, {name: colour for name, (_, colour, _) in views.items()})
+        left.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+        left.set(xlabel=f"AP, mean of unseen generators (chance 0.5)\n{sample_of(table)}", yticks=place,
+                 yticklabels=table["method"], ylim=(-0.6, len(table) - 0.4))
+        for label, name in zip(left.get_yticklabels(), table["method"]):
+            label.set_fontweight("bold" if name == "anl" else "normal")
+        kept = table["frozen_parameters"] > 0
+        for chosen, face in ((~kept, GREY), (kept, "white")):
+            right.plot(table["multiply_adds"][chosen], place[chosen], "o", color=GREY, markerfacecolor=face)
+        right.set(xscale="log", xlabel="multiply-adds for one image\n(open: a frozen model is kept)")
+        for axis in (left, right):
+            axis.hlines(place, *axis.get_xlim(), color="#e4e4e4", linewidth=0.6, zorder=0)
+            axis.tick_params(axis="y", length=0)
 
-    return draw(path, plot, size=(9, 4.6))
+    return draw(path, plot, size=(9, 1.2 + 0.42 * len(table)), columns=2, sharey=True)
