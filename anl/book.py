@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from anl import claims, committed
+from anl import bench_page, claims, committed
 from anl.data.photos import read_card
 from anl.errors import UserError
 from anl.files import read_json, sha256_of, write_json, write_text
@@ -47,6 +47,7 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
     write_text(temporary / "claims" / "verdicts.html", verdict_table(judged))
     write_text(temporary / "claims" / "ledger.md.txt", ledger(judged))
     values |= committed.gather(Path(results) / "full", Path(book) / "committed", temporary / "full")
+    bench_page.gather(Path(results) / "bench", temporary / "bench")
     values["card"] = _data_card(params, temporary)
     values["book"] = {"profile": f"`{params.profile}`", "banner": banner(params), "seeds": str(len(params.runs.seeds)),
                       **setting_texts(params)}

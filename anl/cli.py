@@ -117,6 +117,7 @@ def make_parser():
     sub.add_argument("--backbone", help="another timm model (default: detector.backbone)")
     sub.add_argument("--stride", type=int, help="of its features (default: detector.stride, or 32 with --backbone)")
     sub.add_argument("--size", type=int, help="pixels on a side (default: benchmark.size)")
+    sub.add_argument("--stem-width", type=int, help="channels of the full-resolution stem (default: detector.stem_width)")
     sub.add_argument("--repeats", type=int, default=30, help="rounds (default: %(default)s)")
     command("book", book, "gather the active profile's results for the book, in book/generated", "anl book")
     return parser
@@ -225,7 +226,8 @@ def claims(options):
 def bench(options):
     from anl import bench
 
-    bench.run(load_params(options), options.backbone, options.stride, options.size, options.repeats)
+    bench.run(load_params(options), options.backbone, options.stride, options.size, options.repeats,
+              options.stem_width)
 
 
 def book(options):
