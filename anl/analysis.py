@@ -139,6 +139,18 @@ def compared(groups, baseline, params, view, metrics=METRICS, read=read_predicti
     return pd.DataFrame(means), pd.DataFrame(differences)
 
 
+def side_by_side(means, differences, keys):
+    """Tables of `compared` to be read: a row for each value of the columns `keys`, for each method and difference the
+    columns x, x_low, x_high."""
+    parts = []
+    for table, centre in ((means, "mean"), (differences, "difference")):
+        for method in dict.fromkeys(table["method"]):
+            rows = table[table["method"] == method].set_index(keys)
+            name = method if centre == "mean" else f"{method}_minus_{rows['baseline'].iloc[0]}"
+            parts.append(rows[[centre, "low", "high"]].set_axis([name, f"{name}_low", f"{name}_high"], axis=1))
+    return pd.concat([*parts, rows[["seeds", "n"]]], axis=1).reset_index()
+
+
 def paired_gap(groups, baseline, params, view=None):
     """How much larger the gain over `baseline` is on unseen generators than on the seen one, on the same draws of
     photographs and seeds; a row per method and metric."""

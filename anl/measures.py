@@ -67,6 +67,12 @@ def before(measure):
     return lambda label, logit, weights, calibration: measure(label, logit, weights, calibration._replace(temperature=1.0))
 
 
+def change(measure):
+    """What the temperature changes: the metric minus itself at a temperature of 1."""
+    untouched = before(measure)
+    return lambda *arguments: measure(*arguments) - untouched(*arguments)
+
+
 def _class_accuracy(kind, label, logit, weights, calibration):
     return bootstrap.weighted_rate((logit[label == kind] > calibration.threshold) == kind, weights[:, label == kind])
 
@@ -87,4 +93,4 @@ def _roc(label, logit, weights):
 MEASURES = {"AP": average_precision, "AUROC": auroc, "TPR_at_1": tpr_at(0.01), "TPR_at_5": tpr_at(0.05),
             "accuracy": accuracy, "accuracy_at_half": accuracy_at_half, "balanced_accuracy": balanced_accuracy,
             "real_accuracy": real_accuracy, "fake_accuracy": fake_accuracy, "NLL": nll, "NLL_before": before(nll),
-            "ECE": ece, "ECE_before": before(ece)}
+            "NLL_change": change(nll), "ECE": ece, "ECE_before": before(ece), "ECE_change": change(ece)}

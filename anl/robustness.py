@@ -106,21 +106,8 @@ def curves(groups, baseline, params):
     return pd.concat(means, ignore_index=True), pd.concat(differences, ignore_index=True)
 
 
-def wide(means, differences, metric, generator):
-    """The rows of one metric and generator as a table to read: a row a strength, a column a method and difference."""
-    keys = ["perturbation", "strength"]
-    parts = []
-    for table, centre in ((means, "mean"), (differences, "difference")):
-        rows = table[(table["metric"] == metric) & (table["generator"] == generator)]
-        for method in dict.fromkeys(rows["method"]):
-            mine = rows[rows["method"] == method].set_index(keys)
-            label = method if centre == "mean" else f"{method}_minus_{mine['baseline'].iloc[0]}"
-            parts.append(mine[[centre, "low", "high"]].set_axis([label, f"{label}_low", f"{label}_high"], axis=1))
-    return pd.concat([*parts, mine[["seeds", "n"]]], axis=1).reset_index()
-
-
 def rates(means, params):
     """Real accuracy once and fake accuracy per generator at the frozen threshold: a row a method and strength."""
     rows = means[means["metric"].isin(["real_accuracy", "fake_accuracy"])]
     table = rows.pivot_table(index=["method", "perturbation", "strength"], columns="generator", values="mean", sort=False)
-    return table[[REAL, *params.families, analysis.UNSEEN]].reset_index()
+    return table[[REAL, *params.families, analysis.UNSEEN]].reset_index().rename_axis(columns=None)
