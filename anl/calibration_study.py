@@ -9,8 +9,10 @@ from anl.files import read_json
 from anl.measures import MEASURES
 from anl.predict import read_predictions
 
-TABLE = ("AP", "AUROC", "TPR_at_1", "TPR_at_5", "accuracy", "accuracy_at_half", "balanced_accuracy", "real_accuracy",
-         "fake_accuracy", "NLL", "ECE")
+TABLE = {"AP": "AP", "AUROC": "AUROC", "TPR_at_1": "TPR at 1 % FPR", "TPR_at_5": "TPR at 5 % FPR",
+         "accuracy": "accuracy at the threshold", "accuracy_at_half": "accuracy at probability 0.5",
+         "balanced_accuracy": "balanced accuracy", "real_accuracy": "real accuracy", "fake_accuracy": "fake accuracy",
+         "NLL": "NLL (nats)", "ECE": "ECE"}
 TEMPERATURE = ("NLL_before", "NLL", "NLL_change", "ECE_before", "ECE", "ECE_change")
 
 
@@ -24,7 +26,16 @@ def metrics_tables(groups, baseline, params):
     return tuple(pd.concat(tables, ignore_index=True) for tables in parts)
 
 
-def by_generator(means, params, view):
+def every_metric(means, differences, generator, view):
+    """A row a metric (`measure`, in words): each method and the paired difference with their intervals, on one generator;
+    real accuracy too."""
+    parts = [table[(table["view"] == view) & table["generator"].isin([generator, REAL]) & table["metric"].isin(TABLE)]
+             for table in (means, differences)]
+    table = analysis.side_by_side(*parts, ["metric"]).set_index("metric").loc[list(TABLE)]
+    return table.rename(index=TABLE).rename_axis("measure").reset_index()
+
+
+def by_generator(means, view):
     """Means over seeds at one view, a row a method and generator; real accuracy has a row of its own (`real`)."""
     rows = means[(means["view"] == view) & means["metric"].isin(TABLE)]
     table = rows.pivot_table(index=["method", "generator"], columns="metric", values="mean", sort=False)
@@ -32,8 +43,8 @@ def by_generator(means, params, view):
 
 
 def temperature_table(means, params):
-    """NLL (nats) and ECE before and after the temperature, and the change with its 95 % interval: a row a view, method
-    and generator, seen and mean of unseen."""
+    """NLL (nats) and ECE before and after the temperature, and the change with its 95 % interval: a row a view (`images`),
+    method and generator, seen and mean of unseen."""
     rows = means[means["generator"].isin([params.benchmark.seen, analysis.UNSEEN]) & means["metric"].isin(TEMPERATURE)]
     keys = ["view", "method", "generator"]
     table = rows.pivot_table(index=keys, columns="metric", values="mean", sort=False)[list(TEMPERATURE)]
@@ -43,7 +54,7 @@ def temperature_table(means, params):
         for step, end in enumerate(("low", "high"), 1):
             table.insert(place + step, f"{metric}_{end}", ends[end])
     sizes = rows[rows["metric"] == "NLL"].set_index(keys)[["seeds", "n"]]
-    return pd.concat([table, sizes], axis=1).reset_index()
+    return pd.concat([table, sizes], axis=1).reset_index().rename(columns={"view": "images"})
 
 
 def calibrations(groups, params):
@@ -98,3 +109,16 @@ def _bins(pooled, when, params):
     table = calibration.reliability(label, probability).rename(columns={"share": "mean"})
     ends = [bootstrap.interval(bootstrap.weighted_rate(label[place == b], weights[:, place == b])) for b in range(len(table))]
     return table.assign(low=[low for low, _ in ends], high=[high for _, high in ends])
+
+
+def verdict(means, params):
+    """Named numbers for the page, at the headline view; see anl.analysis.value."""
+    rows = means[means["view"] == params.evaluation.headline]
+    places = {"seen": params.benchmark.seen, "unseen": analysis.UNSEEN, "real": REAL}
+    wanted = [(where, metric) for where in ("seen", "unseen") for metric in ("fake_accuracy", *TEMPERATURE)]
+    values = {}
+    for where, metric in [("real", "real_accuracy"), *wanted]:
+        for row in rows[(rows["generator"] == places[where]) & (rows["metric"] == metric)].to_dict("records"):
+            name = metric if where == "real" else f"{where}_{metric}"
+            values[f"{name}_{row['method']}"] = analysis.value(row["mean"], row["low"], row["high"], row["n"], row["seeds"])
+    return values

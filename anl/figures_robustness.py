@@ -1,6 +1,7 @@
 """Figures of robustness and calibration: a panel a perturbation, mild to strong; reliability diagrams."""
 
 import numpy as np
+import pandas as pd
 
 from anl.figures import COLOURS, GREY, METHOD_COLOURS, draw, labels_above, sample_of
 
@@ -37,7 +38,7 @@ def by_strength(tables, path, reference=None):
         for axis, kind in zip(axes[-1], kinds):
             axis.set_xlabel(KINDS[kind][0])
         labels_above(axes[0, 0], {name: METHOD_COLOURS.get(name, COLOURS[i]) for i, name in enumerate(methods)})
-        figure.supxlabel(sample_of(next(iter(tables.values()))), fontsize="small")
+        figure.supxlabel(sample_of(pd.concat(tables.values())), fontsize="small")
 
     first = next(iter(tables.values()))
     methods = list(dict.fromkeys(first["method"]))
@@ -70,10 +71,8 @@ def reliability(table, path):
                     axis.vlines(rows["probability"], rows["low"], rows["high"], color=colour, linewidth=1.2)
                 axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
             line[0].set_ylabel(f"{where}: share generated")
-        for axis, method in zip(axes[0], methods):
-            axis.set_title(method, loc="right")
-        for axis in axes[-1]:
-            axis.set_xlabel("probability of being generated")
+        for axis, method in zip(axes[-1], methods):
+            axis.set_xlabel(f"{method}: probability of being generated")
         labels_above(axes[0, 0], {f"{when} temperature": colour for when, colour in colours.items()})
 
     methods, sets = (list(dict.fromkeys(table[key])) for key in ("method", "generators"))

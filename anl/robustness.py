@@ -106,8 +106,51 @@ def curves(groups, baseline, params):
     return pd.concat(means, ignore_index=True), pd.concat(differences, ignore_index=True)
 
 
+def unseen_table(means, differences, metric):
+    """One metric on unseen generators: a row a perturbation (`jpeg 90`), a column a method and difference."""
+    parts = [table[(table["metric"] == metric) & (table["generator"] == analysis.UNSEEN)] for table in (means, differences)]
+    return _named(analysis.side_by_side(*parts, ["perturbation", "strength"]))
+
+
 def rates(means, params):
-    """Real accuracy once and fake accuracy per generator at the frozen threshold: a row a method and strength."""
+    """Real accuracy once and fake accuracy per generator at the frozen threshold: a row a method and perturbation."""
     rows = means[means["metric"].isin(["real_accuracy", "fake_accuracy"])]
     table = rows.pivot_table(index=["method", "perturbation", "strength"], columns="generator", values="mean", sort=False)
-    return table[[REAL, *params.families, analysis.UNSEEN]].reset_index().rename_axis(columns=None)
+    return _named(table[[REAL, *params.families, analysis.UNSEEN]].reset_index().rename_axis(columns=None))
+
+
+def _named(table):
+    return table.assign(perturbation=[_words(row) for row in table.to_dict("records")]).drop(columns="strength")
+
+
+def verdict(means, differences):
+    """Named numbers for the page: how many gains hold, and where AP and real accuracy are lowest; see anl.analysis.value.
+
+    means, differences: of `curves`, with one method beside the baseline. A gain holds where its interval lies above 0.
+    Lowest values are picked after looking, so that they say how bad it gets, not how it is elsewhere.
+    """
+    gains = differences[(differences["generator"] == analysis.UNSEEN) & (differences["metric"] == "AP")]
+    perturbed = gains[gains["perturbation"] != NONE]
+    held = perturbed["low"] > 0
+    lost = ", ".join(_words(row) for row in perturbed[~held].to_dict("records"))
+    untouched = gains[gains["perturbation"] == NONE].iloc[0]
+    values = {"gain_untouched": _value(untouched, "difference"),
+              "gains_held": {**analysis.value(held.sum(), digits=0), "text": f"{held.sum()} of {len(held)}"},
+              "gains_lost": {**analysis.value((~held).sum(), digits=0), "text": lost or "no perturbation"}}
+    for metric, generator in (("AP", analysis.UNSEEN), ("real_accuracy", REAL)):
+        rows = means[(means["metric"] == metric) & (means["generator"] == generator)]
+        for method in dict.fromkeys(rows["method"]):
+            mine = rows[rows["method"] == method]
+            lowest = mine.loc[mine["mean"].idxmin()]
+            values[f"{metric}_{method}_untouched"] = _value(mine[mine["perturbation"] == NONE].iloc[0], "mean")
+            values[f"{metric}_{method}_lowest"] = _value(lowest, "mean")
+            values[f"{metric}_{method}_lowest_at"] = {**values[f"{metric}_{method}_lowest"], "text": _words(lowest)}
+    return values
+
+
+def _value(row, centre):
+    return analysis.value(row[centre], row["low"], row["high"], int(row["n"]), int(row["seeds"]))
+
+
+def _words(row):
+    return "untouched" if row["perturbation"] == NONE else f"{row['perturbation']} {row['strength']:g}"
