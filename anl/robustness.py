@@ -4,7 +4,6 @@ Scores lie beside the runs, in runs/<profile>/robustness/, and change nothing in
 of the run's own validation scores. Curves are computed from the files.
 """
 
-import dataclasses
 import sys
 from pathlib import Path
 
