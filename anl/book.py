@@ -18,7 +18,8 @@ from anl.errors import UserError
 from anl.files import read_json, sha256_of, write_json, write_text
 from anl.tables import card_table, copy_results, html_table, prose, value_texts
 
-NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "claims")
+NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "robustness",
+             "calibration", "claims")
 NUMBERLESS = {"smoke"}  # profiles that test the machinery
 VIEW_WORDS = {"matched": "generated images carry the formats of the reals; all are lossless here, so these are the files as "
                          "published",

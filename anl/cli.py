@@ -100,6 +100,9 @@ def make_parser():
     sub = command("predict", predict, "score a trained run on the benchmark again",
                   "anl predict runs/small/main/plain-s0")
     sub.add_argument("run", metavar="RUN_FOLDER")
+    sub = command("perturb", perturb, "score a trained run's test images under every perturbation of the profile",
+                  "anl perturb runs/small/main/plain-s0")
+    sub.add_argument("run", metavar="RUN_FOLDER")
     sub = command("evaluate", evaluate, "print a run's metrics per generator and view, as CSV",
                   "anl evaluate runs/small/main/plain-s0")
     sub.add_argument("run", metavar="RUN_FOLDER")
@@ -196,6 +199,12 @@ def predict(options):
 
     table = predict.score_run(options.run, load_params(options))
     print(f"{options.run}/predictions.parquet: {len(table)} scores")
+
+
+def perturb(options):
+    from anl import robustness
+
+    print(robustness.score_run(options.run, load_params(options)))
 
 
 def evaluate(options):

@@ -13,6 +13,7 @@ from anl.params import (
     FORMATS,
     GRADIENTS,
     NOISE_ON,
+    PERTURBATIONS,
     PRECISIONS,
     TARGETS,
     VIEWS,
@@ -110,6 +111,12 @@ def check(params, origin):
     need(params.evaluation.headline in params.evaluation.views and params.evaluation.headline != "raw",
          "evaluation.headline", "choose matched or jpeg96, and list it in evaluation.views")
     need(set(params.evaluation.controls) <= set(CONTROLS), "evaluation.controls", f"any of {', '.join(CONTROLS)}")
+    for kind, strengths in params.evaluation.perturbations.items():
+        key = f"evaluation.perturbations.{kind}"
+        need(kind in PERTURBATIONS, key, f"choose one of {', '.join(PERTURBATIONS)}")
+        least, most = PERTURBATIONS[kind]
+        need(all(least <= strength <= most for strength in strengths), key, f"strengths must be from {least} to {most}")
+        need(len(set(strengths)) == len(strengths), key, "an entry stands twice")
     need(0 < params.evaluation.target_fpr < 0.5, "evaluation.target_fpr", "it must be between 0 and 0.5")
     need(params.evaluation.bootstrap >= 20, "evaluation.bootstrap", "at least 20 replicates make an interval")
     for key in ("train", "val", "test"):

@@ -13,7 +13,7 @@ from tests import synthetic
 from tests.synthetic import built_book  # noqa: F401  a fixture
 
 OURS = ["index", "paper", "method", "protocol", "data_card", "claims", "cross_generator", "step_t", "attention", "targets",
-        "detector", "data", "prior", "limits", "rerun", "glossary", "bibliography"]
+        "robustness", "calibration", "detector", "data", "prior", "limits", "rerun", "glossary", "bibliography"]
 
 
 class Page(HTMLParser):

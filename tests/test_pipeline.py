@@ -70,8 +70,9 @@ def test_stages_make_the_runs_that_the_library_asks_for(copies, profile):
         ("attention", set(runs.attention_specs(settings)) - first),
         ("targets", set(runs.target_specs(settings)) - first),
         *runs.experiment_specs(settings).items()) for spec in specs}
+    scored = {f"runs/{profile}/robustness/{spec.slug}" for spec in first}
     made = {out for outs, _ in stages(copy).values() for out in outs if out.startswith("runs/")}
-    assert made == wanted
+    assert made == wanted | scored
 
 
 def test_stages_depend_on_files_that_exist_or_are_made(copies):
@@ -121,7 +122,8 @@ def ready(copy):
 def test_smoke_pipeline_leaves_every_result(smoke):
     copy, _ = smoke
     folder = copy / "results/smoke"
-    for name in ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "claims"):
+    for name in ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "robustness", "calibration",
+                 "claims"):
         assert (folder / name / f"{name}.ipynb").is_file()
     assert (folder / "claims.json").is_file() and (copy / "book/generated").is_dir()
     run(copy, "dvc", "status", "-q")
