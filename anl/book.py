@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from anl import claims, committed
+from anl import claims, committed, source_tables
 from anl.data.photos import read_card
 from anl.errors import UserError
 from anl.files import read_json, sha256_of, write_json, write_text
@@ -48,6 +48,7 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
     write_text(temporary / "claims" / "ledger.md.txt", ledger(judged))
     values |= committed.gather(Path(results) / "full", Path(book) / "committed", temporary / "full")
     values["card"] = _data_card(params, temporary)
+    values["sources"] = source_tables.write(temporary / "sources")
     values["book"] = {"profile": f"`{params.profile}`", "banner": banner(params), "seeds": str(len(params.runs.seeds)),
                       **setting_texts(params)}
     write_json(temporary / "values.json", values)

@@ -113,8 +113,8 @@ def steps(source):
     numbered = [textwrap.fill(step, WIDTH, initial_indent=f"  {number}. ", subsequent_indent="     ", break_long_words=False,
                               break_on_hyphens=False) for number, step in enumerate(source.steps, 1)]
     last = f"  {len(numbered) + 1}. anl fetch {source.id} --from PATH --accept-licence"
-    return "\n".join([f"No program may download it; by hand from {source.home}:" if source.access == "agreement"
-                      else f"It has to be downloaded by hand from {source.home}:", *numbered, last])
+    head = "No program may download it" if source.access == "agreement" else "No program can download it"
+    return "\n".join([f"{head}; by hand, from the page above:", *numbered, last])
 
 
 def _how(source):

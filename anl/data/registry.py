@@ -8,7 +8,6 @@ import re
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path, PurePosixPath
 
-import pandas as pd
 import yaml
 
 from anl.errors import UserError
@@ -122,6 +121,8 @@ def get(name, path=PATH):
 
 def table(path=PATH):
     """All data sets, a row each: id, title, access, size, images, licence, host, layout, trap, citation, verified, ..."""
+    import pandas as pd  # not above: the command line does without it
+
     rows = [{"id": source.id, "title": source.title, "contents": source.contents, "access": ACCESS[source.access],
              "size": source.size, "images": source.images, "licence": source.licence, "host": source.host,
              "home": source.home, "layout": source.layout, "trap": source.trap, "citation": source.citation,

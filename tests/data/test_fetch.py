@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -173,12 +173,13 @@ def test_places_that_are_taken(archives, tmp_path):
 
 # ---- the hub -----------------------------------------------------------------------------------------------------------
 RUN = """
-import sys
-from anl.data import fetch
+import json, sys
+from anl.data import fetch, registry
 from anl.errors import UserError
-from tests.data.test_fetch import hub_source
+fields = json.loads(sys.argv[2])
+source = registry.Source(**fields | {"hub": registry.Hub(**fields["hub"])})
 try:
-    print(fetch.fetch(hub_source(), sys.argv[1]).images)
+    print(fetch.fetch(source, sys.argv[1]).images)
 except UserError as problem:
     print(f"UserError: {problem}")
 """
@@ -241,9 +242,9 @@ def hub(tmp_path):
 def fetch_from(server, folder, **environment):
     """fetch() in a process of its own: the hub's client reads the environment when it is imported."""
     environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0",
-                   "HF_HOME": str(folder.parent / "home"), "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(ROOT),
+                   "HF_HOME": str(folder.parents[1] / "home"), "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(ROOT),
                    "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
-    done = subprocess.run([sys.executable, "-c", RUN, str(folder)], env=environment, check=False, text=True,
+    done = subprocess.run([sys.executable, "-c", RUN, str(folder), json.dumps(asdict(hub_source()))], env=environment, check=False, text=True,
                           capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -254,7 +255,7 @@ def test_one_commit_of_the_hub_without_its_programs(hub, tmp_path):
     found = contents(tmp_path / "out/tiny")
     assert sorted(found) == ["data/train-00000-of-00001.parquet", "source.json", *(f"test/{name}" for name in sorted(FAKES))]
     note = record(tmp_path / "out/tiny")
-    assert note["files"][0]["url"] == f"tiny/set@{COMMIT}" and names(tmp_path / "out") == ["home", "tiny"]
+    assert note["files"][0]["url"] == f"tiny/set@{COMMIT}" and names(tmp_path / "out") == ["tiny"]
 
 
 def test_offline_the_hub_says_how_to_go_online(hub, tmp_path):
