@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from anl import bench_page, claims, committed
+from anl import bench_page, claims, committed, source_tables
 from anl.data.photos import read_card
 from anl.errors import UserError
 from anl.files import read_json, sha256_of, write_json, write_text
@@ -50,6 +50,7 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
     values |= committed.gather(Path(results) / "full", Path(book) / "committed", temporary / "full")
     bench_page.gather(Path(results) / "bench", temporary / "bench")
     values["card"] = _data_card(params, temporary)
+    values["sources"] = source_tables.write(temporary / "sources")
     values["book"] = {"profile": f"`{params.profile}`", "banner": banner(params), "seeds": str(len(params.runs.seeds)),
                       **setting_texts(params)}
     write_json(temporary / "values.json", values)

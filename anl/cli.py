@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 
+from anl import cli_fetch
 from anl.errors import UserError
 
 
@@ -62,6 +63,8 @@ def make_parser():
                   "anl photos --from ~/debs")
     sub.add_argument("--from", dest="source", metavar="FOLDER",
                      help="take .deb files, or unpacked packages, from this folder (default: download them with apt, installing nothing)")
+
+    cli_fetch.add(command)
 
     sub = command("prior", prior, "train the diffusion prior into models/prior (about half an hour), or one to compare it with",
                   "anl prior other_prior")
