@@ -20,9 +20,9 @@ def gather(results, target):
         machine = read_json(folder / "machine.json")
         backbone, _, size = folder.name.rpartition("-")
         lines = [f"## `{backbone}` at {size} pixels\n",
-                 f"Measured on {machine['cores']} cores ({machine['device']}), torch {machine['torch']}, Python "
+                 (f"Measured on {machine['cores']} cores ({machine['device']}), torch {machine['torch']}, Python "
                  f"{machine['python']}, {machine['repeats']} rounds in which the calls take turns; ratios are medians over the "
-                 "rounds with their quartiles. Compare the ratios: the times are this machine's.\n"]
+                 "rounds with their quartiles. Compare the ratios: the times are this machine's.\n")]
         for name, caption in CAPTIONS.items():
             if (folder / f"{name}.csv").is_file():
                 place = f"generated/bench/{folder.name}/{name}"

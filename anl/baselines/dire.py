@@ -1,5 +1,7 @@
 """DIRE: how far an image lies from its own reconstruction by DDIM inversion and sampling with the frozen prior."""
 
+import itertools
+
 import torch
 
 from anl.baselines.dnf import load_prior, prior_hash
@@ -30,9 +32,7 @@ def reconstruct(epsilon, alphas_cumprod, x, steps):
         clean = (x - (1 - alphas[a]).sqrt() * e) / alphas[a].sqrt()
         return alphas[b].sqrt() * clean + (1 - alphas[b]).sqrt() * e
 
-    for a, b in zip(places, places[1:]):
-        x = move(x, a, b)
-    for a, b in zip(places[::-1], places[-2::-1]):
+    for a, b in itertools.pairwise([*places, *places[-2::-1]]):
         x = move(x, a, b)
     return x
 

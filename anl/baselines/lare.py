@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
+from anl import seeds
 from anl.attention import GateAttention
 from anl.baselines.dnf import load_prior, prior_hash
 from anl.baselines.interface import Baseline, stored
 from anl.detector import Detector, Output
-from anl import seeds
 
 
 def represent(settings, models):

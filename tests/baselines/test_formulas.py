@@ -1,5 +1,7 @@
 """Each published formula against a result worked out by hand or by another library."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -55,7 +57,7 @@ def test_dire_is_the_inversion_of_diffusers_and_back():
     forward.num_inference_steps = backward.num_inference_steps = steps
     # our place k is diffusers' timestep k - 1, and place 0 the clean image, whose alpha is 1
     z = x
-    for a, b in zip(places, places[1:]):
+    for a, b in itertools.pairwise(places):
         e = epsilon(z, max(a, 1))
         before = torch.tensor(1.0) if a == 0 else alphas[a - 1]
         clean = (z - (1 - before).sqrt() * e) / before.sqrt()

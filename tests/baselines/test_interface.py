@@ -44,7 +44,7 @@ def test_every_baseline_trains_scores_and_comes_back_from_its_file(in_world, nam
 
 def test_scores_depend_on_the_image_alone(in_world):
     """Frozen models run in batches: an image scored alone and among others has one score, to the stored precision."""
-    _, params, folder = in_world
+    _, params, _ = in_world
     x = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     for name in ("lare", "dire"):
         settings = dataclasses.asdict(params.baselines)
