@@ -156,10 +156,13 @@ def write_results(folder, profile="small", difference=None):
 
 def write_committed(folder):
     """The results of profile `full` that the pages show: what their sections name, made up."""
-    for section in (ROOT / "book/committed").glob("*.md.txt"):
-        text, place = section.read_text(encoding="utf-8"), folder / section.name.removesuffix(".md.txt")
+    texts = {section.name.removesuffix(".md.txt"): section.read_text(encoding="utf-8")
+             for section in (ROOT / "book/committed").glob("*.md.txt")}
+    for section, text in texts.items():
+        place = folder / section
         place.mkdir(parents=True, exist_ok=True)
-        keys = re.findall(r"{{ full_\w+?\.(\w+) }}", text)
+        # a section may quote another's numbers
+        keys = re.findall(rf"{{{{ full_{section}\.(\w+) }}}}", "".join(texts.values()))
         write_json(place / "values.json", {key: value(0.1, 0.0, 0.2, n=1440, seeds=5) for key in keys})
         for name in re.findall(r"generated/full/\w+/([\w.]+\.png)", text):
             draw_figure(place / name)
