@@ -11,7 +11,7 @@ from anl import cli, params
 from anl.errors import UserError
 from tests.conftest import ROOT
 
-COMMANDS = ["profile", "photos", "prior", "generate", "benchmark", "audit", "target", "train", "predict", "evaluate",
+COMMANDS = ["profile", "photos", "prior", "generate", "benchmark", "index", "audit", "target", "train", "predict", "evaluate",
             "notebook", "claims", "bench", "book"]
 
 

@@ -167,7 +167,7 @@ def test_a_message_of_many_lines_stays_one(monkeypatch):
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "I;16", "1"])
 def test_it_agrees_with_the_decoder_of_the_photographs(tmp_path, mode):
-    image = (Image.fromarray((RGB[..., 0].astype(np.uint16) * 200)) if mode == "I;16"
+    image = (Image.fromarray(RGB[..., 0].astype(np.uint16) * 200) if mode == "I;16"
              else Image.fromarray(RGB).convert(mode))
     (tmp_path / "a.png").write_bytes(encoded(image))
     assert np.array_equal(decode.decode(tmp_path / "a.png"), photos.decode(tmp_path / "a.png"))
