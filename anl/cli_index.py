@@ -43,8 +43,8 @@ def index(options):
 
 
 def expected_counts(dataset):
-    """{split: {generator: images}} of a known data set, None where nothing is known."""
-    return None
+    """{split: {generator: images}} of a known data set, empty where nothing is known."""
+    return {}
 
 
 def audit(options):
