@@ -33,7 +33,7 @@ def index(options):
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers {options.workers}: give 1 or more")
     out = Path(options.out or f"{os.path.normpath(options.folder)}.parquet")
-    found = indexing.index(options.folder, out, options.layout, options.dataset, expected_counts(options.dataset),
+    found = indexing.index(options.folder, out, options.layout, options.dataset, expected_counts,
                            decode=not options.headers, workers=options.workers, one_class=options.one_class)
     print(table_text(("split", "generator", "label", "images", "skipped", "expected"), found.rows))
     for note in found.notes:
@@ -43,8 +43,14 @@ def index(options):
 
 
 def expected_counts(dataset):
-    """{split: {generator: images}} of a known data set, empty where nothing is known."""
-    return {}
+    """{(split, generator, label): images} that the registry expects of a data set, None for all together; else {}."""
+    from anl.data import registry
+    from anl.data.generator_names import canonical
+    from anl.data.layouts import SPLITS
+
+    source = registry.load().get(dataset.lower().replace("_", "-"))
+    return {(SPLITS.get(count.split, count.split), count.generator and canonical(count.generator), count.label): count.images
+            for count in (source.counts if source else ())}
 
 
 def audit(options):

@@ -55,7 +55,7 @@ def format_probe(table, seed=0):
     """
     declared = pd.DataFrame({"format": table["format"].astype("category").cat.codes.astype(float),
                              "width": table["width"].astype(float), "height": table["height"].astype(float),
-                             "quality": table["jpeg_quality"].astype(float)}).to_numpy()
+                             "quality": table["jpeg_quality"].astype(float).fillna(0)}).to_numpy()
     per_pixel = (table["bytes"] / (table["width"].astype(float) * table["height"])).to_numpy()[:, None]
     label, digest = table["label"].to_numpy(), table["sha256"].to_numpy()
     rows = []

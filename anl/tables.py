@@ -11,7 +11,7 @@ from anl.files import read_json, write_text
 NUMERIC = re.compile("(<b>)?[\N{MINUS SIGN}0-9.,]+( \\[[\N{MINUS SIGN}0-9., ]+\\])?(</b>)?")
 CENTRES = ("mean", "difference", "value", "accuracy", "false_positive_rate", "ap_against_real", "ratio")
 WORDS = {"n": "n", "psnr": "PSNR (dB)", "ap_against_real": "AP against real", "seen": "trained on", "unseen": "mean of unseen",
-         "raw": "untouched", "s_t": "s_t"}
+         "raw": "untouched", "in_view": "View", "s_t": "s_t"}
 LINES, GROUPS = ("generator", "control"), ("method", "other")
 
 

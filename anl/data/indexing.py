@@ -27,6 +27,7 @@ from anl.errors import UserError
 from anl.files import identity, whole_file
 
 PART = 2048  # files a part: what a killed run has to do again at most
+ALL = "all"
 BATCH = 64  # files handed to a worker at once
 SKIPPED_COLUMNS = ("path", "files", "split", "generator", "label", "reason")
 PART_SCHEMA = pa.schema([*manifest.SCHEMA, ("reason", pa.string())])
@@ -44,8 +45,9 @@ class Summary(NamedTuple):
 def index(root, out, layout=None, dataset=None, expected=None, decode=True, workers=None, one_class=False, say=print):
     """Write the manifest of a folder tree to `out` and what was left out to `<out>.skipped.csv`; returns Summary.
 
-    layout: its name, or None to guess. dataset: the name in the manifest (default: the layout's). expected: {split:
-    {generator: images}} to compare with, reals under `real`. decode: decode every image, one at a time in a worker, to
+    layout: its name, or None to guess. dataset: the name in the manifest (default: the layout's). expected:
+    {(split, generator, label): images} to compare with, None for all together, or a function that gives it for a
+    data set's name. decode: decode every image, one at a time in a worker, to
     find damage and to hash its looks; otherwise headers only. workers: processes (default: one a core, 1 for small
     trees). one_class: accept a tree without real, or without generated, images. A killed run goes on from its last
     part. Raises UserError where the root is no folder, no layout fits, or a class is missing.
@@ -81,7 +83,8 @@ def index(root, out, layout=None, dataset=None, expected=None, decode=True, work
     if clashes:
         notes.append(f"{len(clashes)} pair(s) of names differ in case or Unicode form only, the first {clashes[0]!r}; all "
                      "are indexed, but a system that ignores the difference keeps one of each pair")
-    return Summary(sum(counted.values()), sum(skipped.values()), _table(counted, skipped, expected or {}), notes)
+    wanted = expected(dataset) if callable(expected) else expected or {}
+    return Summary(sum(counted.values()), sum(skipped.values()), _table(counted, skipped, wanted), notes)
 
 
 def _cores():
@@ -229,11 +232,20 @@ def _assemble(parts, root, out, problems, metadata):
     return counted, skipped
 
 
+def _words(place):
+    return tuple(ALL if word is None else word for word in place)
+
+
 def _table(counted, skipped, expected):
     """Rows (split, generator, label, images, skipped, expected) for people, everything that was seen or expected."""
-    wanted = {(split, generator, int(generator != manifest.REAL)): images for split, generators in expected.items()
-              for generator, images in generators.items()}
-    places = sorted(set(counted) | {place for place in skipped if place[0]} | set(wanted))
+    wanted = {_words(place): images for place, images in expected.items()}
+    together = {place for place in wanted if ALL in place}
+    for place in together:
+        for tally in (counted, skipped):
+            tally[place] = sum(count for where, count in tally.items() if ALL not in where and where[0] and
+                               all(asked in (ALL, here) for asked, here in zip(place, where)))
+    seen = [place for place in {*counted, *skipped, *wanted} if place[0]]
+    places = sorted(seen, key=lambda place: (place in together, *map(str, place)))
     rows = [(*place, counted[place], skipped[place], wanted.get(place)) for place in places]
     if skipped["", "", ""]:
         rows.append(("-", "outside or not entered", "-", 0, skipped["", "", ""], None))

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from anl import cli
+from anl import cli, cli_index
 from anl.data import indexing, manifest, walk
 from anl.data.decode import decode
 from anl.errors import UserError
@@ -39,10 +39,13 @@ def test_a_tree_becomes_rows(tmp_path):
 
 
 def test_counts_stand_beside_expected_ones(tmp_path):
-    _, _, summary, _ = run(genimage(tmp_path / "set"), expected={"test": {"adm": 3, "real": 6, "biggan": 5}})
-    rows = {row[:3]: row[3:] for row in summary.rows}
-    assert rows["test", "adm", 1] == (3, 0, 3) and rows["test", "real", 0] == (6, 0, 6)
-    assert rows["test", "biggan", 1] == (0, 0, 5) and rows["train", "adm", 1] == (3, 0, None)
+    expected = {("test", "adm", 1): 3, ("test", "real", 0): 6, ("test", "biggan", 1): 5, (None, None, 1): 12}
+    for given in (expected, lambda dataset: expected if dataset == "genimage" else None):
+        _, _, summary, _ = run(genimage(tmp_path / "set"), expected=given)
+        rows = {row[:3]: row[3:] for row in summary.rows}
+        assert rows["test", "adm", 1] == (3, 0, 3) and rows["test", "real", 0] == (6, 0, 6)
+        assert rows["test", "biggan", 1] == (0, 0, 5) and rows["train", "adm", 1] == (3, 0, None)
+        assert rows["all", "all", 1] == (12, 0, 12)
 
 
 def test_bad_files_are_listed_with_their_reason_and_counted(tmp_path):
@@ -175,6 +178,11 @@ def test_a_killed_run_goes_on_from_its_last_part(tmp_path, monkeypatch):
 def test_workers_change_nothing(tmp_path):
     root = genimage(tmp_path / "set")
     assert run(root, workers=2)[0].equals(run(root, workers=1)[0])
+
+
+def test_the_registry_says_what_to_expect():
+    assert cli_index.expected_counts("cifake")["train", "sd14", 1] == 50000
+    assert cli_index.expected_counts("none") == {}
 
 
 def test_command(tmp_path, capsys):
