@@ -5,7 +5,7 @@ import errno
 import os
 import sys
 
-from anl import cli_fetch
+from anl import cli_fetch, cli_index
 from anl.errors import UserError
 
 
@@ -74,7 +74,9 @@ def make_parser():
                   "anl generate vae")
     sub.add_argument("model", metavar="MODEL", help="pixel, flow, vae, vq or latent (latent needs the vae)")
     command("benchmark", benchmark, "cut the patches and regenerate them with every family", "anl benchmark")
-    command("audit", audit, "score what needs no detector: simple statistics, formats, compression", "anl audit")
+    cli_index.add_index(command)
+    sub = command("audit", audit, "score what needs no detector: simple statistics, formats, compression, duplicates", "anl audit")
+    cli_index.add_audit_arguments(sub)
 
     sub = command("target", target, "compute the targets that detectors learn to predict at one diffusion step",
                   "anl target --step 10")
@@ -175,6 +177,8 @@ def benchmark(options):
 def audit(options):
     from anl import audit
 
+    if options.manifest:
+        return cli_index.audit(options)
     audit.run(load_params(options))
 
 
