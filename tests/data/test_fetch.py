@@ -5,19 +5,20 @@ import subprocess
 import sys
 import threading
 from dataclasses import asdict, replace
-from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from anl.data import download, fetch, unpack
 from anl.data.registry import Count, File, Hub, Source
 from anl.errors import UserError
+from tests import tiny_hub
 from tests.conftest import ROOT
 from tests.data.test_parquet import write
 from tests.data.test_unpack import contents, make_tar, make_zip
+from tests.tiny_hub import COMMIT
 
 REALS, FAKES = {"0_real/a.jpg": b"real"}, {"1_fake/b.png": b"fake!", "1_fake/c.PNG": b"fake?", "1_fake/notes.txt": b""}
-COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 
 def source(**fields):
@@ -190,53 +191,13 @@ def hub_source(**fields):
                   | fields)
 
 
-class HubServer(BaseHTTPRequestHandler):
-    """The part of the hub's protocol that a download of one commit of a data set uses; `server.files`: path -> bytes."""
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def do_HEAD(self):
-        self.answer(body=False)
-
-    def answer(self, body):
-        path = self.path.split("?")[0]
-        if COMMIT not in path:
-            return self.send(404, {"X-Error-Code": "RevisionNotFound"}, b"", body)
-        if path.startswith(f"/api/datasets/tiny/set/tree/{COMMIT}"):
-            tree = [{"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                    for name, data in self.server.files.items()]
-            return self.send(200, {"Content-Type": "application/json"}, json.dumps(tree).encode(), body)
-        if path.startswith("/api/datasets/tiny/set/revision/"):
-            data = {"id": "tiny/set", "sha": COMMIT, "siblings": [{"rfilename": name} for name in self.server.files]}
-            return self.send(200, {"Content-Type": "application/json"}, json.dumps(data).encode(), body)
-        data = self.server.files.get(path.removeprefix(f"/datasets/tiny/set/resolve/{COMMIT}/"))
-        if data is None:
-            return self.send(404, {"X-Error-Code": "EntryNotFound"}, b"", body)
-        return self.send(200, {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT}, data, body)
-
-    def send(self, status, headers, data, body):
-        self.send_response(status)
-        for key, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture
 def hub(tmp_path):
     write(tmp_path / "made/train-00000-of-00001.parquet", [0, 1, 1], ["real", "x", "y"])
-    server = ThreadingHTTPServer(("127.0.0.1", 0), HubServer)
-    server.files = {"data/train-00000-of-00001.parquet": (tmp_path / "made/train-00000-of-00001.parquet").read_bytes(),
-                    "loader.py": b"print('never')", "test/more.zip": make_zip(tmp_path / "made/m.zip", FAKES).read_bytes()}
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    files = {"data/train-00000-of-00001.parquet": (tmp_path / "made/train-00000-of-00001.parquet").read_bytes(),
+             "loader.py": b"print('never')", "test/more.zip": make_zip(tmp_path / "made/m.zip", FAKES).read_bytes()}
+    with tiny_hub.serving("datasets", "tiny/set", files) as server:
+        yield server
 
 
 def fetch_from(server, folder, **environment):

@@ -94,10 +94,10 @@ def test_odd_names_survive(tmp_path):
 
 def test_names_that_differ_in_case_are_kept_and_told(tmp_path):
     root = write(genimage(tmp_path / "set"), {"ADM/val/ai/A.png": encoded(901), "ADM/val/ai/a.png": encoded(902)})
-    if len(os.listdir(root / "ADM/val/ai")) == 4:
-        pytest.skip("this file system ignores case")
+    told_apart = {"A.png", "a.png"} <= set(os.listdir(root / "ADM/val/ai"))  # not on every file system
     table, _, summary, _ = run(root)
-    assert len(table) == 26 and "1 pair(s) of names differ in case" in summary.notes[0]
+    assert len(table) == (26 if told_apart else 25)
+    assert any("1 pair(s) of names differ in case" in note for note in summary.notes) == told_apart
 
 
 def test_links_are_followed_once_round(tmp_path):
