@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from anl.baselines.interface import Baseline, stored
+from anl.baselines.interface import Baseline
+from anl.baselines.stored import Stored
 from anl.detector import Output
 from anl.files import sha256_of
 
@@ -24,7 +25,7 @@ def represent(settings, models):
     def errors(x):
         return torch.stack([(x - reconstruct(model, x)).abs().mean(1) for model in known], 1)
 
-    return stored(errors, "aeroblade", *hashes)
+    return Stored(errors, "aeroblade", *hashes)
 
 
 class SmallestError(nn.Module):

@@ -5,14 +5,15 @@ import itertools
 import torch
 
 from anl.baselines.dnf import load_prior, prior_hash
-from anl.baselines.interface import Baseline, Classifier, stored
+from anl.baselines.interface import Baseline, Classifier
+from anl.baselines.stored import Stored
 
 
 def represent(settings, models):
     """x -> |x - reconstruction|, (B, 3, H, W); two prior calls a step, settings["inversion_steps"] steps."""
     prior = load_prior(models)
     steps = settings["inversion_steps"]
-    return stored(lambda x: (x - reconstruct(prior.epsilon, prior.alphas_cumprod, x, steps)).abs(), "dire",
+    return Stored(lambda x: (x - reconstruct(prior.epsilon, prior.alphas_cumprod, x, steps)).abs(), "dire",
                   prior_hash(models), steps, prior.precision)
 
 

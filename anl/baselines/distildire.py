@@ -3,18 +3,18 @@
 import dataclasses
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from anl.baselines import dire, dnf
-from anl.baselines.interface import Baseline, Classifier, in_batches, processed, stored
+from anl.baselines.interface import Baseline, Classifier, in_batches, processed
+from anl.baselines.stored import Stored
 
 
 def represent(settings, models):
     """x -> x and, behind it, the prior's noise at settings["noise_step"]: (B, 6, H, W)."""
     prior = dnf.load_prior(models)
     step = settings["noise_step"]
-    return stored(lambda x: torch.cat([x, prior.noise(x, step)], 1), "distildire", dnf.prior_hash(models), step,
+    return Stored(lambda x: torch.cat([x, prior.noise(x, step)], 1), "distildire", dnf.prior_hash(models), step,
                   prior.precision)
 
 
@@ -41,20 +41,9 @@ def distillation(output, label, guide, settings):
     return settings["distillation_weight"] * F.mse_loss(output.features.float(), guide)
 
 
-class Student(nn.Module):
-    """The plain detector on image and noise, six channels."""
-
-    def __init__(self, detector, size):
-        super().__init__()
-        self.classifier = Classifier(detector, size, 6)
-
-    def forward(self, inputs):
-        return self.classifier(inputs)
-
-
 BASELINE = Baseline(
     title="DistilDIRE-like", source="Lim et al., DistilDIRE: a small, fast, cheap and lightweight diffusion synthesized "
                                     "deepfake detection, 2024",
     differs="Our prior, backbone and augmentation; the teacher is the DIRE detector above, not a pre-trained ResNet-50.",
-    build=lambda detector, size, settings: Student(detector, size), represent=represent, prepare=prepare,
+    build=lambda detector, size, settings: Classifier(detector, size, 6), represent=represent, prepare=prepare,
     extra_loss=distillation, needs=("prior",))

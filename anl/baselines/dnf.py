@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from anl.baselines.interface import Baseline, Classifier, stored
+from anl.baselines.interface import Baseline, Classifier
+from anl.baselines.stored import Stored
 from anl.files import sha256_of
 
 
@@ -10,7 +11,7 @@ def represent(settings, models):
     """x -> the prior's noise at settings["noise_step"], (B, C, h, w)."""
     prior = load_prior(models)
     step = settings["noise_step"]
-    return stored(lambda x: prior.noise(x, step), "dnf", prior_hash(models), step, prior.precision)
+    return Stored(lambda x: prior.noise(x, step), "dnf", prior_hash(models), step, prior.precision)
 
 
 def load_prior(models):

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from anl import seeds
 from anl.baselines.dnf import load_prior, prior_hash
-from anl.baselines.interface import Baseline, in_batches, plain_detector, stored
+from anl.baselines.interface import Baseline, in_batches, plain_detector
+from anl.baselines.stored import Stored
 from anl.data.patches import to_pixels
 
 
@@ -25,7 +26,7 @@ def prepare(data, spec, params, detector):
                             inference_steps=settings["reconstruction_steps"],
                             generator=seeds.torch_generator(params.seed, "drct"))
 
-    kept = stored(reconstruct, "drct", prior_hash("models"), params.seed, settings["reconstruction_strength"],
+    kept = Stored(reconstruct, "drct", prior_hash("models"), params.seed, settings["reconstruction_strength"],
                   settings["reconstruction_steps"])
     fakes = data["fake"][:, 0]
     made = to_pixels(in_batches(kept, data["pixels"][np.concatenate([data["real"], fakes])]))

@@ -4,14 +4,15 @@ import dataclasses
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from anl.baselines.stored import Stored
 from anl.detector import Detector, Output, conv, features_of
 from anl.errors import UserError
+from anl.files import sha256_of
 from anl.params import BASELINES
 
 
@@ -100,14 +101,19 @@ def get(name):
     return importlib.import_module(f"anl.baselines.{name}").BASELINE
 
 
-def build(baseline, detector, size, settings, models="models"):
+def build(baseline, detector, size, settings, models="models", frozen=None):
     """The detector of a baseline, untrained. detector, settings: a profile's `detector` and `baselines` as mappings.
 
-    Raises UserError if a frozen model it needs is missing from the folder `models`.
+    frozen: hashes of the frozen models that a saved detector was trained with, by name. Raises UserError if one that it
+    needs is missing from the folder `models`, or is another.
     """
     known = get(baseline)
     represent = known.represent(settings, models) if known.represent else None
-    kept = {"baseline": baseline, "detector": detector, "size": size, "settings": settings}
+    found = {name: sha256_of(Path(models) / name) for name in known.needs}
+    for name, digest in found.items():
+        if frozen is not None and frozen.get(name) != digest:
+            raise UserError(f"{Path(models) / name} is not the model that this '{baseline}' detector was trained with")
+    kept = {"baseline": baseline, "detector": detector, "size": size, "settings": settings, "frozen": found}
     return Peer(known.build(detector, size, settings), represent, kept)
 
 
@@ -152,8 +158,3 @@ def in_batches(function, pixels, size=128):
     from anl.data.patches import to_tensor
 
     return torch.cat([function(to_tensor(pixels[i:i + size])) for i in range(0, len(pixels), size)])
-
-
-def stored(function, name, *identity):
-    """`function` with what it made kept on disk: a frozen model need see an image once."""
-    return Stored(function, name, identity)

@@ -6,7 +6,8 @@ from torch import nn
 from anl import seeds
 from anl.attention import GateAttention
 from anl.baselines.dnf import load_prior, prior_hash
-from anl.baselines.interface import Baseline, stored
+from anl.baselines.interface import Baseline
+from anl.baselines.stored import Stored
 from anl.detector import Detector, Output
 
 
@@ -26,7 +27,7 @@ def represent(settings, models):
             found += (prior.epsilon(alpha.sqrt() * x + (1 - alpha).sqrt() * noise, step) - noise).square()
         return torch.cat([x, found / draws], 1)
 
-    return stored(error, "lare", prior_hash(models), step, draws, prior.precision)
+    return Stored(error, "lare", prior_hash(models), step, draws, prior.precision)
 
 
 class Guided(nn.Module):

@@ -15,7 +15,7 @@ class Stored:
     name: of the folder. parts: what else decides the result (weights' hash, settings). A damaged file is made again.
     """
 
-    def __init__(self, function, name, parts, cache=".cache/anl/representations"):
+    def __init__(self, function, name, *parts, cache=".cache/anl/representations"):
         self.function = function
         self.folder = Path(cache) / f"{name}-{identity({'parts': [str(part) for part in parts]})[:16]}"
 

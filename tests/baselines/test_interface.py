@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,14 +106,14 @@ def test_what_was_stored_is_used_and_a_damaged_file_is_made_again(tmp_path):
         calls.append(len(x))
         return 2 * x
 
-    stored = Stored(double, "double", ("a",), tmp_path)
+    stored = Stored(double, "double", "a", cache=tmp_path)
     x = torch.rand(3, 3, 4, 4)
     first = stored(x)
     assert torch.equal(stored(x), first) and torch.allclose(first, 2 * x, atol=2e-3) and calls == [3]
     path, = tmp_path.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:40])
     assert torch.equal(stored(x), first) and calls == [3, 3]
-    assert torch.equal(Stored(double, "double", ("b",), tmp_path)(x), first) and calls == [3, 3, 3]
+    assert torch.equal(Stored(double, "double", "b", cache=tmp_path)(x), first) and calls == [3, 3, 3]
 
 
 def test_cost_counts_the_prior_at_inference(in_world):
@@ -135,3 +136,16 @@ def test_a_missing_prior_is_named(in_world, tmp_path):
     _, params, _ = in_world
     with pytest.raises(UserError, match="prior"):
         baselines.build("dnf", dataclasses.asdict(params.detector), 32, dataclasses.asdict(params.baselines), tmp_path)
+
+
+def test_another_prior_than_it_was_trained_with_is_refused(in_world):
+    _, params, folder = in_world
+    made = runs.train_run(spec_of(params, "dnf"), params, "peers", root=folder / "runs")
+    config = next(path for path in (Path.cwd() / "models/prior/unet").glob("*.json"))
+    before = config.read_bytes()
+    try:
+        config.write_bytes(before + b"\n")
+        with pytest.raises(UserError, match="prior is not the model that this 'dnf' detector was trained with"):
+            detector.load(made / "model.safetensors")
+    finally:
+        config.write_bytes(before)
