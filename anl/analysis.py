@@ -78,65 +78,55 @@ def _images(folders, generator, params, view, read=read_predictions):
     return int((wanted | (test["generator"] == REAL)).sum())
 
 
-def summary(groups, params, view=None):
+def summary(groups, params, view=None, metrics=METRICS, read=read_predictions, drawn=None):
     """Mean over seeds with a 95 % interval (photographs and seeds drawn anew), a row per method, generator and metric.
 
-    groups: dict label -> list of run folders, one per seed. view: default the profile's headline view.
+    groups: dict label -> list of run folders, one per seed. view: default the profile's headline view. metrics: of
+    anl.measures. read: folder -> table of scores. drawn: the methods' replicates, where they are known already.
     """
     view = view or params.evaluation.headline
     rows = []
     for label, folders in groups.items():
-        for (generator, metric), array in replicates(folders, params, view).items():
-            mean = _over_seeds(array, params)
+        array = drawn[label] if drawn else replicates(folders, params, view, metrics, read)
+        for (generator, metric), place in _places(array, params, view).items():
+            mean = _over_seeds(array[generator, metric], params)
             low, high = bootstrap.interval(mean)
-            rows.append({"method": label, "generator": generator, "seen": generator == params.benchmark.seen,
-                         "view": view, "metric": metric, "mean": float(mean[0]), "low": low, "high": high,
-                         "seeds": len(folders), "n": _images(folders, generator, params, view)})
+            rows.append({"method": label, **place, "mean": float(mean[0]), "low": low, "high": high,
+                         "seeds": len(folders), "n": _images(folders, place["generator"], params, view, read)})
     return pd.DataFrame(rows)
 
 
-def paired_difference(groups, baseline, params, view=None):
-    """Each method minus `baseline` on the same photographs and seeds, a row per method, generator and metric."""
+def paired_difference(groups, baseline, params, view=None, metrics=METRICS, read=read_predictions, drawn=None):
+    """Each method minus `baseline` on the same photographs and seeds, a row per method, generator and metric; see summary."""
     view = view or params.evaluation.headline
-    base = replicates(groups[baseline], params, view)
+    base = drawn[baseline] if drawn else replicates(groups[baseline], params, view, metrics, read)
     rows = []
     for label, folders in groups.items():
         if label == baseline:
             continue
-        for (generator, metric), array in replicates(folders, params, view).items():
-            difference = _over_seeds(array - base[generator, metric], params)
+        array = drawn[label] if drawn else replicates(folders, params, view, metrics, read)
+        for (generator, metric), place in _places(array, params, view).items():
+            difference = _over_seeds(array[generator, metric] - base[generator, metric], params)
             low, high = bootstrap.interval(difference)
-            rows.append({"method": label, "baseline": baseline, "generator": generator,
-                         "seen": generator == params.benchmark.seen, "view": view, "metric": metric,
-                         "difference": float(difference[0]), "low": low, "high": high, "seeds": len(folders),
-                         "n": _images(folders, generator, params, view)})
+            rows.append({"method": label, "baseline": baseline, **place, "difference": float(difference[0]), "low": low,
+                         "high": high, "seeds": len(folders), "n": _images(folders, place["generator"], params, view, read)})
     return pd.DataFrame(rows)
 
 
-def compared(groups, baseline, params, view, metrics=METRICS, read=read_predictions):
-    """(means, differences) of any metrics, as `summary` and `paired_difference` give them, in one pass over the draws.
+def _places(array, params, view):
+    """{(generator, metric): columns that say where a row stands}. Real accuracy has one, of generator `real`, since all
+    generators share the reals."""
+    seen = params.benchmark.seen
+    return {(generator, metric): {"generator": REAL if metric == "real_accuracy" else generator,
+                                  "seen": generator == seen and metric != "real_accuracy", "view": view, "metric": metric}
+            for generator, metric in array if metric != "real_accuracy" or generator == seen}
 
-    Real accuracy has one row a method, of generator `real`, since all generators share the reals.
-    """
+
+def compared(groups, baseline, params, view, metrics=METRICS, read=read_predictions):
+    """(summary, paired_difference) in one pass over the draws."""
     drawn = {label: replicates(folders, params, view, metrics, read) for label, folders in groups.items()}
-    means, differences = [], []
-    for label, folders in groups.items():
-        for (generator, metric), array in drawn[label].items():
-            shared = metric == "real_accuracy"
-            if shared and generator != params.benchmark.seen:
-                continue
-            place = {"method": label, "generator": REAL if shared else generator,
-                     "seen": generator == params.benchmark.seen and not shared, "view": view, "metric": metric}
-            size = {"seeds": len(folders), "n": _images(folders, place["generator"], params, view, read)}
-            mean = _over_seeds(array, params)
-            low, high = bootstrap.interval(mean)
-            means.append({**place, "mean": float(mean[0]), "low": low, "high": high, **size})
-            if label != baseline:
-                difference = _over_seeds(array - drawn[baseline][generator, metric], params)
-                low, high = bootstrap.interval(difference)
-                differences.append({**place, "baseline": baseline, "difference": float(difference[0]), "low": low,
-                                    "high": high, **size})
-    return pd.DataFrame(means), pd.DataFrame(differences)
+    return (summary(groups, params, view, metrics, read, drawn),
+            paired_difference(groups, baseline, params, view, metrics, read, drawn))
 
 
 def side_by_side(means, differences, keys):
