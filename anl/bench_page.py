@@ -16,7 +16,7 @@ def gather(results, target):
     """Copy every measurement in `results` to `target`, with a section each in target/bench.md.txt (empty where none is)."""
     sections = []
     for folder in sorted(path.parent for path in Path(results).glob("*/machine.json")):
-        copy_results(folder, target / folder.name, {})
+        copy_results(folder, target / folder.name, {}, "quartiles")
         machine = read_json(folder / "machine.json")
         backbone, _, size = folder.name.rpartition("-")
         lines = [f"## `{backbone}` at {size} pixels\n",

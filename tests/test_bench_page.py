@@ -11,7 +11,8 @@ def test_every_measurement_has_a_section_with_its_tables(tmp_path):
     text = (tmp_path / "out/bench.md.txt").read_text()
     assert "## `resnet50-stem8` at 224 pixels" in text and "generated/bench/resnet50-stem8-224/training.html" in text
     assert "inference.html" not in text
-    assert "1.234 [1.200, 1.300]" in (tmp_path / "out/resnet50-stem8-224/training.html").read_text()
+    table = (tmp_path / "out/resnet50-stem8-224/training.html").read_text()
+    assert "1.234 [1.200, 1.300]" in table and "Time over plain [quartiles]" in table and "95 %" not in table
 
 
 def test_where_nothing_was_measured_the_page_says_nothing(tmp_path):
