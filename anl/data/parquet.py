@@ -2,7 +2,8 @@
 
 An image column is the hub's `Image` feature, a struct {bytes, path}, or plain bytes. Its bytes are handed on as they are,
 never decoded and encoded again, so that the format audit sees the published files. Hugging Face `datasets` reads them a
-few rows at a time; memory holds one such batch (and the pages of its row group), however large the set is.
+few rows at a time, one row group after the other: memory holds one row group, however large the set is. (Left to itself
+Arrow reads a whole shard ahead of a reader that is slower than the disk, as one that decodes is.)
 """
 
 import re
@@ -62,9 +63,9 @@ def rows(path):
 def images(folder, columns=None, split=None, labels=None, batch=BATCH):
     """Yield a Row for each image of a folder of Parquet files, in the order of file names and rows.
 
-    columns: Columns, by default image, label and generator. split: one of shards(folder), None for all. labels: {value of the label column: 0 or 1}; without it 0 and 1, booleans
-    and the field's words (real, nature, fake, ai, ...) are understood, and a column of named classes goes by its names:
-    some sets count 0 as fake. batch: rows held at a time.
+    columns: Columns, by default image, label and generator. split: one of shards(folder), None for all. labels: {value of
+    the label column: 0 or 1}; without it 0 and 1, booleans and the field's words (real, nature, fake, ai, ...) are
+    understood, and a column of named classes goes by its names: some sets count 0 as fake. batch: rows read at a time.
     Raises UserError naming the file and the column that is missing, damaged, or holds what no label is.
     """
     found = shards(folder)
@@ -123,7 +124,7 @@ def _file_images(path, folder, split, columns, labels, batch):
     features = datasets.Features.from_arrow_schema(schema)
     shard = path.relative_to(folder).as_posix()
     stream = datasets.load_dataset("parquet", data_files=[str(path)], split="train", streaming=True, columns=wanted,
-                                   batch_size=batch)
+                                   batch_size=batch).reshard()
     if isinstance(features[columns.image], datasets.Image):
         stream = stream.cast_column(columns.image, datasets.Image(decode=False))
     names = {name: feature.names for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}

@@ -1,4 +1,5 @@
 import io
+import time
 
 import numpy as np
 import pyarrow
@@ -154,7 +155,7 @@ def test_a_generators_name_cannot_leave_the_folder(tmp_path):
 
 
 def test_memory_does_not_grow_with_the_set(tmp_path):
-    """64 MB in 64 row groups; what Arrow holds at any time is a batch or two."""
+    """64 MB in 64 row groups of 1 MB: Arrow holds one of them, also for a reader slower than the disk."""
     noise = np.random.default_rng(0)
     for shard in range(2):
         table = pyarrow.table({"image": [{"bytes": noise.bytes(250_000), "path": None} for _ in range(128)],
@@ -163,8 +164,9 @@ def test_memory_does_not_grow_with_the_set(tmp_path):
         del table
     before, most, count = pyarrow.total_allocated_bytes(), 0, 0
     for _row in images(tmp_path, Columns(generator=None), batch=4):
+        time.sleep(0.002)
         most, count = max(most, pyarrow.total_allocated_bytes() - before), count + 1
-    assert count == 256 and most < 16_000_000, most
+    assert count == 256 and most < 2_500_000, most
 
 
 def test_nothing_is_asked_of_the_network(folder, monkeypatch):
