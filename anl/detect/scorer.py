@@ -67,8 +67,8 @@ class ImageDetector(ModelHubMixin, library_name="anl", tags=["generated-image-de
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise UserError(f"{folder} is no folder with a detector; get the default one with `dvc pull detector`, or make "
-                            "one with `anl card RUN_FOLDER`")
+            raise UserError(f"{folder} is no folder with a detector; get the default one with `make data`, or make one "
+                            "with `anl card RUN_FOLDER`")
         weights = folder / cards.WEIGHTS
         if not weights.is_file():
             others = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".ckpt", ".pt", ".pth", ".pkl"))

@@ -12,6 +12,7 @@ from anl.detect import card, scorer
 from anl.detect.crops import tile
 from anl.errors import UserError
 from anl.files import sha256_of
+from tests.conftest import ROOT
 
 
 def test_every_kind_of_picture_gives_the_same_score(in_use, picture, tmp_path):
@@ -51,7 +52,7 @@ def copy(folder, tmp_path):
 
 
 def test_missing_folder_weights_and_pickles(folder, tmp_path):
-    with pytest.raises(UserError, match="no folder with a detector; get the default one with `dvc pull detector`"):
+    with pytest.raises(UserError, match="no folder with a detector; get the default one with `make data`"):
         anl.load_detector(tmp_path / "none")
     broken = copy(folder, tmp_path)
     (broken / card.WEIGHTS).unlink()
@@ -112,3 +113,11 @@ def test_an_id_that_the_hub_does_not_give_is_one_line(monkeypatch):
     with pytest.raises(UserError, match="owner/name is no folder here, and the hub does not give it") as problem:
         anl.load_detector("owner/name")
     assert "\n" not in str(problem.value)
+
+
+def test_the_repositorys_detector_loads_and_its_card_is_of_a_committed_profile(picture):
+    default = anl.load_detector(ROOT / scorer.DEFAULT)
+    trained = default.card.whole["trained_on"]
+    assert trained["profile"] == "small" and trained["spec"]["target"] == "prior" and default.card.size == 64
+    assert not any("prior" in key for key in default.detector.state_dict())  # no diffusion model inside
+    assert default.score(picture).crops == 6
