@@ -32,6 +32,32 @@ def add(command):
     sub.add_argument("run", metavar="RUN_FOLDER")
     sub.add_argument("--out", default="models/detector", help="the folder to write (default: %(default)s)")
     sub.add_argument("--licence", default=LICENCE, help="of the weights, one sentence")
+    sub = command("export", export, "write a detector in use as ONNX, for runtimes without PyTorch",
+                  "anl export detector.onnx --int8")
+    sub.add_argument("out", metavar="FILE.onnx")
+    sub.add_argument("--model", metavar="DIR|ID", help="as of `anl detect`")
+    sub.add_argument("--revision", help="the commit of a model from the hub")
+    sub.add_argument("--int8", action="store_true", help="write FILE.int8.onnx too, in 8 bits, and print what that loses on "
+                     "the benchmark's test patches")
+
+
+def export(options):
+    from pathlib import Path
+
+    out = Path(options.out)
+    if out.suffix != ".onnx":
+        raise UserError(f"{out}: the file's name must end in .onnx")
+    from anl.detect import export, scorer
+    from anl.params import load
+
+    params = load(options.params) if options.int8 else None
+    difference = export.export(scorer.load_detector(options.model, revision=options.revision), out)
+    print(f"{out}: {out.stat().st_size:,} bytes, within {difference:.1e} of PyTorch")
+    if options.int8:
+        small = out.with_suffix(".int8.onnx")
+        loss = export.quantise(out, small, params)
+        print(f"{small}: {small.stat().st_size:,} bytes")
+        print(loss.round(3).to_string(index=False))
 
 
 def card(options):
