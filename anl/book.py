@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from anl import bench_page, claims, committed, origins, source_tables
+from anl import bench_page, claims, committed, origins, plots, source_tables
 from anl.data.photos import read_card
 from anl.errors import UserError
 from anl.files import write_json, write_text
@@ -78,6 +78,7 @@ def _origin(name, source, sidecars, command, params):
 def _gather(name, source, target, origin, params):
     """Copy one notebook's figures, tables and executed form; returns its values as {key: text}."""
     copy_results(source, target / name, {"metric": "AP", "view": params.evaluation.headline}, origin)
+    plots.write(source, target / name, params.evaluation.headline)
     (target / "notebooks").mkdir(exist_ok=True)
     shutil.copyfile(source / f"{name}.ipynb", target / "notebooks" / f"{name}.ipynb")
     write_text(target / name / "provenance.md.txt", origins.line(origin))

@@ -8,6 +8,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+from anl import plots
 from anl.files import write_text
 from anl.origins import Origin, line, sidecar_of
 from anl.params import EXPERIMENTS
@@ -36,6 +37,7 @@ def gather(results, sections, target, commands, sidecars):
         origin = Origin(f"full/{name}", command, name, "full", tuple((sidecar or {}).get("seeds", ())), sidecar=sidecar)
         origin = dataclasses.replace(origin, executed=origin.link(notebook.name))
         copy_results(source, target / name, SHOWN, origin)
+        plots.write(source, target / name, SHOWN["view"])
         shutil.copyfile(notebook, target / name / notebook.name)
         write_text(target / name / "provenance.md.txt", line(origin))
         write_text(target / section.name, section.read_text(encoding="utf-8"))

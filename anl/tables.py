@@ -112,7 +112,7 @@ def prose(text):
 def copy_results(source, target, shown, origin, interval="95 %"):
     """Copy figures and tables from `source` to `target`, each with its origin: in X.html of a table, X.origin.html of a figure.
 
-    shown: csv_table's keep; origin: anl.origins.Origin of the folder.
+    shown: csv_table's keep; origin: anl.origins.Origin of the folder. Raises UserError on a figure without its table.
     """
     target.mkdir(parents=True, exist_ok=True)
     tables = sorted(path.name for path in source.glob("*.csv"))
@@ -124,6 +124,8 @@ def copy_results(source, target, shown, origin, interval="95 %"):
             write_text(target / f"{path.stem}.html", table + details(origin, [path.name]))
         if path.suffix == ".png":
             behind = FIGURES.get(f"{source.name}/{path.name}", tables)
+            if missing := set(behind) - set(tables):
+                raise UserError(f"{source} lacks {min(missing)}, which {path.name} is drawn from; make it with `{origin.command}`")
             write_text(target / f"{path.stem}.origin.html", details(origin, behind))
 
 

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.synthetic import built_book  # noqa: F401  a fixture
-
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--virtual-time-budget=20000",
@@ -27,7 +25,7 @@ def chromium(page, folder, *flags):
     return done
 
 
-def test_mathematics_is_rendered_without_network(built_book, tmp_path):  # noqa: F811
+def test_mathematics_is_rendered_without_network(built_book, tmp_path):
     done = chromium(built_book / "method.html", tmp_path, "--dump-dom")
     assert done.stdout.count("<mjx-container") > 30
     assert "<mjx-merror" not in done.stdout and "\\operatorname" not in done.stdout.split("<article")[1].split(
@@ -35,7 +33,7 @@ def test_mathematics_is_rendered_without_network(built_book, tmp_path):  # noqa:
 
 
 @pytest.mark.parametrize("page", ["index.html", "method.html", "data_card.html", "generated/notebooks/step_t.html"])
-def test_no_console_error_and_no_request(built_book, tmp_path, page):  # noqa: F811
+def test_no_console_error_and_no_request(built_book, tmp_path, page):
     done = chromium(built_book / page, tmp_path, "--dump-dom")
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert not [line for line in console if "rror" in line or "net::" in line or "Failed" in line], console
@@ -43,7 +41,7 @@ def test_no_console_error_and_no_request(built_book, tmp_path, page):  # noqa: F
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("page", ["index.html", "claims.html", "cross_generator.html"])
-def test_screenshot_is_not_blank(built_book, tmp_path, page, width):  # noqa: F811
+def test_screenshot_is_not_blank(built_book, tmp_path, page, width):
     shot = tmp_path / "page.png"
     chromium(built_book / page, tmp_path, f"--window-size={width},1200", f"--screenshot={shot}")
     pixels = np.asarray(Image.open(shot).convert("L"), float)
