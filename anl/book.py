@@ -12,6 +12,8 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import yaml
+
 from anl import bench_page, claims, committed, origins, plots, source_tables
 from anl.data.photos import read_card
 from anl.errors import UserError
@@ -29,7 +31,7 @@ SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def prepare(params, results="results", book="book", claims_path="claims.yaml", provenance="provenance",
-            pipeline="dvc.yaml", notebooks="notebooks"):
+            pipeline="dvc.yaml", notebooks="notebooks", citation="CITATION.cff"):
     """Write `<book>/generated` from `<results>/<profile>`; returns its path.
 
     Raises UserError, naming the notebook and the command, when a result is missing or a notebook holds an error.
@@ -54,6 +56,7 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
                                (provenance, stored))
     bench_page.gather(Path(results) / "bench", temporary / "bench")
     values["card"] = _data_card(params, temporary)
+    write_text(temporary / "cite.md.txt", citation_text(yaml.safe_load(Path(citation).read_text(encoding="utf-8"))))
     values["sources"] = source_tables.write(temporary / "sources")
     values["book"] = {"profile": f"`{params.profile}`", "banner": banner(params), "seeds": str(len(params.runs.seeds)),
                       **setting_texts(params)}
@@ -117,6 +120,13 @@ def banner(params):
     if params.profile in NUMBERLESS:
         return f"{what} It tests the machinery: <b>its numbers mean nothing</b>. Run <code>make book</code> for real ones."
     return f"{what} Results on the embedded benchmark speak of the mechanism, not of the paper's tables."
+
+
+def citation_text(entry):
+    """Markdown: what CITATION.cff says, as BibTeX."""
+    authors = " and ".join(f"{{{author['name']}}}" for author in entry["authors"])
+    return (f"```bibtex\n@software{{anl,\n  author = {{{authors}}},\n  title = {{{entry['title']}}},\n"
+            f"  version = {{{entry['version']}}},\n  note = {{Licence: {entry['license']}}}\n}}\n```\n")
 
 
 def setting_texts(params):

@@ -212,7 +212,8 @@ def prepared_book(folder, profile="small"):
     copy = Path(folder) / "book"
     shutil.copytree(ROOT / "book", copy, ignore=shutil.ignore_patterns("_build", "generated"), dirs_exist_ok=True)
     book.prepare(settings, results=results, book=copy, claims_path=ROOT / "claims.yaml",
-                 provenance=Path(folder) / "provenance", pipeline=ROOT / "dvc.yaml", notebooks=ROOT / "notebooks")
+                 provenance=Path(folder) / "provenance", pipeline=ROOT / "dvc.yaml", notebooks=ROOT / "notebooks",
+                 citation=ROOT / "CITATION.cff")
     return copy, settings
 
 

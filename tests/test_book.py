@@ -103,6 +103,11 @@ def test_images_have_alt_text_that_says_what_to_see(pages):
             assert alt and len(alt) > 40, f"{name}: {source}"
 
 
+def test_front_page_says_how_to_cite(pages):
+    text = pages["index.html"].text
+    assert "@software{anl" in text and "as a reproducible paper" in text and "2604.14570" in pages["bibliography.html"].text
+
+
 def test_data_card_lists_every_photograph(pages):
     text = pages["data_card.html"].text
     card = (synthetic.ROOT / "data/photos.csv").read_text(encoding="utf-8").splitlines()[1:]
@@ -132,7 +137,7 @@ def test_unknown_key_and_unprepared_book_stop_the_build(tmp_path):
 def prepare(tmp_path, settings, results):
     return book.prepare(settings, results=results, book=tmp_path / "book", claims_path=synthetic.ROOT / "claims.yaml",
                         provenance=tmp_path / "provenance", pipeline=synthetic.ROOT / "dvc.yaml",
-                        notebooks=synthetic.ROOT / "notebooks")
+                        notebooks=synthetic.ROOT / "notebooks", citation=synthetic.ROOT / "CITATION.cff")
 
 
 def test_missing_broken_and_nan_results_are_named(tmp_path):
