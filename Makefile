@@ -38,13 +38,14 @@ export RUSTUP_HOME := $(CACHE)/rustup
 endif
 unexport PYTHONPATH PYTHONHOME JUPYTER_PATH
 
+CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 # made once (hours), kept in .dvc/store, pulled
 PULLED := data.dvc detector.dvc prior another_prior generator benchmark
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data book test bench fuzz lint clean
+.PHONY: help setup data book pdf test bench fuzz lint clean
 .DELETE_ON_ERROR:
 
 help: ## print this list
@@ -75,6 +76,16 @@ book: $(STAMP) ## run the pipeline and build the book
 	dvc repro
 	jupyter-book build book/ -W -n --keep-going --quiet
 	@echo; echo "the book: $(CURDIR)/book/_build/html/index.html"
+
+pdf: $(STAMP) ## print the whole book into one PDF, after `make book` (needs chromium)
+	@test -d book/generated || { echo "there is no book to print yet; run \`make book\` first" >&2; exit 1; }
+	@test -n "$(CHROMIUM)" || { echo "a PDF is printed by chromium, which is not installed (Debian: apt install chromium);" \
+		"or open the book in any browser and print it" >&2; exit 1; }
+	jupyter-book build book/ --builder singlehtml -n --quiet
+	@$(CHROMIUM) --headless --no-sandbox --disable-gpu --no-first-run --user-data-dir=$(CACHE)/chromium \
+		--virtual-time-budget=60000 --no-pdf-header-footer --print-to-pdf=book/_build/anl.pdf \
+		file://$(CURDIR)/book/_build/singlehtml/index.html 2>/dev/null
+	@echo "the PDF: $(CURDIR)/book/_build/anl.pdf"
 
 test: data ## run the test suite
 	pytest

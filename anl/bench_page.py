@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from anl.files import read_json, write_text
+from anl.origins import Origin
 from anl.tables import copy_results
 
 CAPTIONS = {
@@ -16,9 +17,11 @@ def gather(results, target):
     """Copy every measurement in `results` to `target`, with a section each in target/bench.md.txt (empty where none is)."""
     sections = []
     for folder in sorted(path.parent for path in Path(results).glob("*/machine.json")):
-        copy_results(folder, target / folder.name, {}, "quartiles")
         machine = read_json(folder / "machine.json")
         backbone, _, size = folder.name.rpartition("-")
+        ran = {"versions": {key: machine[key] for key in ("python", "torch")}, **machine}
+        origin = Origin(f"bench/{folder.name}", "make bench", sidecar=ran)
+        copy_results(folder, target / folder.name, {}, origin, "quartiles")
         lines = [f"## `{backbone}` at {size} pixels\n",
                  (f"Measured on {machine['cores']} cores ({machine['device']}), torch {machine['torch']}, Python "
                  f"{machine['python']}, {machine['repeats']} rounds in which the calls take turns; ratios are medians over the "

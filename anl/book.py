@@ -12,10 +12,13 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from anl import bench_page, claims, committed, source_tables
+import yaml
+
+from anl import bench_page, claims, committed, origins, plots, source_tables
 from anl.data.photos import read_card
 from anl.errors import UserError
-from anl.files import read_json, sha256_of, write_json, write_text
+from anl.files import write_json, write_text
+from anl.origins import Origin
 from anl.tables import card_table, copy_results, html_table, prose, value_texts
 
 NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "robustness",
@@ -27,12 +30,8 @@ VIEW_WORDS = {"matched": "generated images carry the formats of the reals; all a
 SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
-def remake(name):
-    """The command that makes a notebook's results again; the model `prior` has the stage of that name for itself."""
-    return f"dvc repro {'prior_quality' if name == 'prior' else name}"
-
-
-def prepare(params, results="results", book="book", claims_path="claims.yaml", provenance="provenance"):
+def prepare(params, results="results", book="book", claims_path="claims.yaml", provenance="provenance",
+            pipeline="dvc.yaml", notebooks="notebooks", citation="CITATION.cff"):
     """Write `<book>/generated` from `<results>/<profile>`; returns its path.
 
     Raises UserError, naming the notebook and the command, when a result is missing or a notebook holds an error.
@@ -40,37 +39,53 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
     folder, target = Path(results) / params.profile, Path(book) / "generated"
     temporary = target.with_name(".generated.new")
     shutil.rmtree(temporary, ignore_errors=True)
-    values = {}
+    commands, stored = origins.commands(pipeline), Path(book) / "committed" / "provenance"
+    (temporary / "source_notebooks").mkdir(parents=True)
+    for path in Path(notebooks).glob("*.ipynb"):
+        shutil.copyfile(path, temporary / "source_notebooks" / path.name)
+    values, found = {}, {}
     for name in NOTEBOOKS:
-        values[name] = _gather(name, folder / name, temporary, Path(provenance) / params.profile, params)
+        found[name] = _origin(name, folder / name, (provenance, stored), commands[name], params)
+        values[name] = _gather(name, folder / name, temporary, found[name], params)
     judged = claims.evaluate(folder, claims_path)
     values["claims"] |= claim_texts(judged)
-    write_text(temporary / "claims" / "verdicts.html", verdict_table(judged))
+    verdicts = verdict_table(judged, found["claims"].link("verdicts.csv"))
+    write_text(temporary / "claims" / "verdicts.html", verdicts + origins.details(found["claims"], ["verdicts.csv"]))
     write_text(temporary / "claims" / "ledger.md.txt", ledger(judged))
-    values |= committed.gather(Path(results) / "full", Path(book) / "committed", temporary / "full")
+    values |= committed.gather(Path(results) / "full", Path(book) / "committed", temporary / "full", commands,
+                               (provenance, stored))
     bench_page.gather(Path(results) / "bench", temporary / "bench")
     values["card"] = _data_card(params, temporary)
+    write_text(temporary / "cite.md.txt", citation_text(yaml.safe_load(Path(citation).read_text(encoding="utf-8"))))
     values["sources"] = source_tables.write(temporary / "sources")
     values["book"] = {"profile": f"`{params.profile}`", "banner": banner(params), "seeds": str(len(params.runs.seeds)),
                       **setting_texts(params)}
     write_json(temporary / "values.json", values)
-    _check_references(Path(book), temporary)
+    _check_references(Path(book), temporary, commands)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
     return target
 
 
-def _gather(name, source, target, provenance, params):
-    """Copy one notebook's figures, tables and executed form; returns its values as {key: text}."""
-    notebook, mend = source / f"{name}.ipynb", f"make it with `{remake(name)}`"
+def _origin(name, source, sidecars, command, params):
+    """Where one notebook's results come from. Raises UserError if it did not end well."""
+    notebook, mend = source / f"{name}.ipynb", f"make it with `{command}`"
     if not notebook.is_file():
         raise UserError(f"the book needs {notebook}, which is missing; {mend}")
     if (failed := failing_cell(notebook)) is not None:
         raise UserError(f"{notebook}: cell {failed} ended in an error; {mend}")
-    copy_results(source, target / name, {"metric": "AP", "view": params.evaluation.headline})
+    return Origin(name, command, name, params.profile, tuple(params.runs.seeds), f"generated/notebooks/{name}.html",
+                  origins.sidecar_of(notebook, *sidecars))
+
+
+def _gather(name, source, target, origin, params):
+    """Copy one notebook's figures, tables and executed form; returns its values as {key: text}."""
+    copy_results(source, target / name, {"metric": "AP", "view": params.evaluation.headline}, origin)
+    plots.write(source, target / name, params.evaluation.headline)
     (target / "notebooks").mkdir(exist_ok=True)
-    shutil.copyfile(notebook, target / "notebooks" / notebook.name)
-    write_text(target / name / "provenance.md.txt", provenance_line(name, target, sidecar_of(notebook, provenance), params))
+    shutil.copyfile(source / f"{name}.ipynb", target / "notebooks" / f"{name}.ipynb")
+    write_text(target / name / "provenance.md.txt", origins.line(origin))
+    mend = f"make it with `{origin.command}`"
     path = source / "values.json"
     if not path.is_file():
         if name == "claims":  # its numbers are the verdicts, added by the caller
@@ -79,7 +94,7 @@ def _gather(name, source, target, provenance, params):
     return value_texts(path, mend)
 
 
-def _check_references(book, generated):
+def _check_references(book, generated, commands):
     """Raise UserError if a page shows a figure or a table that no notebook wrote."""
     for page in sorted(book.glob("*.md")):
         for name in re.findall(r"\bgenerated/([\w./]+\.(?:png|html))", page.read_text(encoding="utf-8")):
@@ -87,7 +102,7 @@ def _check_references(book, generated):
                 notebook, file = name.split("/", 1)
                 written = f"results/.../{notebook}/{file.replace('.html', '.csv')}"
                 raise UserError(f"{page} shows {written}, which notebook {notebook} did not write; make it with "
-                                f"`{remake(notebook)}`")
+                                f"`{commands.get(notebook, f'anl notebook {notebook}')}`")
 
 
 def failing_cell(path):
@@ -105,6 +120,13 @@ def banner(params):
     if params.profile in NUMBERLESS:
         return f"{what} It tests the machinery: <b>its numbers mean nothing</b>. Run <code>make book</code> for real ones."
     return f"{what} Results on the embedded benchmark speak of the mechanism, not of the paper's tables."
+
+
+def citation_text(entry):
+    """Markdown: what CITATION.cff says, as BibTeX."""
+    authors = " and ".join(f"{{{author['name']}}}" for author in entry["authors"])
+    return (f"```bibtex\n@software{{anl,\n  author = {{{authors}}},\n  title = {{{entry['title']}}},\n"
+            f"  version = {{{entry['version']}}},\n  note = {{Licence: {entry['license']}}}\n}}\n```\n")
 
 
 def setting_texts(params):
@@ -138,46 +160,6 @@ def setting_texts(params):
             **{f"split_{name}": f"{100 * share:g} %" for name, share in dataclasses.asdict(params.data.split).items()}}
 
 
-def sidecar_of(notebook, provenance):
-    """The provenance of an executed notebook, or None if there is none or it tells of another run than this file's."""
-    path = provenance / f"{notebook.stem}.json"
-    if not path.is_file():
-        return None
-    sidecar = read_json(path)
-    known = {Path(name).name: digest for name, digest in sidecar.get("files", {}).items()}
-    return sidecar if known.get(notebook.name) == sha256_of(notebook) else None
-
-
-def provenance_line(name, generated, sidecar, params):
-    """Markdown: where a page's numbers come from, with links; run facts only where this machine made the run."""
-    tables = ", ".join(f"{{download}}`{path.name} <generated/{name}/{path.name}>`"
-                       for path in sorted((generated / name).glob("*.csv")))
-    parts = [f"profile `{params.profile}`, seeds {', '.join(map(str, params.runs.seeds))}",
-             f"[executed notebook](generated/notebooks/{name}.ipynb)",
-             f"source `notebooks/{name}.ipynb`"] + ([f"tables {tables}"] if tables else [])
-    parts.append(run_facts(sidecar) if sidecar else "results as stored, not run on this machine")
-    changed = set(sidecar["settings"]) - {"profile"} if sidecar else set()
-    command = sidecar["command"] if changed else remake(name)
-    return (f":::{{div}} provenance\n**Where this comes from:** {'; '.join(filter(None, parts))}. "
-            f"Rerun it with `{command}`.\n:::\n")
-
-
-def run_facts(sidecar):
-    """The sidecar's facts in words: commit, device, wall time, memory, versions; what it lacks is left out."""
-    words = []
-    if commit := sidecar.get("commit"):
-        words.append(f"commit `{str(commit)[:10]}`" + (" with uncommitted changes" if sidecar.get("dirty") else ""))
-    if device := sidecar.get("device"):
-        words.append(f"device {device}")
-    if (seconds := sidecar.get("wall_seconds")) is not None:
-        words.append(f"{seconds:.0f} s")
-    if (memory := sidecar.get("peak_memory_mb")) is not None:
-        words.append(f"{memory / 1024:.1f} GB at most")
-    if isinstance(versions := sidecar.get("versions"), dict):
-        words.append(", ".join(f"{key} {value}" for key, value in sorted(versions.items()) if value))
-    return "; ".join(words)
-
-
 def claim_texts(judged):
     """{id_verdict, id_answer, id_effect, id_stands: text} for the prose."""
     texts = {}
@@ -189,8 +171,11 @@ def claim_texts(judged):
     return texts
 
 
-def verdict_table(judged):
-    """HTML: one row a claim; what was measured stands under its title, the rule under its value. Fits a phone."""
+def verdict_table(judged, download=""):
+    """HTML: one row a claim; what was measured stands under its title, the rule under its value. Fits a phone.
+
+    download: where the page finds the numbers as CSV.
+    """
     rows = []
     for claim in judged:
         link = f'<a href="claims.html#{claim["id"].replace("_", "-")}">{html.escape(claim["title"])}</a>'
@@ -200,7 +185,8 @@ def verdict_table(judged):
             f"<b>{html.escape(prose(measure['text']))}</b><br><small>{html.escape(_basis(measure))}</small>"
             for measure in claim["measures"])
         rows.append([link + names, badge, numbers])
-    return html_table(["Claim, and what was measured", "Verdict", "Value [95 % interval]"], rows, "verdicts")
+    return html_table(["Claim, and what was measured", "Verdict", "Value [95 % interval]"], rows, "verdicts",
+                      download)
 
 
 def _basis(measure):
@@ -230,7 +216,7 @@ def _data_card(params, target):
 
     photos = read_card(params.data.card)
     splits = split_photos(photos, dataclasses.asdict(params.data.split), params.seed)
-    write_text(target / "card" / "photos.html", card_table(photos, splits))
+    write_text(target / "card" / "photos.html", card_table(photos, splits, f"{origins.FILES}/card/photos.csv"))
     licences = Counter((photo.licence, splits[photo.id]) for photo in photos)
     rows = [[html.escape(licence), *(str(licences[licence, split]) for split in SPLIT_WORDS),
              str(sum(licences[licence, split] for split in SPLIT_WORDS))]

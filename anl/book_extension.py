@@ -1,13 +1,19 @@
 """The Sphinx extension of the book: hands the numbers to the prose, and stops a build whose numbers are not there.
 
-Loaded by book/_config.yml. `{{ notebook.key }}` in a page is the text of that value in book/generated/values.json.
+Loaded by book/_config.yml. `{{ notebook.key }}` in a page is the text of that value in book/generated/values.json. Under
+each figure from book/generated it shows where the figure comes from (`X.origin.html` beside X.png), and it hands the numbers of interactive ones to their script (`X.plot.json`).
 """
 
+import html
 import json
 import re
+import shutil
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.errors import ExtensionError
+
+from anl.origins import FILES
 
 PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][\w]*(?:\.[A-Za-z_][\w]*)*)\s*\}\}")
 EARLY = 100  # before the table of contents is read, so that a missing `anl book` is the first thing said
@@ -16,6 +22,8 @@ EARLY = 100  # before the table of contents is read, so that a missing `anl book
 def setup(app):
     app.connect("config-inited", give_values, priority=EARLY)
     app.connect("config-inited", leave_thebe_out)
+    app.connect("doctree-read", complete_figures)
+    app.connect("build-finished", offer_files)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -36,6 +44,47 @@ def leave_thebe_out(app, _config):
             if listener.handler.__module__.startswith("sphinx_thebe"):
                 app.disconnect(listener.id)
     app.registry.css_files[:] = [entry for entry in app.registry.css_files if "thebe" not in entry[0]]
+
+
+def complete_figures(app, doctree):
+    """Under each figure that a notebook wrote, where it comes from; raise ExtensionError where that is not known.
+
+    One of class `interactive` also gets its numbers.
+    """
+    for figure in list(doctree.findall(nodes.figure)):
+        path = Path(app.srcdir) / next(figure.findall(nodes.image))["uri"]
+        if "generated" not in path.parts:
+            continue
+        origin = path.with_name(f"{path.stem}.origin.html")
+        if not origin.is_file():
+            raise ExtensionError(f"nothing tells where {path} comes from ({origin.name} is missing): run `anl book`")
+        figure.parent.insert(figure.parent.index(figure) + 1, _raw(origin.read_text(encoding="utf-8")))
+        if "interactive" in figure["classes"]:
+            figure.insert(0, _raw(_plot(path, next(figure.findall(nodes.caption)).astext())))
+
+
+def _plot(path, title):
+    """The numbers of a figure for book/_static/plots.js, hidden until it has run."""
+    numbers = path.with_suffix(".plot.json")
+    if not numbers.is_file():
+        raise ExtensionError(f"{path} is marked interactive, and {numbers.name} is missing: run `anl book`, or take the mark away")
+    return (f'<div class="plot" data-title="{html.escape(title, quote=True)}" hidden><script type="application/json">'
+            f'{numbers.read_text(encoding="utf-8")}</script></div>')
+
+
+def _raw(text):
+    return nodes.raw("", text, format="html")
+
+
+def offer_files(app, exception):
+    """Copy what the pages offer for download to where they look for it."""
+    generated, target = Path(app.srcdir) / "generated", Path(app.outdir) / FILES
+    if exception is not None or app.builder.format != "html":
+        return
+    for path in [*generated.rglob("*.csv"), *generated.glob("full/*/*.ipynb"), *generated.glob("source_notebooks/*.ipynb")]:
+        place = target / path.relative_to(generated).as_posix().replace("source_notebooks", "notebooks")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
 
 
 def read_values(source):

@@ -7,6 +7,7 @@ import shutil
 
 from anl.errors import UserError
 from anl.files import read_json, write_text
+from anl.origins import FIGURES, details
 
 NUMERIC = re.compile("(<b>)?[\N{MINUS SIGN}0-9.,]+( \\[[\N{MINUS SIGN}0-9., ]+\\])?(</b>)?")
 CENTRES = ("mean", "difference", "value", "accuracy", "false_positive_rate", "ap_against_real", "ratio")
@@ -15,11 +16,11 @@ WORDS = {"n": "n", "psnr": "PSNR (dB)", "ap_against_real": "AP against real", "s
 LINES, GROUPS = ("generator", "control"), ("method", "other")
 
 
-def csv_table(path, keep=None, interval="95 %"):
+def csv_table(path, keep=None, interval="95 %", download=""):
     """A CSV file as an HTML table; `x, low, high` and `x, x_low, x_high` become one column `x [interval]`.
 
     keep: {column: value}; of a table with such a column only those rows are shown, without the column. A table of
-    intervals per method becomes a column a method.
+    intervals per method becomes a column a method. download: where the page finds the file.
     """
     with open(path, newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
@@ -33,10 +34,11 @@ def csv_table(path, keep=None, interval="95 %"):
     line = next((name for name in LINES if name in columns), None)
     group = next((name for name in GROUPS if name in columns), None)
     if line and group and {"low", "high"} <= hidden and len({row[group] for row in rows}) < len(rows):
-        return _crossed(rows, line, group, next(key for key, pair in joined.items() if pair == ("low", "high")))
+        centre = next(key for key, pair in joined.items() if pair == ("low", "high"))
+        return _crossed(rows, line, group, centre, download)
     shown = [column for column in columns if column not in hidden]
     head = [heading(column) + (f" [{interval}]" if column in joined else "") for column in shown]
-    return html_table(head, [[_cell(row, column, joined) for column in shown] for row in rows])
+    return html_table(head, [[_cell(row, column, joined) for column in shown] for row in rows], download=download)
 
 
 def _cell(row, column, joined):
@@ -47,7 +49,7 @@ def _cell(row, column, joined):
     return html.escape(text)
 
 
-def _crossed(rows, line, group, centre):
+def _crossed(rows, line, group, centre, download):
     """A row per `line` (generator, control), a column per `group` (method), `centre` with its interval in each cell."""
     groups, lines = (list(dict.fromkeys(row[key] for row in rows)) for key in (group, line))
     cells = {(row[line], row[group]): _cell(row, centre, {centre: ("low", "high")}) for row in rows}
@@ -58,7 +60,7 @@ def _crossed(rows, line, group, centre):
     sizes = {row[line]: [number(row[key]) for key in counts] for row in rows}
     head = [heading(line), *(html.escape(f"{before}{name}{after}") + " [95 %]" for name in groups), *counts]
     return html_table(head, [[html.escape(WORDS.get(name, name)), *(cells.get((name, key), "") for key in groups),
-                              *sizes[name]] for name in lines])
+                              *sizes[name]] for name in lines], download=download)
 
 
 def _intervals(columns):
@@ -107,14 +109,24 @@ def prose(text):
     return signed(str(text))
 
 
-def copy_results(source, target, shown, interval="95 %"):
-    """Copy figures and tables from `source` to `target`, each table also as HTML. shown: csv_table's keep."""
+def copy_results(source, target, shown, origin, interval="95 %"):
+    """Copy figures and tables from `source` to `target`, each with its origin: in X.html of a table, X.origin.html of a figure.
+
+    shown: csv_table's keep; origin: anl.origins.Origin of the folder. Raises UserError on a figure without its table.
+    """
     target.mkdir(parents=True, exist_ok=True)
+    tables = sorted(path.name for path in source.glob("*.csv"))
     for path in sorted(source.iterdir()):
         if path.suffix in (".png", ".csv"):
             shutil.copyfile(path, target / path.name)
         if path.suffix == ".csv":
-            write_text(target / f"{path.stem}.html", csv_table(path, shown, interval))
+            table = csv_table(path, shown, interval, origin.link(path.name))
+            write_text(target / f"{path.stem}.html", table + details(origin, [path.name]))
+        if path.suffix == ".png":
+            behind = FIGURES.get(f"{source.name}/{path.name}", tables)
+            if missing := set(behind) - set(tables):
+                raise UserError(f"{source} lacks {min(missing)}, which {path.name} is drawn from; make it with `{origin.command}`")
+            write_text(target / f"{path.stem}.origin.html", details(origin, behind))
 
 
 def value_texts(path, mend):
@@ -126,18 +138,24 @@ def value_texts(path, mend):
     return texts
 
 
-def html_table(head, rows, kind=""):
-    """head: plain texts. rows: lists of cells, HTML already escaped. Numbers align right, the table scrolls sideways."""
+def html_table(head, rows, kind="", download=""):
+    """A table that scrolls sideways in its own box, its numbers aligned right; book/_static/tables.js makes it sortable.
+
+    head: plain texts. rows: lists of cells, HTML already escaped. download: where the page finds it as CSV, if anywhere.
+    """
+    link = f'<a class="csv" href="{html.escape(download, quote=True)}" download>CSV</a>' if download else ""
     cells = "".join(f'<th scope="col">{title}</th>' for title in head)
-    lines = ['<div class="results-table pst-scrollable-table-container" tabindex="0">',
+    lines = [f'<div class="results-block"><div class="table-tools">{link}</div>',
+             '<div class="results-table pst-scrollable-table-container" tabindex="0" role="region" aria-label="Table">',
              f'<table class="table {kind}">', f"<thead><tr>{cells}</tr></thead>", "<tbody>"]
     for row in rows:
         cells = (f"<td{' class=num' if NUMERIC.fullmatch(cell) else ''}>{cell}</td>" for cell in row)
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return "\n".join([*lines, "</tbody></table></div>"]) + "\n"
+        total = ' class="sum"' if row and row[0].startswith("<b>") else ""
+        lines.append(f"<tr{total}>{''.join(cells)}</tr>")
+    return "\n".join([*lines, "</tbody></table></div></div>"]) + "\n"
 
 
-def card_table(photos, splits):
+def card_table(photos, splits, download):
     """The data card: a row per photograph with author, licence, source, package and SHA-256."""
     rows = []
     for photo in photos:
@@ -150,4 +168,4 @@ def card_table(photos, splits):
         terms = (f"{author}, {html.escape(photo.licence)}<br><small>package {html.escape(photo.package)}</small><br>"
                  f'<code class="hash">{photo.sha256}</code>')
         rows.append([f"{name}<br><small>{photo.width} x {photo.height} {photo.format}</small>", terms, splits[photo.id]])
-    return html_table(["Photograph, with its source", "Author, licence, package, SHA-256", "Split"], rows, "photo-list")
+    return html_table(["Photograph, with its source", "Author, licence, package, SHA-256", "Split"], rows, "photo-list", download)

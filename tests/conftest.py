@@ -12,6 +12,7 @@ from PIL import Image
 from anl import benchmark, params, prior_training, seeds
 from anl.data.photos import CARD_COLUMNS
 from anl.generators import autoencoders, diffusion
+from tests.synthetic import built_book  # noqa: F401  a fixture, built once for all modules
 
 ROOT = __import__("pathlib").Path(__file__).resolve().parents[1]
 MODELS = {"pixel": {"channels": [8, 8], "layers_per_block": 1, "max_strength": 0.3},

@@ -18,8 +18,12 @@ from anl.attention_study import COMPARISONS, MEASURES
 from anl.book import NOTEBOOKS
 from anl.calibration_study import TABLE, TEMPERATURE
 from anl.files import write_csv, write_json, write_text
+from anl.origins import FIGURES
 
 ROOT = Path(__file__).resolve().parents[1]
+PEER = {"method": "npr", "multiply_adds": 27672624, "frozen_parameters": 0, "seeds": 5, "n": 1440,
+        **{f"{where}_AP{end}": 0.7 for where in ("seen", "unseen")
+           for end in ("", "_low", "_high", "_jpeg96", "_jpeg96_low", "_jpeg96_high")}}
 DIFFERENCE = {"value": 0.021, "low": 0.004, "high": 0.038}
 
 
@@ -150,7 +154,7 @@ def write_results(folder, profile="small", difference=None):
         write_notebook(place / f"{name}.ipynb", name)
     write_committed(results / "full")
     for name, figure in wanted_figures():
-        draw_figure(results / profile / name / figure)
+        draw_with_tables(results / profile / name / figure)
     return results
 
 
@@ -164,11 +168,22 @@ def write_committed(folder):
         # a section may quote another's numbers
         keys = re.findall(rf"{{{{ full_{section}\.(\w+) }}}}", "".join(texts.values()))
         write_json(place / "values.json", {key: value(0.1, 0.0, 0.2, n=1440, seeds=5) for key in keys})
-        for name in re.findall(r"generated/full/\w+/([\w.]+\.png)", text):
-            draw_figure(place / name)
+        write_notebook(place / f"{section}.ipynb", section)
         for name in re.findall(r"generated/full/\w+/(\w+)\.html", text):
             write_csv(place / f"{name}.csv", [{"other": "highpass", "generator": "vae", "view": "matched", "metric": "AP",
                                                "difference": 0.1, "low": 0.0, "high": 0.2, "seeds": 5, "n": 480}])
+        for table, rows in {**tables(), "peers": {"peers": [PEER]}}.get(section, {}).items():
+            write_csv(place / f"{table}.csv", rows)
+        for name in re.findall(r"generated/full/\w+/([\w.]+\.png)", text):
+            draw_with_tables(place / name)
+
+
+def draw_with_tables(path):
+    """A figure, and of the tables it is drawn from those that are not there yet."""
+    draw_figure(path)
+    for table in FIGURES.get(f"{path.parent.name}/{path.name}", []):
+        if not (path.parent / table).is_file():
+            write_csv(path.parent / table, [{"method": "anl", "value": 0.5}])
 
 
 def draw_figure(path):
@@ -197,7 +212,8 @@ def prepared_book(folder, profile="small"):
     copy = Path(folder) / "book"
     shutil.copytree(ROOT / "book", copy, ignore=shutil.ignore_patterns("_build", "generated"), dirs_exist_ok=True)
     book.prepare(settings, results=results, book=copy, claims_path=ROOT / "claims.yaml",
-                 provenance=Path(folder) / "provenance")
+                 provenance=Path(folder) / "provenance", pipeline=ROOT / "dvc.yaml", notebooks=ROOT / "notebooks",
+                 citation=ROOT / "CITATION.cff")
     return copy, settings
 
 

@@ -10,7 +10,6 @@ from anl import book, tables
 from anl.errors import UserError
 from anl.files import sha256_of, write_csv, write_json
 from tests import synthetic
-from tests.synthetic import built_book  # noqa: F401  a fixture
 
 OURS = ["index", "paper", "method", "protocol", "data_card", "sources", "claims", "cross_generator", "step_t", "attention",
         "targets", "peers", "robustness", "calibration", "detector", "cost", "data", "prior", "limits", "rerun", "glossary",
@@ -48,7 +47,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def pages(built_book):  # noqa: F811
+def pages(built_book):
     return {path.relative_to(built_book).as_posix(): Page(path) for path in sorted(built_book.rglob("*.html"))
             if "_static" not in path.parts}
 
@@ -71,7 +70,7 @@ def test_numbers_are_substituted(pages):
     assert "\N{MINUS SIGN}0.004 [\N{MINUS SIGN}0.024, 0.016]" in pages["cross_generator.html"].text
 
 
-def test_internal_links_and_anchors_resolve(pages, built_book):  # noqa: F811
+def test_internal_links_and_anchors_resolve(pages, built_book):
     dead = []
     for name, page in pages.items():
         for link in page.links:
@@ -86,7 +85,7 @@ def test_internal_links_and_anchors_resolve(pages, built_book):  # noqa: F811
     assert not dead
 
 
-def test_nothing_is_loaded_from_elsewhere(pages, built_book):  # noqa: F811
+def test_nothing_is_loaded_from_elsewhere(pages, built_book):
     for name, page in pages.items():
         for source in page.loads:
             parts = urlsplit(source)
@@ -102,6 +101,11 @@ def test_images_have_alt_text_that_says_what_to_see(pages):
     for name in OURS:
         for source, alt in pages[f"{name}.html"].images:
             assert alt and len(alt) > 40, f"{name}: {source}"
+
+
+def test_front_page_says_how_to_cite(pages):
+    text = pages["index.html"].text
+    assert "@software{anl" in text and "as a reproducible paper" in text and "2604.14570" in pages["bibliography.html"].text
 
 
 def test_data_card_lists_every_photograph(pages):
@@ -132,7 +136,8 @@ def test_unknown_key_and_unprepared_book_stop_the_build(tmp_path):
 
 def prepare(tmp_path, settings, results):
     return book.prepare(settings, results=results, book=tmp_path / "book", claims_path=synthetic.ROOT / "claims.yaml",
-                        provenance=tmp_path / "provenance")
+                        provenance=tmp_path / "provenance", pipeline=synthetic.ROOT / "dvc.yaml",
+                        notebooks=synthetic.ROOT / "notebooks", citation=synthetic.ROOT / "CITATION.cff")
 
 
 def test_missing_broken_and_nan_results_are_named(tmp_path):
@@ -163,22 +168,13 @@ def test_smoke_banner_says_that_its_numbers_mean_nothing(tmp_path):
     assert "mean nothing" in book.banner(dataclasses.replace(settings, profile="smoke"))
 
 
-def test_provenance_line_shows_the_facts_of_the_run(tmp_path):
-    copy, settings = synthetic.prepared_book(tmp_path)
-    line = (copy / "generated/step_t/provenance.md.txt").read_text()
-    assert "not run on this machine" in line and "dvc repro step_t" in line
-    notebook = tmp_path / "results/small/step_t/step_t.ipynb"
-    sidecar = {"commit": "0123456789abcdef", "dirty": True, "wall_seconds": 12.3, "peak_memory_mb": 1536,
-               "versions": {"torch": "2", "anl": None}, "files": {str(notebook): sha256_of(notebook)},
-               "settings": {"profile": "small", "steps": [1, 10]}, "command": "anl notebook step_t --set 'steps=[1, 10]'"}
-    write_json(tmp_path / "provenance/small/step_t.json", sidecar)
-    prepare(tmp_path, settings, tmp_path / "results")
-    line = (copy / "generated/step_t/provenance.md.txt").read_text()
-    assert "commit `0123456789` with uncommitted changes; 12 s; 1.5 GB at most; torch 2." in line
-    assert "Rerun it with `anl notebook step_t --set 'steps=[1, 10]'`" in line
-    write_json(tmp_path / "provenance/small/step_t.json", {**sidecar, "files": {str(notebook): "of another run"}})
-    prepare(tmp_path, settings, tmp_path / "results")
-    assert "not run on this machine" in (copy / "generated/step_t/provenance.md.txt").read_text()
+def test_every_figure_and_table_tells_where_it_comes_from(built_book):
+    for name in OURS:
+        text = (built_book / f"{name}.html").read_text(encoding="utf-8")
+        figures = re.findall(r"</figure>\s*(?:<div.*?</div>\s*)?(<details class=\"origin\">)?", text)
+        assert all(figures), name
+        tables = re.findall(r"</table></div></div>\s*(<details class=\"origin\">)?", text)
+        assert name in ("data_card", "sources") or all(tables), name
 
 
 def test_csv_table_of_methods_has_a_column_each(tmp_path):

@@ -1,14 +1,17 @@
 """The built pages in Debian's chromium: from files, with the network cut."""
 
+import contextlib
+import html
+import json
 import os
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-from tests.synthetic import built_book  # noqa: F401  a fixture
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
@@ -18,16 +21,19 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dis
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt install chromium)")
 
 
-def chromium(page, folder, *flags):
+AXE = Path(__file__).parent / "vendor/axe.min.js"  # axe-core, MPL 2.0
+
+
+def chromium(page, folder, *flags, query=""):
     # its crash reports would go into the user's ~/.config in spite of --user-data-dir
     done = subprocess.run([CHROMIUM, *FLAGS, f"--user-data-dir={folder}/profile", "--enable-logging=stderr", *flags,
-                           page.as_uri()], capture_output=True, text=True, timeout=180, check=False,
+                           page.as_uri() + query], capture_output=True, text=True, timeout=180, check=False,
                           env={**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": f"{folder}/config"})
     assert done.returncode == 0, done.stderr[-2000:]
     return done
 
 
-def test_mathematics_is_rendered_without_network(built_book, tmp_path):  # noqa: F811
+def test_mathematics_is_rendered_without_network(built_book, tmp_path):
     done = chromium(built_book / "method.html", tmp_path, "--dump-dom")
     assert done.stdout.count("<mjx-container") > 30
     assert "<mjx-merror" not in done.stdout and "\\operatorname" not in done.stdout.split("<article")[1].split(
@@ -35,19 +41,119 @@ def test_mathematics_is_rendered_without_network(built_book, tmp_path):  # noqa:
 
 
 @pytest.mark.parametrize("page", ["index.html", "method.html", "data_card.html", "generated/notebooks/step_t.html"])
-def test_no_console_error_and_no_request(built_book, tmp_path, page):  # noqa: F811
+def test_no_console_error_and_no_request(built_book, tmp_path, page):
     done = chromium(built_book / page, tmp_path, "--dump-dom")
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert not [line for line in console if "rror" in line or "net::" in line or "Failed" in line], console
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("page", ["index.html", "claims.html", "cross_generator.html"])
-def test_screenshot_is_not_blank(built_book, tmp_path, page, width):  # noqa: F811
+@contextlib.contextmanager
+def altered(page, theme="light", script=""):
+    """A copy of a page beside it, in one theme, that runs `script` (an async function's body) and keeps what it returns."""
+    text = page.read_text(encoding="utf-8")
+    stored = "".join(f'localStorage.setItem("{key}", "{theme}");' for key in ("mode", "theme"))
+    text = text.replace("<head>", f"<head><script>{stored}</script>", 1)
+    run = f"""<script>window.addEventListener("load", async () => {{
+      const answer = await (async () => {{ {script} }})().catch((problem) => String(problem.stack));
+      document.body.append(Object.assign(document.createElement("pre"), {{ id: "answer", textContent: JSON.stringify(answer) }}));
+    }});</script>"""
+    copy = page.with_name(f"altered-{page.name}")
+    copy.write_text(text.replace("</body>", f"{run if script else ''}</body>"), encoding="utf-8")
+    try:
+        yield copy
+    finally:
+        copy.unlink()
+
+
+def answer_of(page, folder, script):
+    with altered(page, script=script) as copy:
+        done = chromium(copy, folder, "--dump-dom")
+    return json.loads(html.unescape(re.search(r'<pre id="answer"[^>]*>(.*?)</pre>', done.stdout, re.DOTALL)[1]))
+
+
+@pytest.mark.parametrize("page, width, theme", [
+    ("index.html", 390, "light"), ("index.html", 1280, "dark"), ("claims.html", 390, "dark"), ("claims.html", 1280, "light"),
+    ("cross_generator.html", 390, "dark"), ("cross_generator.html", 1280, "light"), ("peers.html", 390, "light"),
+    ("step_t.html", 1280, "dark")])
+def test_screenshot_is_not_blank(built_book, tmp_path, page, width, theme):
     shot = tmp_path / "page.png"
-    chromium(built_book / page, tmp_path, f"--window-size={width},1200", f"--screenshot={shot}")
+    with altered(built_book / page, theme) as copy:
+        chromium(copy, tmp_path, f"--window-size={width},1200", f"--screenshot={shot}")
     pixels = np.asarray(Image.open(shot).convert("L"), float)
     assert pixels.shape == (1200, width)
-    assert pixels.std() > 10 and (pixels < 128).mean() > 0.01
+    assert (np.median(pixels) > 128) == (theme == "light")
+    assert pixels.std() > 10 and (abs(pixels - np.median(pixels)) > 60).mean() > 0.01
     bands = pixels.reshape(12, 100, width).std((1, 2))
     assert (bands > 5).sum() >= 8, "most of the page is empty"
+
+
+def test_tables_sort_and_filter(built_book, tmp_path):
+    answer = answer_of(built_book / "data_card.html", tmp_path, """
+        const cells = (block, column) => [...block.querySelector("tbody").rows].filter((row) => !row.hidden)
+          .map((row) => row.cells[column].textContent.trim());
+        const [licences, photos] = [...document.querySelectorAll(".results-block")];
+        const button = licences.querySelectorAll("th button")[4];
+        button.click();
+        const rising = cells(licences, 4);
+        button.click();
+        const box = photos.querySelector("input");
+        box.value = "cc0 VAL";
+        box.dispatchEvent(new Event("input"));
+        return { rising, falling: cells(licences, 4), sort: button.parentNode.getAttribute("aria-sort"),
+                 kept: cells(photos, 1), said: photos.querySelector("output").textContent };
+    """)
+    counts = [int(text) for text in answer["rising"]]
+    assert counts[:-1] == sorted(counts[:-1]) and counts[-1] == sum(counts[:-1])  # the sum stays last
+    assert [int(text) for text in answer["falling"]] == [*sorted(counts[:-1], reverse=True), counts[-1]]
+    assert answer["sort"] == "descending"
+    assert answer["kept"] and all("CC0" in text for text in answer["kept"])
+    assert answer["said"].startswith(f"{len(answer['kept'])} of ")
+
+
+def test_sorting_reads_the_first_number_of_an_interval(built_book, tmp_path):
+    answer = answer_of(built_book / "step_t.html", tmp_path, """
+        const table = document.querySelector(".results-block table");
+        ["\u22120.144 [0.1, 0.2]", "1,000", "\u2013", "0.02 [0.01, 0.03]"].forEach((text, line) => {
+          table.tBodies[0].rows[line].cells[1].textContent = text; });
+        while (table.tBodies[0].rows.length > 4) table.tBodies[0].deleteRow(4);
+        table.querySelectorAll("th button")[1].click();
+        const cells = [...table.tBodies[0].rows].map((row) => row.cells[1].textContent);
+        const figure = document.querySelector("figure.drawn");
+        const select = figure.querySelector("select");
+        const before = figure.querySelector("svg").getAttribute("aria-label");
+        select.value = "jpeg96";
+        select.dispatchEvent(new Event("change"));
+        const point = figure.querySelector("circle").closest("g");
+        point.focus();
+        return { cells, before, after: figure.querySelector("svg").getAttribute("aria-label"),
+                 said: figure.querySelector("output").textContent, points: figure.querySelectorAll("circle").length,
+                 image: getComputedStyle(figure.querySelector("img")).display };
+    """)
+    assert answer["cells"] == ["\u22120.144 [0.1, 0.2]", "0.02 [0.01, 0.03]", "1,000", "\u2013"]
+    assert "matched" in answer["before"] and "jpeg96" in answer["after"]
+    assert answer["said"] == "t = 1: 0.800 [0.700, 0.900], 3 seeds, n = 800"
+    assert answer["points"] == 3 and answer["image"] == "none"
+
+
+def test_search_finds_a_term(built_book, tmp_path):
+    done = chromium(built_book / "search.html", tmp_path, "--dump-dom", query="?q=bootstrap")
+    assert re.search(r'<ul class="search[^"]*">.*?href="protocol.html', done.stdout, re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["index.html", "step_t.html", "data_card.html"])
+def test_no_serious_barrier_in_either_theme(built_book, tmp_path, page):
+    found = answer_of(built_book / page, tmp_path, """
+        document.querySelectorAll("details").forEach((part) => { part.open = true; });
+        document.head.append(Object.assign(document.createElement("style"), { textContent: "* { transition: none !important; }" }));
+        await new Promise((done) => document.head.append(Object.assign(document.createElement("script"),
+          { src: "AXE", onload: done })));
+        const found = [];
+        for (const theme of ["light", "dark"]) {
+          document.documentElement.dataset.theme = theme;
+          const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+          for (const item of violations.filter((item) => ["serious", "critical"].includes(item.impact)))
+            found.push(...item.nodes.map((node) => `${theme}: ${item.id}: ${node.html.slice(0, 150)} ${node.any[0]?.message ?? ""}`));
+        }
+        return found;
+    """.replace("AXE", AXE.as_uri()))
+    assert not found, "\n".join(found[:12])

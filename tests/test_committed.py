@@ -1,14 +1,18 @@
 import pytest
 
-from anl import committed
+from anl import committed, origins
 from anl.errors import UserError
 from anl.files import read_json, write_json
 from tests.synthetic import ROOT, prepared_book, write_committed
 
 
+def gather(folder):
+    return committed.gather(folder / "full", ROOT / "book/committed", folder / "out", origins.commands(ROOT / "dvc.yaml"), ())
+
+
 def test_a_stored_result_is_shown_with_its_numbers_and_its_tables(tmp_path):
     write_committed(tmp_path / "full")
-    values = committed.gather(tmp_path / "full", ROOT / "book/committed", tmp_path / "out")
+    values = gather(tmp_path)
     assert values["full_targets"]["own_minus_best_other"] == "0.100 [0.000, 0.200]"
     assert (tmp_path / "out/targets.md.txt").read_text() == (ROOT / "book/committed/targets.md.txt").read_text()
     assert "<table" in (tmp_path / "out/targets/own_minus_other.html").read_text()
@@ -18,7 +22,7 @@ def test_a_stored_result_is_shown_with_its_numbers_and_its_tables(tmp_path):
 
 
 def test_where_nothing_is_stored_the_page_says_nothing(tmp_path):
-    assert committed.gather(tmp_path / "full", ROOT / "book/committed", tmp_path / "out") == {}
+    assert gather(tmp_path) == {}
     assert (tmp_path / "out/targets.md.txt").read_text() == "\n"
 
 
@@ -27,7 +31,7 @@ def test_a_stored_value_that_is_no_number_stops_the_book(tmp_path):
     path = tmp_path / "full/targets/values.json"
     write_json(path, {**read_json(path), "best_other": {"text": "nan", "value": 0}})
     with pytest.raises(UserError, match="'best_other' is 'nan', not a number; `anl profile full`"):
-        committed.gather(tmp_path / "full", ROOT / "book/committed", tmp_path / "out")
+        gather(tmp_path)
 
 
 def test_the_active_profile_takes_no_part(tmp_path):

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from anl import book, params, provenance
+from anl import origins, params, provenance
 from tests.conftest import tiny_settings
 
 
@@ -41,8 +41,8 @@ def test_sidecar_holds_what_the_book_reads(project):
     assert sidecar["sources"]["params.yaml"] == sidecar["params_sha256"]
     assert (sidecar["seeds"], sidecar["commit"], sidecar["dirty"]) == ([0, 1], None, None)
     assert sidecar["command"] == "anl notebook demo"
-    facts = book.run_facts(sidecar)
-    assert "12 s" in facts and f"device {sidecar['device']}" in facts and "papermill" in facts
+    facts = origins.facts(sidecar)
+    assert facts["Wall time"] == "12 s" and facts["Device"] == sidecar["device"] and "papermill" in facts["Versions"]
 
 
 def test_code_state_ignores_results_only(project):
