@@ -155,22 +155,33 @@ def photos(options):
     print(f"{settings.folder}: {count} photographs, every hash as in {settings.card}")
 
 
-def prior(options):
-    from anl import making
+def making_of(settings):
+    """The module that makes a profile's models: of the embedded benchmark, or of a public data set."""
+    if settings.published:
+        from anl.published import making
+    else:
+        from anl import making
+    return making
 
-    print(making.make_prior(load_params(options), options.name))
+
+def prior(options):
+    settings = load_params(options)
+    print(making_of(settings).make_prior(settings, options.name))
 
 
 def generate(options):
-    from anl import making
-
-    print(making.make_model(options.model, load_params(options)))
+    settings = load_params(options)
+    print(making_of(settings).make_model(options.model, settings))
 
 
 def benchmark(options):
-    from anl import benchmark
+    settings = load_params(options)
+    if settings.published:
+        from anl.published import benchmark
+    else:
+        from anl import benchmark
 
-    manifest = benchmark.build(load_params(options))
+    manifest = benchmark.build(settings)
     print(f"{len(manifest)} images of {manifest['generator'].nunique()} generators, the reals among them")
 
 
