@@ -238,10 +238,13 @@ def notebook(options):
 
     from anl import notebooks
 
+    settings = parse_settings(options.settings)
     if Path(options.params).resolve() != Path("params.yaml").resolve():
-        raise UserError(f"a notebook reads params.yaml, not {options.params}; copy your file there, or put it into "
-                        "profiles/ and run `anl profile NAME`")
-    notebooks.run_notebook(options.name, parse_settings(options.settings))
+        if not (Path(options.params).is_file() and load_params(options).published):
+            raise UserError(f"a notebook reads params.yaml, not {options.params}; copy your file there, or put it into "
+                            "profiles/ and run `anl profile NAME`")
+        settings = {"params_file": options.params, **settings}
+    notebooks.run_notebook(options.name, settings, options.params)
 
 
 def claims(options):

@@ -192,13 +192,16 @@ class Published:
     """A public data set in the place of the embedded benchmark (anl.published).
 
     manifest: of `anl index`. models: the folder of prior and generators trained on its reals. val: training images of each
-    class that validate. samples: test images of each generator of `models`.
+    class that validate. samples: test images of each generator of `models`. pipeline: its own dvc.yaml.
+    reference_accuracy: a published figure to show beside ours.
     """
 
+    pipeline: str
     manifest: str
     models: str
     val: int
     samples: int
+    reference_accuracy: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +256,7 @@ def activate(name, folder="profiles", path="params.yaml"):
     value = resolve(name, folder)
     if value.get("published"):
         raise UserError(f"profile {name} has a pipeline of its own, beside the active profile: run `dvc repro "
-                        f"{name}/dvc.yaml`, or one command with `anl --params {folder}/{name}.yaml COMMAND`")
+                        f"{value['published']['pipeline']}`, or one command with `anl --params {folder}/{name}.yaml COMMAND`")
     text = (f"# Written by `anl profile {name}` from {folder}/{name}.yaml; edit to try other values, or edit the "
             "profile and run it again.\n" + yaml.safe_dump(value, sort_keys=False, width=120))
     if Path(path).is_file() and Path(path).read_text(encoding="utf-8") == text:
