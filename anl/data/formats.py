@@ -62,7 +62,8 @@ def drawn_from_reals(rows, seed):
         for place in mine:
             digest = hashlib.sha256(f"{seed}/{rows['sample_id'].iloc[place]}".encode()).digest()
             share = int.from_bytes(digest[:6], "big") / 2**48 * steps[-1]
-            drawn[place] = wanted.index[int(np.searchsorted(steps, share, side="right"))]
+            form, quality = wanted.index[int(np.searchsorted(steps, share, side="right"))]
+            drawn[place] = (form, int(quality))
     return drawn
 
 
