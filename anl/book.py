@@ -20,6 +20,7 @@ from anl.tables import card_table, copy_results, html_table, prose, value_texts
 
 NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "robustness",
              "calibration", "claims")
+PUBLIC = "cifake"  # the profile and notebook of the public data set, stored as a whole
 NUMBERLESS = {"smoke"}  # profiles that test the machinery
 VIEW_WORDS = {"matched": "generated images carry the formats of the reals; all are lossless here, so these are the files as "
                          "published",
@@ -48,6 +49,7 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
     write_text(temporary / "claims" / "verdicts.html", verdict_table(judged))
     write_text(temporary / "claims" / "ledger.md.txt", ledger(judged))
     values |= committed.gather(Path(results) / "full", Path(book) / "committed", temporary / "full")
+    values |= committed.gather(Path(results) / PUBLIC, Path(book) / "committed" / PUBLIC, temporary / PUBLIC, PUBLIC)
     bench_page.gather(Path(results) / "bench", temporary / "bench")
     values["card"] = _data_card(params, temporary)
     values["sources"] = source_tables.write(temporary / "sources")

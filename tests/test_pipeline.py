@@ -49,8 +49,8 @@ def run(copy, *words):
     return done.stdout
 
 
-def stages(copy):
-    """dict stage name -> (paths of its outputs, paths of its dependencies)."""
+def stages(copy, file="dvc.yaml"):
+    """dict stage name -> (paths of its outputs, paths of its dependencies) of the stages in `file`."""
     from dvc.dependency import ParamsDependency
     from dvc.repo import Repo
 
@@ -58,7 +58,8 @@ def stages(copy):
         return [os.path.relpath(item.fs_path, copy) for item in items if not isinstance(item, ParamsDependency)]
 
     with Repo(str(copy)) as repo:
-        return {stage.name: (paths(stage.outs), paths(stage.deps)) for stage in repo.index.stages if stage.cmd}
+        return {stage.name: (paths(stage.outs), paths(stage.deps)) for stage in repo.index.stages
+                if stage.cmd and stage.path_in_repo == file}
 
 
 @pytest.mark.parametrize("profile", ["small", "smoke", "full"])

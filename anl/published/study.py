@@ -84,14 +84,15 @@ def encodings(manifest):
                          for (form, quality), share in distribution(mine).items()])
 
 
-def across(summary, metric="AP"):
-    """A row a method, a column a generator: the mean of `metric` with low and high, of `analysis.summary`'s table."""
-    chosen = summary[summary["metric"] == metric]
+def across(table, metric="AP", centre="mean"):
+    """A row a method, a column a generator: `metric` with low and high, of the table of `analysis.summary`, or, with the
+    centre `difference`, of `analysis.paired_difference`."""
+    chosen = table[table["metric"] == metric]
     rows = []
     for method, mine in chosen.groupby("method", sort=False):
         row = {"method": method}
         for place in mine.to_dict("records"):
-            row |= {f"{place['generator']}": place["mean"], f"{place['generator']}_low": place["low"],
+            row |= {f"{place['generator']}": place[centre], f"{place['generator']}_low": place["low"],
                     f"{place['generator']}_high": place["high"]}
         rows.append({**row, "seeds": int(mine["seeds"].iloc[0])})
     return pd.DataFrame(rows)
