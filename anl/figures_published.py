@@ -6,10 +6,10 @@ from anl.figures import COLOURS, GREY, draw, labels_above, points, sample_of
 
 
 def methods(accuracy, across, generators, path, reference=None):
-    """A row a method: accuracy on the data set itself, and AP on each generator that no detector trained on.
+    """A row a method: accuracy on the data set itself, and AUROC on each generator that no detector trained on.
 
     accuracy: DataFrame with method, accuracy with _low and _high, seeds, n, in the order of the rows. across: DataFrame
-    with method and, for each of `generators`, its AP with _low and _high. reference: (accuracy, words) of a dotted line.
+    with method and, for each of `generators`, its AUROC with _low and _high. reference: (accuracy, words) of a dotted line.
     """
     def plot(figure, axes):
         left, right = axes[0]
@@ -28,7 +28,7 @@ def methods(accuracy, across, generators, path, reference=None):
             points(right, rows[name], place + shift, rows[f"{name}_low"], rows[f"{name}_high"], colour)
         labels_above(right, dict(zip(generators, COLOURS[1:])))
         right.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
-        right.set(xlabel="AP on generators never trained on\n(chance 0.5)")
+        right.set(xlabel="AUROC on generators never trained on\n(chance 0.5)")
         for axis in (left, right):
             axis.hlines(place, *axis.get_xlim(), color="#e4e4e4", linewidth=0.6, zorder=0)
             axis.tick_params(axis="y", length=0)

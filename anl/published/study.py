@@ -12,6 +12,9 @@ from anl.data.formats import distribution
 from anl.predict import read_predictions
 
 ACCURACY = "accuracy"
+# the samples of a generator are fewer than the photographs, and AP follows the share; AUROC does not
+RANKING = "AUROC"
+METRICS = ("AP", RANKING, "balanced_accuracy")
 
 
 def labelled(params):
@@ -84,7 +87,7 @@ def encodings(manifest):
                          for (form, quality), share in distribution(mine).items()])
 
 
-def across(table, metric="AP", centre="mean"):
+def across(table, metric=RANKING, centre="mean"):
     """A row a method, a column a generator: `metric` with low and high, of the table of `analysis.summary`, or, with the
     centre `difference`, of `analysis.paired_difference`."""
     chosen = table[table["metric"] == metric]
@@ -113,11 +116,11 @@ def quoted(accuracy, summary, gains, counts, probe, params):
                                    int(best["seeds"]))
     for view in summary["view"].unique():
         end = "" if view == params.evaluation.headline else f"_{view}"
-        means = summary[(summary["view"] == view) & (summary["metric"] == "AP")]
+        means = summary[(summary["view"] == view) & (summary["metric"] == RANKING)]
         for row in means.to_dict("records"):
-            found[f"AP_{row['generator']}_{_key(row['method'])}{end}"] = value(
+            found[f"{RANKING}_{row['generator']}_{_key(row['method'])}{end}"] = value(
                 row["mean"], row["low"], row["high"], row["n"], row["seeds"])
-        paired = gains[(gains["view"] == view) & (gains["metric"] == "AP")]
+        paired = gains[(gains["view"] == view) & (gains["metric"] == RANKING)]
         for row in paired.to_dict("records"):
             found[f"{row['generator']}_{_key(row['method'])}_minus_{row['baseline']}{end}"] = value(
                 row["difference"], row["low"], row["high"], row["n"], row["seeds"])

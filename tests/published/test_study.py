@@ -62,8 +62,8 @@ def test_every_number_of_the_page_is_quoted_with_a_text(public):
     tables = {name: scores(i, 1.0 + i) for i, name in enumerate("abcdef")}
     groups = {"plain": ["a", "b"], "anl": ["c", "d"], "npr": ["e", "f"]}
     accuracy = study.accuracy(groups, public.params, "matched", tables.get)
-    summary = analysis.summary(groups, public.params, "matched", read=tables.get)
-    gains = pd.concat([analysis.paired_difference(groups, base, public.params, "matched", read=tables.get)
+    summary = analysis.summary(groups, public.params, "matched", study.METRICS, read=tables.get)
+    gains = pd.concat([analysis.paired_difference(groups, base, public.params, "matched", study.METRICS, read=tables.get)
                        for base in ("plain", "anl")])
     counts = pd.DataFrame([{"split": "train and val", "generator": "real", "published": 14, "in_test_too": 1, "repeated": 1,
                             "used": 12}])
