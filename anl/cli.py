@@ -137,6 +137,16 @@ def load_params(options):
     return params.load(options.params)
 
 
+def with_benchmark(options):
+    """The profile's parameters; where it is of a public data set, its benchmark must have been made."""
+    settings = load_params(options)
+    if settings.published:
+        from anl.published import benchmark
+
+        benchmark.check(settings)
+    return settings
+
+
 def profile(options):
     from anl import params
 
@@ -196,13 +206,13 @@ def audit(options):
 def target(options):
     from anl import targets
 
-    print(targets.compute(load_params(options), options.step, options.target, options.formats))
+    print(targets.compute(with_benchmark(options), options.step, options.target, options.formats))
 
 
 def train(options):
     from anl import runs
 
-    settings = load_params(options)
+    settings = with_benchmark(options)
     method = settings.method
     spec = runs.make_spec(settings, options.target or method.target, method.step if options.step is None else options.step,
                           options.attention or method.attention,
@@ -215,14 +225,14 @@ def train(options):
 def predict(options):
     from anl import predict
 
-    table = predict.score_run(options.run, load_params(options))
+    table = predict.score_run(options.run, with_benchmark(options))
     print(f"{options.run}/predictions.parquet: {len(table)} scores")
 
 
 def perturb(options):
     from anl import robustness
 
-    print(robustness.score_run(options.run, load_params(options)))
+    print(robustness.score_run(options.run, with_benchmark(options)))
 
 
 def evaluate(options):

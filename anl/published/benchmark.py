@@ -53,6 +53,13 @@ def build(params):
     return manifest
 
 
+def check(params):
+    """Raise UserError, saying how to make it, where a public data set's benchmark is not there."""
+    if not (Path(params.benchmark.folder) / "manifest.parquet").is_file():
+        raise UserError(f"{params.benchmark.folder} holds no benchmark; fetch the data set (`anl fetch` lists them), then run "
+                        f"`dvc repro {params.published.pipeline}:benchmark`")
+
+
 def _table(rows, encoded):
     name = rows["split"] + "-" + rows["number"].map("{:05d}".format)
     return pd.DataFrame({

@@ -51,7 +51,7 @@ def settings(root):
     value["benchmark"]["folder"] = str(root / "benchmark")
     value["use"] = {"train": 8, "val": 3, "test": 6}
     value["detector"] |= {"stem_width": 8, "attention_dim": 8}
-    value["training"] |= {"steps": 2, "batch_size": 4, "precision": "fp32"}
+    value["training"] |= {"steps": 2, "batch_size": 4}
     value["runs"] |= {"seeds": [0, 1], "steps": [100], "targets": ["highpass"], "baselines": ["npr", "dnf"]}
     value["evaluation"]["bootstrap"] = 40
     return value

@@ -73,6 +73,14 @@ def test_a_generator_that_is_not_trained_yet_is_named_and_nothing_is_written(pub
     assert not (tmp_path / "benchmark").exists()
 
 
+def test_a_benchmark_that_is_not_there_is_named_with_its_own_mend(public, tmp_path):
+    benchmark.check(public.params)
+    value = copy.deepcopy(public.settings)
+    value["benchmark"]["folder"] = str(tmp_path / "none")
+    with pytest.raises(UserError, match="none holds no benchmark; .*`dvc repro cifake/dvc.yaml:benchmark`"):
+        benchmark.check(params.from_dict(value, "tiny"))
+
+
 @pytest.mark.parametrize("changes", [{}, {"baseline": "dnf"}])
 def test_a_detector_is_trained_and_scored_on_it(public, tmp_path, monkeypatch, changes):
     monkeypatch.chdir(tmp_path)
