@@ -5,19 +5,23 @@ They take no part in any training of a detector: their images only test those th
 
 import itertools
 import json
+import sys
+import time
 from pathlib import Path
 
 import torch
+from diffusers import DDIMScheduler
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from anl import seeds
 from anl.data.patches import CropSampler
 from anl.errors import UserError
 from anl.files import whole_file, write_csv
-from anl.fitting import Checkpoint, fit
+from anl.fitting import CHECKPOINT_SECONDS, Checkpoint, fit
 from anl.generators import diffusion
 from anl.generators import registry as diffusers_models
 
@@ -78,12 +82,56 @@ def vae_loss(encode, decode, x, generator, kl_weight=KL_WEIGHT):
     return ((error + kl_weight * kl) / x[0].numel()).mean()
 
 
-def gan_loss(decode, judge, x, generator, latent_channels):
-    """One hinge loss for both players (Lim & Ye 2017): the judge sees the images detached, the images see the judge frozen."""
-    fake = decode(torch.randn(len(x), latent_channels, generator=generator))
-    hinge = F.relu(1 - judge(x).float()).mean() + F.relu(1 + judge(fake.detach()).float()).mean()
-    frozen = {name: weight.detach() for name, weight in judge.named_parameters()}
-    return hinge - torch.func.functional_call(judge, frozen, (fake,)).float().mean()
+def judge_loss(judge, x, fake):
+    """Hinge loss of a discriminator (Lim & Ye 2017) on images x and generated ones, each (B, 3, H, W)."""
+    return F.relu(1 - judge(x).float()).mean() + F.relu(1 + judge(fake).float()).mean()
+
+
+def fit_gan(decode, judge, batch_at, draw_at, *, steps, learning_rate, ema, checkpoint, name="gan",
+            checkpoint_seconds=CHECKPOINT_SECONDS):
+    """Train a generator against its judge in turns; returns the list of (step, judge's loss) every 1/100.
+
+    Two optimisers with the short memory that GANs need (Radford et al. 2016), where `anl.fitting.fit` has one. batch_at,
+    draw_at: step -> images x, latents z. ema: decay of the average that replaces the generator's weights. Raises
+    UserError on a loss that is not finite.
+    """
+    optimisers = [torch.optim.Adam(model.parameters(), learning_rate, betas=(0.5, 0.999)) for model in (decode, judge)]
+    averages = [p.detach().clone() for p in decode.parameters()]
+    parts = {"decode": decode, "judge": judge, "of_decode": optimisers[0], "of_judge": optimisers[1]}
+    curve, start = [], 0
+    if state := checkpoint.load():
+        for key, part in parts.items():
+            part.load_state_dict(state[key])
+        averages, curve, start = state["averages"], [tuple(point) for point in state["curve"]], state["step"]
+    saved_at = time.monotonic()
+    for step in tqdm(range(start, steps), initial=start, total=steps, desc=name, mininterval=10, disable=None, file=sys.stderr):
+        with torch.autocast("cpu", torch.bfloat16):
+            fake = decode(draw_at(step))
+            loss = judge_loss(judge, batch_at(step), fake.detach())
+        if not torch.isfinite(loss):
+            raise UserError(f"{name}: the loss is {loss.item()} at step {step + 1}; lower the learning rate")
+        optimisers[1].zero_grad(set_to_none=True)
+        loss.backward()
+        optimisers[1].step()
+        judge.requires_grad_(False)
+        with torch.autocast("cpu", torch.bfloat16):
+            fooled = judge(fake).float().mean()
+        optimisers[0].zero_grad(set_to_none=True)
+        (-fooled).backward()
+        optimisers[0].step()
+        judge.requires_grad_(True)
+        for average, parameter in zip(averages, decode.parameters()):
+            average.lerp_(parameter.detach(), 1 - min(ema, (step + 1) / (step + 10)))
+        if step % max(1, steps // 100) == 0 or step == steps - 1:
+            curve.append((step + 1, float(loss.detach())))
+        if time.monotonic() - saved_at > checkpoint_seconds:
+            states = {key: part.state_dict() for key, part in parts.items()}
+            checkpoint.save({**states, "averages": averages, "curve": curve, "step": step + 1})
+            saved_at = time.monotonic()
+    with torch.no_grad():
+        for average, parameter in zip(averages, decode.parameters()):
+            parameter.copy_(average)
+    return curve
 
 
 def fit_model(name, sources, config, out, *, seed, cache):
@@ -104,15 +152,23 @@ def fit_model(name, sources, config, out, *, seed, cache):
     for model in models.values():
         model.to(memory_format=torch.channels_last).train()
 
-    def loss(step):
-        x = sampler.batch(step).contiguous(memory_format=torch.channels_last)
-        draws = seeds.torch_generator(seed, "published", name, step)
+    def images(step):
+        return sampler.batch(step).contiguous(memory_format=torch.channels_last)
+
+    def draws(step):
+        return seeds.torch_generator(seed, "published", name, step)
+
+    def bound(step):
         with torch.autocast("cpu", torch.bfloat16):
-            return vae_loss(other, decode, x, draws) if name == "vae" else gan_loss(decode, other, x, draws, z)
+            return vae_loss(other, decode, images(step), draws(step))
 
     checkpoint = Checkpoint(cache, f"published-{name}", {"config": config, "seed": seed, "sources": len(sources)})
-    curve = fit(models, loss, steps=config["steps"], learning_rate=config["learning_rate"], checkpoint=checkpoint,
-                name=name, ema=config["ema"])
+    budget = {key: config[key] for key in ("steps", "learning_rate", "ema")} | {"checkpoint": checkpoint, "name": name}
+    if name == "vae":
+        curve = fit(models, bound, **budget)
+    else:
+        curve = fit_gan(decode, other, images, lambda step: torch.randn(config["batch_size"], z, generator=draws(step)),
+                        **budget)
     with torch.no_grad():  # the averaged weights need batch statistics of their own
         for step in range(50):
             decode(torch.randn(64, z, generator=seeds.torch_generator(seed, "published", name, "statistics", step)))
@@ -135,11 +191,22 @@ def sample(name, folder, count, size, *, seed, inference_steps=None):
     for start in range(0, count, BATCH):
         shape, draws = (min(BATCH, count - start), 3, size, size), seeds.torch_generator(seed, "published", name, "sample", start)
         if name == "ddpm":
-            parts.append(diffusion.denoise_from(model, torch.zeros(shape), sampler="ddim", strength=1.0,
-                                                inference_steps=inference_steps, generator=draws))
+            parts.append(from_noise(model, torch.randn(shape, generator=draws), inference_steps))
         else:
             parts.append(model(torch.randn(shape[0], model.start.in_features, generator=draws)))
     return torch.cat(parts).clamp(-1, 1)
+
+
+def from_noise(unet, x, inference_steps):
+    """Noise x (B, 3, H, W) -> images, by DDIM (Song et al., ICLR 2021) over the whole schedule, each step's estimate of the
+    image clipped to [-1, 1]: without that a small model drifts into saturated colours."""
+    scheduler = DDIMScheduler.from_config(diffusion.noise_scheduler("ddim").config, clip_sample=True)
+    scheduler.set_timesteps(inference_steps)
+    for timestep in scheduler.timesteps:
+        with torch.autocast("cpu", torch.bfloat16):
+            prediction = unet(x.contiguous(memory_format=torch.channels_last), timestep).sample.float()
+        x = scheduler.step(prediction, timestep, x).prev_sample
+    return x
 
 
 def load_decoder(folder):

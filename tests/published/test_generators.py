@@ -4,6 +4,7 @@ import torch
 
 from anl.errors import UserError
 from anl.files import sha256_of
+from anl.fitting import Checkpoint
 from anl.published import generators
 from tests.conftest import photograph
 
@@ -40,18 +41,46 @@ def test_the_vaes_loss_is_the_bound_by_hand():
     assert loss.item() == pytest.approx(0.5 + 2 / 12)
 
 
-def test_each_player_of_the_gan_learns_from_its_own_part_of_the_loss():
+def test_both_players_of_the_gan_learn(tmp_path):
     torch.manual_seed(0)
     decode = generators.Decoder([4, 4, 4], 4, 32)
     judge = generators.encoder([4, 4, 4], 1, 32, spectral=True)
     x = torch.rand(2, 3, 32, 32) * 2 - 1
-    generators.gan_loss(decode, judge, x, torch.Generator().manual_seed(0), 4).backward()
-    hinge = [p.grad.clone() for p in judge.parameters()]
-    judge.zero_grad()
-    fake = decode(torch.randn(2, 4, generator=torch.Generator().manual_seed(0))).detach()
-    (torch.relu(1 - judge(x)).mean() + torch.relu(1 + judge(fake)).mean()).backward()
-    assert all(torch.allclose(a, b.grad, atol=1e-3) for a, b in zip(hinge, judge.parameters()))
-    assert any(p.grad.abs().sum() > 0 for p in decode.parameters())
+    before = [[p.detach().clone() for p in model.parameters()] for model in (decode, judge)]
+    z = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    curve = generators.fit_gan(decode, judge, lambda step: x, lambda step: z, steps=2, learning_rate=0.01, ema=0.5,
+                               checkpoint=Checkpoint(tmp_path, "gan", {}))
+    assert [step for step, _ in curve] == [1, 2] and all(p.requires_grad for p in judge.parameters())
+    for model, old in zip((decode, judge), before):
+        assert any(not torch.equal(a, b) for a, b in zip(old, model.parameters()))
+
+
+def test_the_judges_hinge_loss_by_hand():
+    scores = iter([torch.tensor([0.5, 2.0]), torch.tensor([-3.0, 0.0])])
+    assert generators.judge_loss(lambda _: next(scores), None, None).item() == pytest.approx(0.25 + 0.5)
+
+
+def test_a_killed_gan_goes_on_to_the_weights_of_one_that_was_not(tmp_path):
+    def train(cache, steps_before_death=None):
+        torch.manual_seed(0)
+        decode, judge = generators.Decoder([4, 4, 4], 4, 32), generators.encoder([4, 4, 4], 1, 32, spectral=True)
+        calls = iter(range(100))
+
+        def batch(step):
+            if next(calls) == steps_before_death:
+                raise KeyboardInterrupt
+            return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(step)) * 2 - 1
+
+        generators.fit_gan(decode, judge, batch, lambda step: torch.randn(2, 4, generator=torch.Generator().manual_seed(step)),
+                           steps=4, learning_rate=0.01, ema=0.5, checkpoint=Checkpoint(cache, "gan", {}),
+                           checkpoint_seconds=0)
+        return decode.state_dict()
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", 2)
+    resumed = train(tmp_path / "cut")
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 def test_a_size_that_the_channels_do_not_reach_is_refused():
