@@ -23,6 +23,7 @@ from anl.tables import card_table, copy_results, html_table, prose, value_texts
 
 NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "robustness",
              "calibration", "claims")
+PUBLIC = "cifake"  # the profile and notebook of the public data set, stored as a whole
 NUMBERLESS = {"smoke"}  # profiles that test the machinery
 VIEW_WORDS = {"matched": "generated images carry the formats of the reals; all are lossless here, so these are the files as "
                          "published",
@@ -52,8 +53,10 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
     verdicts = verdict_table(judged, found["claims"].link("verdicts.csv"))
     write_text(temporary / "claims" / "verdicts.html", verdicts + origins.details(found["claims"], ["verdicts.csv"]))
     write_text(temporary / "claims" / "ledger.md.txt", ledger(judged))
-    values |= committed.gather(Path(results) / "full", Path(book) / "committed", temporary / "full", commands,
-                               (provenance, stored))
+    stored_at = Path(book) / "committed"
+    values |= committed.gather(Path(results) / "full", stored_at, temporary / "full", commands, (provenance, stored))
+    values |= committed.gather(Path(results) / PUBLIC, stored_at / PUBLIC, temporary / PUBLIC, commands, (provenance, stored),
+                               PUBLIC)
     bench_page.gather(Path(results) / "bench", temporary / "bench")
     values["card"] = _data_card(params, temporary)
     write_text(temporary / "cite.md.txt", citation_text(yaml.safe_load(Path(citation).read_text(encoding="utf-8"))))

@@ -138,6 +138,16 @@ def load_params(options):
     return params.load(options.params)
 
 
+def with_benchmark(options):
+    """The profile's parameters; where it is of a public data set, its benchmark must have been made."""
+    settings = load_params(options)
+    if settings.published:
+        from anl.published import benchmark
+
+        benchmark.check(settings)
+    return settings
+
+
 def profile(options):
     from anl import params
 
@@ -156,22 +166,33 @@ def photos(options):
     print(f"{settings.folder}: {count} photographs, every hash as in {settings.card}")
 
 
-def prior(options):
-    from anl import making
+def making_of(settings):
+    """The module that makes a profile's models: of the embedded benchmark, or of a public data set."""
+    if settings.published:
+        from anl.published import making
+    else:
+        from anl import making
+    return making
 
-    print(making.make_prior(load_params(options), options.name))
+
+def prior(options):
+    settings = load_params(options)
+    print(making_of(settings).make_prior(settings, options.name))
 
 
 def generate(options):
-    from anl import making
-
-    print(making.make_model(options.model, load_params(options)))
+    settings = load_params(options)
+    print(making_of(settings).make_model(options.model, settings))
 
 
 def benchmark(options):
-    from anl import benchmark
+    settings = load_params(options)
+    if settings.published:
+        from anl.published import benchmark
+    else:
+        from anl import benchmark
 
-    manifest = benchmark.build(load_params(options))
+    manifest = benchmark.build(settings)
     print(f"{len(manifest)} images of {manifest['generator'].nunique()} generators, the reals among them")
 
 
@@ -186,13 +207,13 @@ def audit(options):
 def target(options):
     from anl import targets
 
-    print(targets.compute(load_params(options), options.step, options.target, options.formats))
+    print(targets.compute(with_benchmark(options), options.step, options.target, options.formats))
 
 
 def train(options):
     from anl import runs
 
-    settings = load_params(options)
+    settings = with_benchmark(options)
     method = settings.method
     spec = runs.make_spec(settings, options.target or method.target, method.step if options.step is None else options.step,
                           options.attention or method.attention,
@@ -205,14 +226,14 @@ def train(options):
 def predict(options):
     from anl import predict
 
-    table = predict.score_run(options.run, load_params(options))
+    table = predict.score_run(options.run, with_benchmark(options))
     print(f"{options.run}/predictions.parquet: {len(table)} scores")
 
 
 def perturb(options):
     from anl import robustness
 
-    print(robustness.score_run(options.run, load_params(options)))
+    print(robustness.score_run(options.run, with_benchmark(options)))
 
 
 def evaluate(options):
@@ -228,10 +249,13 @@ def notebook(options):
 
     from anl import notebooks
 
+    settings = parse_settings(options.settings)
     if Path(options.params).resolve() != Path("params.yaml").resolve():
-        raise UserError(f"a notebook reads params.yaml, not {options.params}; copy your file there, or put it into "
-                        "profiles/ and run `anl profile NAME`")
-    notebooks.run_notebook(options.name, parse_settings(options.settings))
+        if not (Path(options.params).is_file() and load_params(options).published):
+            raise UserError(f"a notebook reads params.yaml, not {options.params}; copy your file there, or put it into "
+                            "profiles/ and run `anl profile NAME`")
+        settings = {"params_file": options.params, **settings}
+    notebooks.run_notebook(options.name, settings, options.params)
 
 
 def claims(options):

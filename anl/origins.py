@@ -18,6 +18,8 @@ FIGURES = {
     "attention/reach.png": ["support.csv", "area_difference.csv"],
     "attention_loss/ap_by_attention.png": ["summary.csv", "gain.csv"],
     "calibration/reliability.png": ["reliability.csv"],
+    "cifake/images.png": [],
+    "cifake/methods.png": ["accuracy.csv", "across.csv"],
     "claims/verdicts.png": ["verdicts.csv"],
     "cross_generator/ap_by_generator.png": ["summary.csv", "difference.csv"],
     "cross_generator/ap_by_generator_jpeg96.png": ["summary.csv", "difference.csv"],
@@ -44,7 +46,8 @@ FIGURES = {
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Of one folder of results. place: its path below book/generated; executed: link to the executed notebook, if any."""
+    """Of one folder of results. place: its path below book/generated; executed: link to the executed notebook, if any;
+    first: what has to be typed before the command, if anything."""
 
     place: str
     command: str
@@ -53,6 +56,7 @@ class Origin:
     seeds: tuple = ()
     executed: str = ""
     sidecar: dict | None = None
+    first: str = ""
 
     def link(self, name):
         """Where a page finds a file of this folder."""
@@ -117,13 +121,13 @@ def details(origin, tables):
         rows |= {title: html.escape(text) for title, text in facts(origin.sidecar).items()}
     lines = "".join(f"<dt>{title}</dt><dd>{text}</dd>" for title, text in rows.items())
     # sphinx-copybutton looks for this markup
-    command = f'<div class="highlight"><pre>{html.escape(_with_profile(origin))}</pre></div>'
+    command = f'<div class="highlight"><pre>{html.escape(_whole_command(origin))}</pre></div>'
     return (f'<details class="origin"><summary>Data, code and command</summary><dl>{lines}<dt>Rebuild</dt><dd>{command}'
             "</dd></dl></details>\n")
 
 
-def _with_profile(origin):
-    return f"anl profile {origin.profile}\n{rebuild(origin)}" if origin.place.startswith("full/") else rebuild(origin)
+def _whole_command(origin):
+    return "\n".join(filter(None, (origin.first, rebuild(origin))))
 
 
 def facts(sidecar):
@@ -150,7 +154,7 @@ def line(origin):
     executed = f"[executed notebook]({origin.executed.replace('.html', '.ipynb')})" if not origin.executed.startswith(
         FILES) else f"results as stored in `results/{origin.place}`"
     seeds = f", seeds {', '.join(map(str, origin.seeds))}" if origin.seeds else ""
-    command = _with_profile(origin).replace("\n", "`, then `")
+    command = _whole_command(origin).replace("\n", "`, then `")
     return (f":::{{div}} provenance\n**Where this comes from:** profile `{origin.profile}`{seeds}; {executed}; source "
             f"`notebooks/{origin.notebook}.ipynb`. Rerun it with `{command}`. Each figure and table folds out its data, its "
             "run and its command.\n:::\n")

@@ -26,6 +26,7 @@ FORMATS = (LOSSLESS, "leaky")
 EXPERIMENTS = ("loss_weight", "attention_loss", "sample_size", "leaky", "anl_plus", "peers")
 BASELINES = ("blur_jpeg", "npr", "srm", "spectrum", "dnf", "lare", "dire", "distildire", "drct", "aeroblade")
 DIFFUSION_STEPS = 1000
+PUBLISHED = "published"  # the model of the family whose images a public data set holds
 
 
 @dataclass(frozen=True)
@@ -187,15 +188,33 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A public data set in the place of the embedded benchmark (anl.published).
+
+    manifest: of `anl index`. models: the folder of prior and generators trained on its reals. val: training images of each
+    class that validate. samples: test images of each generator of `models`. pipeline: its own dvc.yaml.
+    reference_accuracy: a published figure to show beside ours.
+    """
+
+    pipeline: str
+    manifest: str
+    models: str
+    val: int
+    samples: int
+    reference_accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Params:
-    """A whole profile. `load` and `resolve` return one that has passed `check`."""
+    """A whole profile. `load` and `resolve` return one that has passed `check`. published: None for the embedded
+    benchmark; not part of a run's identity."""
 
     profile: str
     seed: int
     data: Data
     models: dict[str, Model]
     prior: Prior
-    other_priors: dict[str, Prior]
+    other_priors: dict[str, Prior] = field(default_factory=dict)
     families: dict[str, Family]
     benchmark: Benchmark
     use: Counts
@@ -205,11 +224,18 @@ class Params:
     baselines: Baselines
     runs: Runs
     evaluation: Evaluation
+    published: Published | None = None
+
+    @property
+    def models_folder(self):
+        """Where the frozen models of this profile lie."""
+        return self.published.models if self.published else "models"
 
 
 def load(path="params.yaml"):
-    """Read and validate a resolved profile. Raises UserError naming the file, the key and the mend."""
-    return from_dict(_read_yaml(path), str(path))
+    """Read and validate a profile; one with a base finds it in its own folder. Raises UserError naming file, key, mend."""
+    value = _read_yaml(path)
+    return from_dict(resolve(Path(path).stem, Path(path).parent) if "base" in value else value, str(path))
 
 
 def resolve(name, folder="profiles"):
@@ -228,6 +254,9 @@ def resolve(name, folder="profiles"):
 def activate(name, folder="profiles", path="params.yaml"):
     """Write profile `name` to params.yaml. The file is left alone if it says so already; returns whether it changed."""
     value = resolve(name, folder)
+    if value.get("published"):
+        raise UserError(f"profile {name} has a pipeline of its own, beside the active profile: run `dvc repro "
+                        f"{value['published']['pipeline']}`, or one command with `anl --params {folder}/{name}.yaml COMMAND`")
     text = (f"# Written by `anl profile {name}` from {folder}/{name}.yaml; edit to try other values, or edit the "
             "profile and run it again.\n" + yaml.safe_dump(value, sort_keys=False, width=120))
     if Path(path).is_file() and Path(path).read_text(encoding="utf-8") == text:
@@ -297,6 +326,7 @@ def _build(kind, value, origin, place):
         kind = next(item for item in typing.get_args(kind) if item is not type(None))
         if value is None:
             return None
+        return _build(kind, value, origin, place)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:

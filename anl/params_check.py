@@ -15,6 +15,7 @@ from anl.params import (
     NOISE_ON,
     PERTURBATIONS,
     PRECISIONS,
+    PUBLISHED,
     TARGETS,
     VIEWS,
 )
@@ -38,6 +39,9 @@ def check(params, origin):
     need(patch >= 2 and size % patch == 0, "detector.patch", "it must be at least 2 and divide benchmark.size")
     need(params.benchmark.seen in params.families, "benchmark.seen", f"choose one of {', '.join(params.families)}")
     for name, family in params.families.items():
+        if params.published and name == params.benchmark.seen:
+            need(family.model == PUBLISHED, f"families.{name}.model", f"it is '{PUBLISHED}': the data set holds its images")
+            continue
         need(family.model in params.models, f"families.{name}.model", f"choose one of {', '.join(params.models)}")
         diffusion = family.model in ("pixel", "flow", "latent")
         if diffusion:

@@ -9,7 +9,7 @@ import torch
 from anl import detector as detectors
 from anl.benchmark import REAL, read_images, read_manifest, use_rows
 from anl.data import views
-from anl.data.formats import as_published, matched
+from anl.data.formats import as_published, drawn_from_reals, encoded, matched
 from anl.data.patches import to_tensor
 from anl.errors import UserError
 from anl.files import read_json, whole_file
@@ -31,25 +31,24 @@ def score(detector, pixels, device="cpu"):
 def score_benchmark(detector, params, device="cpu", formats=LOSSLESS):
     """Score validation (reals and the seen family, raw) and test (all, every view; reals also processed).
 
-    formats: those of the benchmark's files, see anl.data.formats. `matched` re-encodes fakes with the formats of the
-    reals. Where every real is lossless, as in the embedded set, that changes no byte, and the raw scores stand for it.
+    formats: those of the benchmark's files, see anl.data.formats. `matched` re-encodes fakes with formats and qualities
+    drawn from the reals'. Where both classes are encoded alike, as in the embedded set, that changes no byte, and the raw
+    scores stand for it.
     """
     rows = use_rows(read_manifest(params.benchmark.folder), params)
     val = rows[(rows["split"] == "val") & rows["generator"].isin([REAL, params.benchmark.seen])]
     test = rows[rows["split"] == "test"]
-    lossless = set(test.loc[test["generator"] == REAL, "format"]) <= {"PNG"}
-    if "matched" in params.evaluation.views and not lossless:
-        raise UserError("view `matched`: the benchmark's reals are not lossless; re-encoding is not available for it")
+    drawn = drawn_from_reals(test, params.seed) if "matched" in params.evaluation.views else []
     val_pixels, pixels = (as_published(read_images(params.benchmark.folder, part), part["label"], formats)
                           for part in (val, test))
     tables = [_scored(detector, val, val_pixels, "raw", device)]
     raw = _scored(detector, test, pixels, "raw", device)
     tables.append(raw)
     for view in params.evaluation.views:
-        if view == "matched" and formats == LOSSLESS:
+        if view == "matched" and formats == LOSSLESS and not any(drawn):
             tables.append(raw.assign(view=view))
         elif view == "matched":
-            alike = matched(pixels, test["label"], formats)
+            alike = encoded(pixels, drawn) if formats == LOSSLESS else matched(pixels, test["label"], formats)
             tables.append(_scored(detector, test, alike, "raw", device).assign(view=view))
         elif view != "raw":
             tables.append(_scored(detector, test, pixels, view, device))

@@ -75,12 +75,12 @@ def cache_key(rows, prior_folder, step, kind="prior", formats=LOSSLESS):
     return f"{kind}-{pixels[:16]}-{formats}-{sha256_of(prior_folder)[:16]}{second}-t{step}"
 
 
-def compute(params, step, kind="prior", formats=LOSSLESS, prior_folder="models/prior", folder="targets"):
+def compute(params, step, kind="prior", formats=LOSSLESS, prior_folder=None, folder="targets"):
     """Write the targets of `kind` and `step` for `training_rows`, float16 (N, C, h, w), unless a file of that key is there.
 
     kind: one of `kinds(params)`; `highpass` and `random` are the same at every step, and always (N, 3, H, W). formats:
-    one of anl.data.formats.FORMATS. Returns the path. Raises UserError if the kind is unknown, the step is not one of
-    the prior's, or the prior cannot take the benchmark's patches.
+    one of anl.data.formats.FORMATS. prior_folder: default that of the profile. Returns the path. Raises UserError if the
+    kind is unknown, the step is not one of the prior's, or the prior cannot take the benchmark's patches.
     """
     from anl.prior import NoisePrior  # not above: who finds its targets made need not wait for diffusers
 
@@ -88,6 +88,7 @@ def compute(params, step, kind="prior", formats=LOSSLESS, prior_folder="models/p
         raise UserError(f"there is no target '{kind}'; choose one of {', '.join(kinds(params))}")
     if kind == "ensemble" and SECOND not in params.other_priors:
         raise UserError(f"an ensemble needs a second prior; add '{SECOND}' to other_priors")
+    prior_folder = prior_folder or f"{params.models_folder}/prior"
     source = prior_of(params, kind, prior_folder)
     prior = NoisePrior.load(source, "cuda" if torch.cuda.is_available() else "cpu", params.prior.precision)
     prior.check_step(step)
@@ -128,9 +129,10 @@ def compute(params, step, kind="prior", formats=LOSSLESS, prior_folder="models/p
     return path
 
 
-def load(params, step, rows, kind="prior", formats=LOSSLESS, prior_folder="models/prior", folder="targets"):
+def load(params, step, rows, kind="prior", formats=LOSSLESS, prior_folder=None, folder="targets"):
     """Targets for `rows`, float16 (N, C, h, w), and their scale s_t. A stale, truncated or foreign file is rebuilt."""
     path = target_path(params, step, kind, formats, folder)
+    prior_folder = prior_folder or f"{params.models_folder}/prior"
     source = prior_of(params, kind, prior_folder)
     if not source.is_dir() or _stored_key(path) != cache_key(training_rows(params), source, step, kind, formats):
         compute(params, step, kind, formats, prior_folder, folder)

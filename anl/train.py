@@ -126,7 +126,7 @@ def _accelerator(precision):
 def _build(spec, params, data):
     if spec.baseline:
         return baselines.build(spec.baseline, dataclasses.asdict(params.detector), params.benchmark.size,
-                               dataclasses.asdict(params.baselines))
+                               dataclasses.asdict(params.baselines), params.models_folder)
     channels, factor = _noise_shape(data, params.benchmark.size)
     return Detector(**dataclasses.asdict(params.detector), size=params.benchmark.size, noise=spec.target != "none",
                     attention=spec.attention, gradient=spec.gradient, noise_channels=channels, noise_factor=factor)

@@ -153,28 +153,30 @@ def write_results(folder, profile="small", difference=None):
             write_csv(place / f"{table}.csv", rows)
         write_notebook(place / f"{name}.ipynb", name)
     write_committed(results / "full")
+    write_committed(results / book.PUBLIC, book.PUBLIC)
     for name, figure in wanted_figures():
         draw_with_tables(results / profile / name / figure)
     return results
 
 
-def write_committed(folder):
-    """The results of profile `full` that the pages show: what their sections name, made up."""
-    texts = {section.name.removesuffix(".md.txt"): section.read_text(encoding="utf-8")
-             for section in (ROOT / "book/committed").glob("*.md.txt")}
+def write_committed(folder, profile="full"):
+    """The stored results that the pages show: what their sections name, made up."""
+    sections = ROOT / "book/committed" if profile == "full" else ROOT / "book/committed" / profile
+    texts = {section.name.removesuffix(".md.txt"): section.read_text(encoding="utf-8") for section in sections.glob("*.md.txt")}
     for section, text in texts.items():
         place = folder / section
         place.mkdir(parents=True, exist_ok=True)
         # a section may quote another's numbers
-        keys = re.findall(rf"{{{{ full_{section}\.(\w+) }}}}", "".join(texts.values()))
+        name = section if section == profile else f"{profile}_{section}"
+        keys = re.findall(rf"{{{{ {name}\.(\w+) }}}}", "".join(texts.values()))
         write_json(place / "values.json", {key: value(0.1, 0.0, 0.2, n=1440, seeds=5) for key in keys})
         write_notebook(place / f"{section}.ipynb", section)
-        for name in re.findall(r"generated/full/\w+/(\w+)\.html", text):
+        for name in re.findall(rf"generated/{profile}/\w+/(\w+)\.html", text):
             write_csv(place / f"{name}.csv", [{"other": "highpass", "generator": "vae", "view": "matched", "metric": "AP",
                                                "difference": 0.1, "low": 0.0, "high": 0.2, "seeds": 5, "n": 480}])
         for table, rows in {**tables(), "peers": {"peers": [PEER]}}.get(section, {}).items():
             write_csv(place / f"{table}.csv", rows)
-        for name in re.findall(r"generated/full/\w+/([\w.]+\.png)", text):
+        for name in re.findall(rf"generated/{profile}/\w+/([\w.]+\.png)", text):
             draw_with_tables(place / name)
 
 

@@ -58,6 +58,23 @@ def test_a_notebook_under_other_parameters_than_params_yaml_is_refused(tmp_path,
     assert error.count("\n") == 1 and "reads params.yaml, not" in error and "anl profile NAME" in error
 
 
+def test_a_published_sets_notebook_runs_under_its_own_profile(monkeypatch):
+    called = {}
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("anl.notebooks.run_notebook", lambda *words: called.update(words=words))
+    assert cli.main(["--params", "profiles/cifake.yaml", "notebook", "cifake", "--set", "long_file=null"]) == 0
+    assert called["words"] == ("cifake", {"params_file": "profiles/cifake.yaml", "long_file": None}, "profiles/cifake.yaml")
+
+
+def test_the_same_commands_make_a_published_sets_models_and_benchmark(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("anl.published.making.make_model", lambda name, settings: f"{settings.models_folder}/{name}")
+    monkeypatch.setattr("anl.published.making.make_prior", lambda settings, name: f"{settings.models_folder}/{name}")
+    assert cli.main(["--params", "profiles/cifake.yaml", "generate", "gan"]) == 0
+    assert cli.main(["--params", "profiles/cifake.yaml", "prior"]) == 0
+    assert capsys.readouterr().out == "models/cifake/gan\nmodels/cifake/prior\n"
+
+
 @pytest.mark.parametrize("problem, status, words", [
     (UserError("the thing; the mend"), 2, "the thing; the mend"),
     (KeyboardInterrupt(), 130, "interrupted; run the same command again"),
@@ -93,7 +110,7 @@ def test_profile_sets_and_shows(tmp_path, monkeypatch, capsys):
     assert cli.main(["--params", path, "profile"]) == 0
     assert capsys.readouterr().out == "profile smoke is now active\nsmoke\n"
     assert cli.main(["--params", path, "profile", "smoek"]) == 2
-    assert "there is no profile 'smoek'; choose one of full, small, smoke" in capsys.readouterr().err
+    assert "there is no profile 'smoek'; choose one of cifake, cifake_long, full, small, smoke" in capsys.readouterr().err
 
 
 def test_train_takes_what_is_left_out_from_the_profile(tmp_path, monkeypatch, capsys):

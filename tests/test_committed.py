@@ -1,6 +1,7 @@
 import pytest
 
 from anl import committed, origins
+from anl.book import PUBLIC
 from anl.errors import UserError
 from anl.files import read_json, write_json
 from tests.synthetic import ROOT, prepared_book, write_committed
@@ -19,6 +20,16 @@ def test_a_stored_result_is_shown_with_its_numbers_and_its_tables(tmp_path):
     assert (tmp_path / "out/targets/ap_by_target.png").is_file()
     assert "then `dvc repro targets`" in (tmp_path / "out/targets/provenance.md.txt").read_text()
     assert "then `anl notebook anl_plus`" in (tmp_path / "out/anl_plus/provenance.md.txt").read_text()
+
+
+def test_the_public_sets_numbers_go_by_one_word_and_say_how_to_get_it(tmp_path):
+    write_committed(tmp_path / PUBLIC, PUBLIC)
+    values = committed.gather(tmp_path / PUBLIC, ROOT / "book/committed" / PUBLIC, tmp_path / "out", {}, (), PUBLIC)
+    assert list(values) == [PUBLIC] and values[PUBLIC]["accuracy_plain"] == "0.100 [0.000, 0.200]"
+    line = (tmp_path / "out/cifake/provenance.md.txt").read_text()
+    assert "`anl fetch cifake --accept-licence`, then `dvc repro cifake/dvc.yaml`" in line
+    assert "`results/cifake/cifake`" in line
+    assert 'href="files/cifake/cifake/accuracy.csv"' in (tmp_path / "out/cifake/accuracy.html").read_text()
 
 
 def test_where_nothing_is_stored_the_page_says_nothing(tmp_path):

@@ -6,13 +6,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from anl.book import NOTEBOOKS
+from anl.book import NOTEBOOKS, PUBLIC
 from anl.params import EXPERIMENTS
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 
 
-@pytest.fixture(params=[*NOTEBOOKS, *EXPERIMENTS])
+@pytest.fixture(params=[*NOTEBOOKS, *EXPERIMENTS, PUBLIC])
 def notebook(request):
     return nbformat.read(FOLDER / f"{request.param}.ipynb", 4)
 
@@ -22,7 +22,7 @@ def code(notebook):
 
 
 def test_there_is_a_notebook_for_every_page_and_no_other():
-    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted([*NOTEBOOKS, *EXPERIMENTS])
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted([*NOTEBOOKS, *EXPERIMENTS, PUBLIC])
 
 
 def test_stored_without_what_a_run_leaves_behind(notebook):
@@ -42,7 +42,7 @@ def test_one_parameters_cell_of_plain_assignments(notebook):
     body = ast.parse(tagged[0].source).body
     assert all(isinstance(node, ast.Assign) for node in body)
     values = {node.targets[0].id: ast.literal_eval(node.value) for node in body}
-    assert values["profile"] == "smoke"
+    assert values["profile"] == (PUBLIC if "params_file" in values else "smoke")
 
 
 def test_no_functions_no_classes_no_file_formats_no_paths_of_a_machine(notebook):

@@ -51,6 +51,32 @@ def test_activate_writes_once(tmp_path):
     assert params.load(path).profile == "smoke"
 
 
+def test_a_published_set_stands_beside_the_active_profile(tmp_path):
+    found = params.load(ROOT / "profiles/cifake.yaml")
+    assert found.profile == "cifake" and found.models_folder == "models/cifake"
+    assert params.from_dict(settings(), "small").models_folder == "models"
+    with pytest.raises(UserError, match="a pipeline of its own, .* `dvc repro cifake/dvc.yaml`"):
+        params.activate("cifake", ROOT / "profiles", tmp_path / "params.yaml")
+    assert not (tmp_path / "params.yaml").exists()
+
+
+def test_the_seen_family_of_a_published_set_is_published():
+    value = params.resolve("cifake", ROOT / "profiles")
+    value["families"]["sd14"] = {"model": "gan"}
+    with pytest.raises(UserError, match="'families.sd14.model' cannot work: it is 'published'"):
+        params.from_dict(value, "mine.yaml")
+    del value["published"]["val"]
+    with pytest.raises(UserError, match="the key 'published.val' is missing"):
+        params.from_dict(value, "mine.yaml")
+
+
+def test_a_file_with_a_base_is_read_with_it(tmp_path):
+    (tmp_path / "small.yaml").write_text((ROOT / "profiles/small.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text("base: small\nprofile: mine\ntraining: {steps: 3}\n")
+    found = params.load(tmp_path / "mine.yaml")
+    assert (found.profile, found.training.steps, found.training.batch_size) == ("mine", 3, 64)
+
+
 @pytest.mark.parametrize("key, value, words", [
     ("traning", {}, "unknown key 'traning'"),
     ("training.step", 3, "unknown key 'training.step'"),

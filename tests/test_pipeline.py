@@ -49,8 +49,8 @@ def run(copy, *words):
     return done.stdout
 
 
-def stages(copy):
-    """dict stage name -> (paths of its outputs, paths of its dependencies)."""
+def stages(copy, file="dvc.yaml"):
+    """dict stage name -> (paths of its outputs, paths of its dependencies) of the stages in `file`."""
     from dvc.dependency import ParamsDependency
     from dvc.repo import Repo
 
@@ -58,7 +58,8 @@ def stages(copy):
         return [os.path.relpath(item.fs_path, copy) for item in items if not isinstance(item, ParamsDependency)]
 
     with Repo(str(copy)) as repo:
-        return {stage.name: (paths(stage.outs), paths(stage.deps)) for stage in repo.index.stages if stage.cmd}
+        return {stage.name: (paths(stage.outs), paths(stage.deps)) for stage in repo.index.stages
+                if stage.cmd and stage.path_in_repo == file}
 
 
 @pytest.mark.parametrize("profile", ["small", "smoke", "full"])
@@ -74,6 +75,27 @@ def test_stages_make_the_runs_that_the_library_asks_for(copies, profile):
     scored = {f"runs/{profile}/robustness/{spec.slug}" for spec in first}
     made = {out for outs, _ in stages(copy).values() for out in outs if out.startswith("runs/")}
     assert made == wanted | scored
+
+
+def test_the_public_sets_stages_make_its_runs_beside_any_profile(copies):
+    copy = copies("smoke")
+    every = stages(copy, "cifake/dvc.yaml")
+    settings, longer = (params.load(copy / f"profiles/{name}.yaml") for name in ("cifake", "cifake_long"))
+    first = set(runs.main_specs(settings))
+    wanted = {str(runs.run_folder(settings, spec, group)) for group, specs in (
+        ("main", first), ("step_t", set(runs.step_specs(settings)) - first),
+        ("attention", set(runs.attention_specs(settings)) - first),
+        ("targets", set(runs.target_specs(settings)) - first),
+        ("peers", runs.experiment_specs(settings)["peers"])) for spec in specs}
+    made = {out for outs, _ in every.values() for out in outs}
+    long = {out for out in made if out.startswith("runs/cifake_long/")}
+    assert {out for out in made if out.startswith("runs/")} - long == wanted and len(long) == len(longer.runs.seeds)
+    ours = {out for outs, _ in stages(copy).values() for out in outs}
+    assert not ours & made
+    for name, (_, deps) in every.items():
+        for dep in deps:
+            known = dep in made or any(out.startswith(f"{dep}/") for out in made)
+            assert known or dep.startswith("data/sources/") or (ROOT / dep).exists(), f"stage {name} depends on {dep}"
 
 
 def test_stages_depend_on_files_that_exist_or_are_made(copies):

@@ -56,3 +56,21 @@ def test_a_leaky_copy_has_jpeg_reals_in_raw_and_no_format_left_to_tell_in_matche
     test = honest.index.get_level_values("split") == "test"
     np.testing.assert_allclose(leaky[real & raw & test], honest[real & jpeg], atol=1e-5)
     np.testing.assert_allclose(leaky[fake & matched], honest[fake & jpeg], atol=1e-5)
+
+
+def test_fakes_that_are_encoded_otherwise_than_the_reals_are_re_encoded_in_view_matched(world, monkeypatch):
+    """A manifest that says its reals are JPEG 75, and its fakes PNG."""
+    honest = predict.score_benchmark(detector(), world.params).set_index(["sample_id", "view", "split"])["logit"]
+
+    def read(folder):
+        rows = read_manifest(folder)
+        real = rows["generator"] == "real"
+        return rows.assign(format=np.where(real, "JPEG", "PNG"), jpeg_quality=np.where(real, 75.0, np.nan))
+
+    monkeypatch.setattr(predict, "read_manifest", read)
+    table = predict.score_benchmark(detector(), world.params).set_index(["sample_id", "view", "split"])["logit"]
+    name, view, split = (table.index.get_level_values(key) for key in ("sample_id", "view", "split"))
+    here = (view == "matched") & (split == "test")
+    real = name.str.startswith("real/")
+    assert np.array_equal(table[here & real], honest[here & real])
+    assert not np.isclose(table[here & ~real], honest[here & ~real]).all()

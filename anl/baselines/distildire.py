@@ -27,7 +27,7 @@ def prepare(data, spec, params, detector):
     teacher = dataclasses.replace(spec, baseline="dire")
     folder = runs.find_or_train([teacher], params)[teacher]
     network = detectors.load(folder / "model.safetensors").network
-    seen = dire.represent(dataclasses.asdict(params.baselines), "models")
+    seen = dire.represent(dataclasses.asdict(params.baselines), params.models_folder)
 
     @torch.no_grad()
     def features(x):

@@ -19,14 +19,14 @@ def prepare(data, spec, params, detector):
     from anl.generators.diffusion import denoise_from
 
     settings = dataclasses.asdict(params.baselines)
-    prior = load_prior("models")
+    prior = load_prior(params.models_folder)
 
     def reconstruct(x):
         return denoise_from(prior.unet, x, sampler="ddim", strength=settings["reconstruction_strength"],
                             inference_steps=settings["reconstruction_steps"],
                             generator=seeds.torch_generator(params.seed, "drct"))
 
-    kept = Stored(reconstruct, "drct", prior_hash("models"), params.seed, settings["reconstruction_strength"],
+    kept = Stored(reconstruct, "drct", prior_hash(params.models_folder), params.seed, settings["reconstruction_strength"],
                   settings["reconstruction_steps"])
     fakes = data["fake"][:, 0]
     made = to_pixels(in_batches(kept, data["pixels"][np.concatenate([data["real"], fakes])]))

@@ -15,6 +15,7 @@ from anl.errors import UserError
 from anl.files import sha256_of
 from anl.params import BASELINES
 
+MODELS = "models"  # the folder of frozen models, unless a profile has its own
 
 @dataclass(frozen=True)
 class Baseline:
@@ -101,7 +102,7 @@ def get(name):
     return importlib.import_module(f"anl.baselines.{name}").BASELINE
 
 
-def build(baseline, detector, size, settings, models="models", frozen=None):
+def build(baseline, detector, size, settings, models=MODELS, frozen=None):
     """The detector of a baseline, untrained. detector, settings: a profile's `detector` and `baselines` as mappings.
 
     frozen: hashes of the frozen models that a saved detector was trained with, by name. Raises UserError if one that it
@@ -114,6 +115,7 @@ def build(baseline, detector, size, settings, models="models", frozen=None):
         if frozen is not None and frozen.get(name) != digest:
             raise UserError(f"{Path(models) / name} is not the model that this '{baseline}' detector was trained with")
     kept = {"baseline": baseline, "detector": detector, "size": size, "settings": settings, "frozen": found}
+    kept |= {"models": str(models)} if str(models) != MODELS else {}
     return Peer(known.build(detector, size, settings), represent, kept)
 
 

@@ -1,0 +1,171 @@
+"""What is trained on a public data set, and the tables that its notebook writes."""
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from anl import bootstrap, runs
+from anl.analysis import UNSEEN, value
+from anl.benchmark import REAL
+from anl.data.formats import distribution
+from anl.predict import read_predictions
+
+ACCURACY = "accuracy"
+# the samples of a generator are fewer than the photographs, and AP follows the share; AUROC does not
+RANKING = "AUROC"
+METRICS = ("AP", RANKING, "balanced_accuracy")
+
+
+def labelled(params):
+    """{label: [RunSpec], one a seed} of the methods in the order of the table: `plain`, `anl`, what `anl` changes, peers."""
+    found = {"plain": runs.specs_of(params, target="none"), "anl": runs.specs_of(params)}
+    found |= {f"anl, attention {name}": runs.specs_of(params, attention=name) for name in params.runs.attentions}
+    found |= {f"anl, target {name}": runs.specs_of(params, target=name) for name in params.runs.targets}
+    found |= {f"anl, t = {step}": runs.specs_of(params, step=step) for step in params.runs.steps}
+    return found | {name: runs.specs_of(params, baseline=name) for name in params.runs.baselines}
+
+
+def best_threshold(label, logit):
+    """The logit above which calling images generated is most often right: (threshold, accuracy), of validation scores.
+
+    Among equals the one nearest to zero, the detector's own; thresholds lie midway between neighbouring scores.
+    """
+    order = np.argsort(logit, kind="stable")
+    label, logit = np.asarray(label)[order], np.asarray(logit, float)[order]
+    # above place k: the k lowest scores are called real, the others generated
+    right = np.concatenate([[0], np.cumsum(label == 0)]) + np.concatenate([np.cumsum((label == 1)[::-1])[::-1], [0]])
+    edges = np.concatenate([[logit[0] - 1], (logit[1:] + logit[:-1]) / 2, [logit[-1] + 1]])
+    right[1:-1][logit[1:] == logit[:-1]] = -1  # a threshold does not part equal scores
+    best = np.flatnonzero(right == right.max())
+    chosen = best[np.argmin(np.abs(edges[best]))]
+    return float(edges[chosen]), float(right[chosen] / len(label))
+
+
+def accuracy(groups, params, view, read=read_predictions):
+    """Accuracy on the test images of the data set itself at the threshold of highest validation accuracy; a row a method.
+
+    groups: {method: run folders, one a seed}. Mean over seeds, 95 % interval from drawing images and seeds anew;
+    `validation`: the mean accuracy that the thresholds were chosen by. Methods are compared on the same draws:
+    `minus_<first>` is the paired difference to the first of `groups`. Sorted as `groups`.
+    """
+    rows, first = [], None
+    for method, folders in groups.items():
+        drawn, chosen = [], []
+        for folder in folders:
+            table = read(folder)
+            val = table[table["split"] == "val"]
+            threshold, reached = best_threshold(val["label"].to_numpy(), val["logit"].to_numpy())
+            test = table[(table["split"] == "test") & (table["view"] == view)
+                         & table["generator"].isin([REAL, params.benchmark.seen])].sort_values("sample_id")
+            weights = bootstrap.cluster_weights(test["cluster"], params.evaluation.bootstrap, params.seed)
+            drawn.append(bootstrap.weighted_rate((test["logit"] > threshold) == test["label"], weights))
+            chosen.append(reached)
+        drawn = np.array(drawn)
+        first = (method, drawn) if first is None else first
+        row = {"method": method, "view": view, **_interval(ACCURACY, drawn, params), "validation": float(np.mean(chosen))}
+        if drawn.shape == first[1].shape:
+            row |= _interval(f"minus_{first[0]}", drawn - first[1], params)
+        rows.append({**row, "seeds": len(folders), "n": len(test)})
+    return pd.DataFrame(rows)
+
+
+def _interval(name, drawn, params):
+    """drawn: (seeds, R + 1) -> {name, name_low, name_high}, a mean over seeds that are drawn anew in each replicate."""
+    weights = bootstrap.seed_weights(len(drawn), drawn.shape[1] - 1, params.seed)
+    mean = (weights.T * drawn).sum(0) / weights.sum(1)
+    low, high = bootstrap.interval(mean)
+    return {name: float(mean[0]), f"{name}_low": low, f"{name}_high": high}
+
+
+def encodings(manifest):
+    """Formats and JPEG qualities of the test images, a row a generator, format and quality, with its share."""
+    test = manifest[manifest["split"] == "test"]
+    return pd.DataFrame([{"generator": name, "format": form, "jpeg_quality": quality, "share": share,
+                          "images": round(share * len(mine))}
+                         for name, mine in test.groupby("generator", sort=False)
+                         for (form, quality), share in distribution(mine).items()])
+
+
+def across(table, metric=RANKING, centre="mean"):
+    """A row a method, a column a generator: `metric` with low and high, of the table of `analysis.summary`, or, with the
+    centre `difference`, of `analysis.paired_difference`."""
+    chosen = table[table["metric"] == metric]
+    rows = []
+    for method, mine in chosen.groupby("method", sort=False):
+        row = {"method": method}
+        for place in mine.to_dict("records"):
+            row |= {f"{place['generator']}": place[centre], f"{place['generator']}_low": place["low"],
+                    f"{place['generator']}_high": place["high"]}
+        rows.append({**row, "seeds": int(mine["seeds"].iloc[0])})
+    return pd.DataFrame(rows)
+
+
+def quoted(accuracy, summary, gains, counts, probe, params):
+    """{key: value} of what the page says of the methods: see anl.analysis.value. accuracy: at the headline view."""
+    found = {}
+    for row in accuracy.to_dict("records"):
+        found[f"accuracy_{_key(row['method'])}"] = value(row["accuracy"], row["accuracy_low"], row["accuracy_high"],
+                                                         row["n"], row["seeds"])
+        if row["method"] != accuracy["method"].iloc[0]:
+            found[f"accuracy_gain_{_key(row['method'])}"] = value(
+                row["minus_plain"], row["minus_plain_low"], row["minus_plain_high"], row["n"], row["seeds"])
+    best = accuracy.loc[accuracy["validation"].idxmax()]
+    found["best_on_validation"] = {**value(best["validation"]), "text": f"`{best['method']}`"}
+    found["accuracy_best"] = value(best["accuracy"], best["accuracy_low"], best["accuracy_high"], int(best["n"]),
+                                   int(best["seeds"]))
+    for view in summary["view"].unique():
+        end = "" if view == params.evaluation.headline else f"_{view}"
+        means = summary[(summary["view"] == view) & (summary["metric"] == RANKING)]
+        for row in means.to_dict("records"):
+            found[f"{RANKING}_{row['generator']}_{_key(row['method'])}{end}"] = value(
+                row["mean"], row["low"], row["high"], row["n"], row["seeds"])
+        paired = gains[(gains["view"] == view) & (gains["metric"] == RANKING)]
+        for row in paired.to_dict("records"):
+            found[f"{row['generator']}_{_key(row['method'])}_minus_{row['baseline']}{end}"] = value(
+                row["difference"], row["low"], row["high"], row["n"], row["seeds"])
+        unseen = means[means["generator"] == UNSEEN].sort_values("mean")
+        found[f"best_unseen{end}"] = {**value(unseen["mean"].iloc[-1]), "text": f"`{unseen['method'].iloc[-1]}`"}
+        over = paired[(paired["generator"] == UNSEEN) & (paired["baseline"] == "anl")
+                      & paired["method"].isin(["plain", *params.runs.baselines])]
+        beaten = int((over["high"] < 0).sum())
+        found[f"beaten{end}"] = {**value(beaten), "text": f"{beaten} of {len(over)}"}
+    for row in counts.to_dict("records"):
+        if row["split"] != "test":
+            for column in ("in_test_too", "repeated", "used"):
+                found[f"{column}_{row['generator']}"] = {**value(row[column]), "text": f"{row[column]:,}"}
+    for row in probe.to_dict("records"):
+        found[f"probe_{row['features']}"] = value(row["balanced_accuracy"], row["low"], row["high"],
+                                                  row["real"] + row["generated"])
+    texts = {"training_steps": f"{params.training.steps:,}", "batch_size": str(params.training.batch_size),
+             "pairs": f"{params.use.train:,}", "test_images": f"{2 * params.use.test:,}",
+             "backbone": f"`{params.detector.backbone}`", "prior_steps": f"{params.prior.steps:,}",
+             "reference": f"{100 * params.published.reference_accuracy:.2f} %", "seeds": str(len(params.runs.seeds))}
+    return found | {key: {**value(0), "text": text} for key, text in texts.items()}
+
+
+def quoted_longer(accuracy, summary, params):
+    """{key: value} of the run with a longer budget, accuracies in per cent."""
+    row = accuracy.iloc[0]
+    found = {"longer_accuracy": _per_cent(row["accuracy"], row["accuracy_low"], row["accuracy_high"], row)}
+    for item in summary[summary["generator"].isin([params.benchmark.seen, UNSEEN])].to_dict("records"):
+        key, make = f"longer_{item['metric']}_{item['generator']}", _per_cent if "accuracy" in item["metric"] else _plain
+        found[key] = make(item["mean"], item["low"], item["high"], item)
+    texts = {"longer_method": f"`{row['method']}`", "longer_steps": f"{params.training.steps:,}",
+             "longer_backbone": f"`{params.detector.backbone}`", "longer_pairs": f"{params.use.train:,}",
+             "longer_images": f"{int(row['n']):,}", "longer_seeds": str(len(params.runs.seeds))}
+    return found | {key: {**value(0), "text": text} for key, text in texts.items()}
+
+
+def _per_cent(mean, low, high, row):
+    found = value(mean, low, high, int(row["n"]), int(row["seeds"]))
+    return {**found, "text": f"{100 * mean:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"}
+
+
+def _plain(mean, low, high, row):
+    return value(mean, low, high, int(row["n"]), int(row["seeds"]))
+
+
+def _key(method):
+    """A method's name as a key of prose: `anl, t = 10` -> `anl_t_10`."""
+    return re.sub(r"\W+", "_", method)
