@@ -69,8 +69,10 @@ def make_parser():
                      help="prior, or one of the profile's other_priors (default: %(default)s)")
     sub = command("generate", generate, "train one generator model into models/MODEL (20 to 60 minutes)",
                   "anl generate vae")
-    sub.add_argument("model", metavar="MODEL", help="pixel, flow, vae, vq or latent (latent needs the vae)")
-    command("benchmark", benchmark, "cut the patches and regenerate them with every family", "anl benchmark")
+    sub.add_argument("model", metavar="MODEL", help="pixel, flow, vae, vq, latent (needs the vae), superres or unconditional")
+    sub = command("benchmark", benchmark, "cut the patches and regenerate them with every family", "anl benchmark --more")
+    sub.add_argument("--more", action="store_true", help="regenerate them with the profile's more_families instead, into "
+                     "data/more_families")
     command("audit", audit, "score what needs no detector: simple statistics, formats, compression", "anl audit")
 
     sub = command("target", target, "compute the targets that detectors learn to predict at one diffusion step",
@@ -160,8 +162,9 @@ def generate(options):
 def benchmark(options):
     from anl import benchmark
 
-    manifest = benchmark.build(load_params(options))
-    print(f"{len(manifest)} images of {manifest['generator'].nunique()} generators, the reals among them")
+    manifest = (benchmark.build_more if options.more else benchmark.build)(load_params(options))
+    among = "" if options.more else ", the reals among them"
+    print(f"{len(manifest)} images of {manifest['generator'].nunique()} generators{among}")
 
 
 def audit(options):

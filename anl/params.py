@@ -90,6 +90,32 @@ class Family:
 
 
 @dataclass(frozen=True)
+class MoreModel(Model):
+    """A model of the further families. Not fields of Model: a run's identity is a hash of that."""
+
+    blocks: int | None = None
+    scale: int | None = None
+    adversarial_weight: float | None = None
+
+
+@dataclass(frozen=True)
+class MoreFamily(Family):
+    """region: smallest and largest share of the patch that is regenerated, empty for all of it. paired: false where a
+    sample has nothing to do with the real patch whose id it carries."""
+
+    region: list[float] = field(default_factory=list)
+    paired: bool = True
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Patches per photograph, at most, that a further family regenerates."""
+
+    val: int = 0
+    test: int = 0
+
+
+@dataclass(frozen=True)
 class Benchmark:
     folder: str
     size: int
@@ -178,6 +204,9 @@ class Params:
     training: Training
     runs: Runs
     evaluation: Evaluation
+    more_models: dict[str, MoreModel] = field(default_factory=dict)
+    more_families: dict[str, MoreFamily] = field(default_factory=dict)
+    more_patches: HeldOut = field(default_factory=HeldOut)
 
 
 def load(path="params.yaml"):
@@ -252,9 +281,9 @@ def _build(kind, value, origin, place):
                    and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
         if missing:
             raise UserError(f"{origin}: the key '{place}{missing[0]}' is missing")
-        optional = {f.name for f in dataclasses.fields(kind) if f.default_factory is not dataclasses.MISSING}
-        return kind(**{key: [] if item == [] and key in optional else _build(hints[key], item, origin, f"{place}{key}.")
-                       for key, item in value.items()})
+        empty = {f.name: f.default_factory() for f in dataclasses.fields(kind) if f.default_factory in (list, dict)}
+        return kind(**{key: item if key in empty and item == empty[key] else
+                       _build(hints[key], item, origin, f"{place}{key}.") for key, item in value.items()})
     here = place.rstrip(".")
     if typing.get_origin(kind) is dict:
         if not isinstance(value, dict) or not value:
@@ -273,6 +302,6 @@ def _build(kind, value, origin, place):
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not kind:
-        words = {int: "a whole number", float: "a number", str: "a word"}
+        words = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
         raise UserError(f"{origin}: '{here}' must be {words[kind]}, not {value!r}")
     return value
