@@ -73,7 +73,8 @@ def make_parser():
     sub = command("benchmark", benchmark, "cut the patches and regenerate them with every family", "anl benchmark --more")
     sub.add_argument("--more", action="store_true", help="regenerate them with the profile's more_families instead, into "
                      "data/more_families")
-    command("audit", audit, "score what needs no detector: simple statistics, formats, compression", "anl audit")
+    sub = command("audit", audit, "score what needs no detector: simple statistics, formats, compression", "anl audit")
+    sub.add_argument("--more", action="store_true", help="simple statistics of the further families")
 
     sub = command("target", target, "compute the targets that detectors learn to predict at one diffusion step",
                   "anl target --step 10")
@@ -170,7 +171,7 @@ def benchmark(options):
 def audit(options):
     from anl import audit
 
-    audit.run(load_params(options))
+    (audit.run_more if options.more else audit.run)(load_params(options))
 
 
 def target(options):

@@ -95,7 +95,7 @@ class MoreModel(Model):
 
     blocks: int | None = None
     scale: int | None = None
-    adversarial_weight: float | None = None
+    texture_weight: float | None = None
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,8 @@ def _check_more(need, params):
     for name, model in params.more_models.items():
         need(name not in params.models, f"more_models.{name}", "a model of that name is in `models`")
         if name == "superres":
-            given = (model.blocks, model.scale, model.adversarial_from, model.adversarial_weight)
-            need(None not in given, f"more_models.{name}", "it needs blocks, scale, adversarial_from and adversarial_weight")
+            given = (model.blocks, model.scale, model.texture_weight)
+            need(None not in given, f"more_models.{name}", "it needs blocks, scale and texture_weight")
             need(model.scale >= 2 and model.crop % model.scale == 0 == 2 * params.benchmark.size % model.scale,
                  f"more_models.{name}.scale", "it must be at least 2 and divide its crop and twice benchmark.size")
         if name == "unconditional":

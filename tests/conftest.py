@@ -19,7 +19,7 @@ MODELS = {"pixel": {"channels": [8, 8], "layers_per_block": 1, "max_strength": 0
           "vae": {"channels": [8, 8], "latent_channels": 4},
           "vq": {"channels": [8, 8], "latent_channels": 4, "codes": 16, "quantise_from": 0.2, "adversarial_from": 0.4},
           "latent": {"channels": [8, 8], "layers_per_block": 1, "max_strength": 0.4}}
-MORE_MODELS = {"superres": {"channels": [8], "blocks": 1, "scale": 4, "adversarial_from": 0.5, "adversarial_weight": 0.1},
+MORE_MODELS = {"superres": {"channels": [8], "blocks": 1, "scale": 4, "texture_weight": 12},
                "unconditional": {"channels": [8, 8], "layers_per_block": 1, "max_strength": 1.0}}
 TRAINING = {"crop": 16, "batch_size": 2, "steps": 4, "learning_rate": 0.001, "ema": 0.9}
 

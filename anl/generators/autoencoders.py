@@ -126,17 +126,11 @@ def vq_loss(vq, discriminator, x, *, quantise=True, adversarial=True, adversaria
         loss = reconstruction_loss(x_hat, x) + commitment
         if not adversarial:
             return loss
-        hinge, fooled = hinge_losses(discriminator, x, x_hat)
-    return loss + hinge - adversarial_weight * fooled
-
-
-def hinge_losses(discriminator, x, x_hat):
-    """The discriminator's hinge loss on real x and generated x_hat, and its mean logit of x_hat, which the generator
-    raises: the gradient of the first stops at x_hat, that of the second at the discriminator's weights."""
-    real, fake = discriminator(x).float(), discriminator(x_hat.detach()).float()
-    frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
-    fooled = torch.func.functional_call(discriminator, frozen, (x_hat,)).float()
-    return F.relu(1 - real).mean() + F.relu(1 + fake).mean(), fooled.mean()
+        real, fake = discriminator(x).float(), discriminator(x_hat.detach()).float()
+        frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
+        fooled = torch.func.functional_call(discriminator, frozen, (x_hat,)).float()
+    hinge = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    return loss + hinge - adversarial_weight * fooled.mean()
 
 
 @torch.no_grad()

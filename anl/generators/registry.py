@@ -59,7 +59,8 @@ def _task(name, config, sampler, seed, vae):
         vae = autoencoders.build_vae(config["channels"], config["latent_channels"])
         return {name: vae}, lambda k: autoencoders.vae_loss(vae, sampler.batch(k), draws(k))
     if name == "superres":
-        return _superres_task(config, sampler)
+        model = superres.SuperResolver(config["channels"][0], config["blocks"], config["scale"])
+        return {name: model}, lambda k: superres.superres_loss(model, sampler.batch(k), texture_weight=config["texture_weight"])
     vq = autoencoders.build_vq(config["channels"], config["latent_channels"], config["codes"])
     discriminator = autoencoders.PatchDiscriminator()
     first = {key: round(config[key] * config["steps"]) for key in ("quantise_from", "adversarial_from")}
@@ -71,15 +72,6 @@ def _task(name, config, sampler, seed, vae):
                                     adversarial=k >= first["adversarial_from"])
 
     return {name: vq, "discriminator": discriminator}, vq_loss
-
-
-def _superres_task(config, sampler):
-    model = superres.SuperResolver(config["channels"][0], config["blocks"], config["scale"])
-    discriminator = autoencoders.PatchDiscriminator()
-    first = round(config["adversarial_from"] * config["steps"])
-    return {"superres": model, "discriminator": discriminator}, lambda k: superres.superres_loss(
-        model, discriminator, sampler.batch(k), adversarial=k >= first,
-        adversarial_weight=config["adversarial_weight"])
 
 
 def _latent_scale(vae, sampler):
