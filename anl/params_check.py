@@ -18,6 +18,7 @@ from anl.params import (
 )
 
 
+
 SAMPLERS = ("ddim", "ddpm", "dpm")
 
 
