@@ -17,8 +17,6 @@ from anl.params import (
     VIEWS,
 )
 
-
-
 SAMPLERS = ("ddim", "ddpm", "dpm")
 
 
