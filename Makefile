@@ -80,6 +80,7 @@ test: data ## run the test suite
 bench: data ## measure speed and memory (on an idle machine; a few minutes)
 	anl bench
 	anl bench --backbone resnet50 --size 224 --repeats 5
+	anl bench --backbone resnet50 --size 224 --repeats 5 --stem-width 8
 
 lint: $(STAMP) ## check the code's style
 	ruff check

@@ -5,6 +5,7 @@ import pandas as pd
 
 from anl import bootstrap, metrics
 from anl.benchmark import REAL
+from anl.measures import MEASURES
 from anl.predict import read_predictions
 
 UNSEEN = "unseen"
@@ -38,28 +39,27 @@ def run_table(folders, params):
     return pd.DataFrame(rows)
 
 
-def replicates(folders, params, view):
+def replicates(folders, params, view, metrics=METRICS, read=read_predictions):
     """Bootstrap replicates of one method: dict (generator, metric) -> (seeds, R + 1), column 0 the sample itself.
 
     folders: the method's run folders, one per seed, in the order of the seeds. `unseen` is the mean over the families
-    that the detectors did not train on.
+    that the detectors did not train on. metrics: of anl.measures. read: folder -> table of scores.
     """
     names = list(params.families)
-    values = {(name, metric): [] for name in [*names, UNSEEN] for metric in METRICS}
+    values = {(name, metric): [] for name in [*names, UNSEEN] for metric in metrics}
     for folder in folders:
-        table = read_predictions(folder)
-        threshold = calibration_of(table, params).threshold
+        table = read(folder)
+        calibration = calibration_of(table, params)
         test = table[(table["split"] == "test") & (table["view"] == view)].sort_values("sample_id")
         real = test[test["generator"] == REAL]
         for name in names:
             both = pd.concat([real, test[test["generator"] == name]])
             weights = bootstrap.cluster_weights(both["cluster"], params.evaluation.bootstrap, params.seed)
             label, logit = both["label"].to_numpy(), both["logit"].to_numpy()
-            values[name, "AP"].append(bootstrap.weighted_average_precision(label, logit, weights))
-            rates = [bootstrap.weighted_rate((logit[label == k] > threshold) == k, weights[:, label == k]) for k in (0, 1)]
-            values[name, "balanced_accuracy"].append((rates[0] + rates[1]) / 2)
+            for metric in metrics:
+                values[name, metric].append(MEASURES[metric](label, logit, weights, calibration))
         unseen = [name for name in names if name != params.benchmark.seen]
-        for metric in METRICS:
+        for metric in metrics:
             values[UNSEEN, metric].append(np.mean([values[name, metric][-1] for name in unseen], axis=0))
     return {key: np.array(value) for key, value in values.items()}
 
@@ -70,47 +70,75 @@ def _over_seeds(array, params):
     return (weights.T * array).sum(0) / weights.sum(1)
 
 
-def _images(folders, generator, params, view):
-    table = read_predictions(folders[0])
+def _images(folders, generator, params, view, read=read_predictions):
+    table = read(folders[0])
     test = table[(table["split"] == "test") & (table["view"] == view)]
     wanted = test["generator"] == generator if generator != UNSEEN else (
         ~test["generator"].isin([REAL, params.benchmark.seen]))
-    return int(wanted.sum() + (test["generator"] == REAL).sum())
+    return int((wanted | (test["generator"] == REAL)).sum())
 
 
-def summary(groups, params, view=None):
+def summary(groups, params, view=None, metrics=METRICS, read=read_predictions, drawn=None):
     """Mean over seeds with a 95 % interval (photographs and seeds drawn anew), a row per method, generator and metric.
 
-    groups: dict label -> list of run folders, one per seed. view: default the profile's headline view.
+    groups: dict label -> list of run folders, one per seed. view: default the profile's headline view. metrics: of
+    anl.measures. read: folder -> table of scores. drawn: the methods' replicates, where they are known already.
     """
     view = view or params.evaluation.headline
     rows = []
     for label, folders in groups.items():
-        for (generator, metric), array in replicates(folders, params, view).items():
-            mean = _over_seeds(array, params)
+        array = drawn[label] if drawn else replicates(folders, params, view, metrics, read)
+        for (generator, metric), place in _places(array, params, view).items():
+            mean = _over_seeds(array[generator, metric], params)
             low, high = bootstrap.interval(mean)
-            rows.append({"method": label, "generator": generator, "seen": generator == params.benchmark.seen,
-                         "view": view, "metric": metric, "mean": float(mean[0]), "low": low, "high": high,
-                         "seeds": len(folders), "n": _images(folders, generator, params, view)})
+            rows.append({"method": label, **place, "mean": float(mean[0]), "low": low, "high": high,
+                         "seeds": len(folders), "n": _images(folders, place["generator"], params, view, read)})
     return pd.DataFrame(rows)
 
 
-def paired_difference(groups, baseline, params, view=None):
-    """Each method minus `baseline` on the same photographs and seeds, a row per method, generator and metric."""
+def paired_difference(groups, baseline, params, view=None, metrics=METRICS, read=read_predictions, drawn=None):
+    """Each method minus `baseline` on the same photographs and seeds, a row per method, generator and metric; see summary."""
     view = view or params.evaluation.headline
-    base = replicates(groups[baseline], params, view)
+    base = drawn[baseline] if drawn else replicates(groups[baseline], params, view, metrics, read)
     rows = []
     for label, folders in groups.items():
         if label == baseline:
             continue
-        for (generator, metric), array in replicates(folders, params, view).items():
-            difference = _over_seeds(array - base[generator, metric], params)
+        array = drawn[label] if drawn else replicates(folders, params, view, metrics, read)
+        for (generator, metric), place in _places(array, params, view).items():
+            difference = _over_seeds(array[generator, metric] - base[generator, metric], params)
             low, high = bootstrap.interval(difference)
-            rows.append({"method": label, "baseline": baseline, "generator": generator,
-                         "seen": generator == params.benchmark.seen, "view": view, "metric": metric,
-                         "difference": float(difference[0]), "low": low, "high": high, "seeds": len(folders),
-                         "n": _images(folders, generator, params, view)})
+            rows.append({"method": label, "baseline": baseline, **place, "difference": float(difference[0]), "low": low,
+                         "high": high, "seeds": len(folders), "n": _images(folders, place["generator"], params, view, read)})
     return pd.DataFrame(rows)
+
+
+def _places(array, params, view):
+    """{(generator, metric): columns that say where a row stands}. Real accuracy has one, of generator `real`, since all
+    generators share the reals."""
+    seen = params.benchmark.seen
+    return {(generator, metric): {"generator": REAL if metric == "real_accuracy" else generator,
+                                  "seen": generator == seen and metric != "real_accuracy", "view": view, "metric": metric}
+            for generator, metric in array if metric != "real_accuracy" or generator == seen}
+
+
+def compared(groups, baseline, params, view, metrics=METRICS, read=read_predictions):
+    """(summary, paired_difference) in one pass over the draws."""
+    drawn = {label: replicates(folders, params, view, metrics, read) for label, folders in groups.items()}
+    return (summary(groups, params, view, metrics, read, drawn),
+            paired_difference(groups, baseline, params, view, metrics, read, drawn))
+
+
+def side_by_side(means, differences, keys):
+    """Tables of `compared` to be read: a row for each value of the columns `keys`, for each method and difference the
+    columns x, x_low, x_high."""
+    parts = []
+    for table, centre in ((means, "mean"), (differences, "difference")):
+        for method in dict.fromkeys(table["method"]):
+            rows = table[table["method"] == method].set_index(keys)
+            name = method if centre == "mean" else f"{method}_minus_{rows['baseline'].iloc[0]}"
+            parts.append(rows[[centre, "low", "high"]].set_axis([name, f"{name}_low", f"{name}_high"], axis=1))
+    return pd.concat([*parts, rows[["seeds", "n"]]], axis=1).reset_index()
 
 
 def paired_gap(groups, baseline, params, view=None):

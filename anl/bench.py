@@ -19,8 +19,10 @@ from anl.prior import NoisePrior
 STRIDE = 32  # of another backbone, where none is asked for: its deepest stage
 
 
-def run(params, backbone=None, stride=None, size=None, repeats=30, folder="results/bench"):
+def run(params, backbone=None, stride=None, size=None, repeats=30, stem_width=None, folder="results/bench"):
     """Measure, print and write `folder`/NAME/*.csv; NAME is the backbone and the size. Returns that folder.
+
+    stem_width: channels of the full-resolution stem, instead of the profile's; named in NAME where it is given.
 
     A detector of another backbone or size is compared at inference and in training; targets are made with the profile's.
     """
@@ -30,9 +32,11 @@ def run(params, backbone=None, stride=None, size=None, repeats=30, folder="resul
     if backbone:
         settings |= {"backbone": backbone, "stride": stride or STRIDE}
     settings["stride"] = stride or settings["stride"]
+    settings["stem_width"] = stem_width or settings["stem_width"]
     size = size or params.benchmark.size
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    folder = Path(folder) / f"{settings['backbone']}-{size}"
+    named = f"{settings['backbone']}-stem{stem_width}" if stem_width else settings["backbone"]
+    folder = Path(folder) / f"{named}-{size}"
     batch = params.training.batch_size if size <= 64 else 8
     tables = {"inference": cost.inference_table(settings, size, repeats=repeats, device=device),
               "training": cost.training_table(settings, size, batch, params.training.precision, repeats, device)}

@@ -12,13 +12,14 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from anl import claims, committed
+from anl import bench_page, claims, committed, source_tables
 from anl.data.photos import read_card
 from anl.errors import UserError
 from anl.files import read_json, sha256_of, write_json, write_text
 from anl.tables import card_table, copy_results, html_table, prose, value_texts
 
-NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "claims")
+NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "robustness",
+             "calibration", "claims")
 NUMBERLESS = {"smoke"}  # profiles that test the machinery
 VIEW_WORDS = {"matched": "generated images carry the formats of the reals; all are lossless here, so these are the files as "
                          "published",
@@ -47,7 +48,9 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
     write_text(temporary / "claims" / "verdicts.html", verdict_table(judged))
     write_text(temporary / "claims" / "ledger.md.txt", ledger(judged))
     values |= committed.gather(Path(results) / "full", Path(book) / "committed", temporary / "full")
+    bench_page.gather(Path(results) / "bench", temporary / "bench")
     values["card"] = _data_card(params, temporary)
+    values["sources"] = source_tables.write(temporary / "sources")
     values["book"] = {"profile": f"`{params.profile}`", "banner": banner(params), "seeds": str(len(params.runs.seeds)),
                       **setting_texts(params)}
     write_json(temporary / "values.json", values)

@@ -16,6 +16,8 @@ LEAST_SEEDS = 3
 KEYS = {"id", "title", "sentence", "quote", "stands", "notebook", "figure", "rules", "also", "profiles", "command",
         "answer", "deviations"}
 RULE_KEYS = {"metric", "name", "above", "at_most"}
+VIEWS = ("raw", "jpeg96")  # beside the headline view; a metric's number there has the view's name at its end
+VIEW_COLUMNS = ["claim", "in_view", "verdict", "value", "low", "high", "n", "seeds"]
 TABLE_COLUMNS = ["id", "title", "verdict", "measure", "value", "low", "high", "n", "seeds", "text", "rule"]
 README_PROFILE = "small"
 START, END = "<!-- claims:start -->", "<!-- claims:end -->"
@@ -26,7 +28,8 @@ def evaluate(results_folder, claims_path="claims.yaml"):
 
     Returns a list of dicts in the order of the file: id, title, sentence, quote, stands, notebook, figure, command,
     deviations, profile, verdict, answer (one sentence), measures (the rules' numbers, each with value, low, high, n,
-    seeds, text, rule and verdict), also (numbers beside them). Raises UserError on an unknown metric or missing results.
+    seeds, text, rule and verdict), also (numbers beside them), views (the measures and verdict in other views, for claims
+    decided by intervals). Raises UserError on an unknown metric or missing results.
     """
     folder = Path(results_folder)
     values = _Values(folder)
@@ -91,6 +94,11 @@ class _Values:
     def __init__(self, folder):
         self.folder, self.known = folder, {}
 
+    def find(self, metric):
+        """The number, or None where the notebook gives none of that name."""
+        notebook, _, key = metric.partition(".")
+        return self.known[notebook].get(key)
+
     def get(self, metric):
         notebook, _, key = metric.partition(".")
         if notebook not in self.known:
@@ -116,7 +124,20 @@ def _judge(claim, values, profile):
             for item in claim.get("also", [])]
     kept = ("id", "title", "sentence", "quote", "stands", "notebook", "figure", "command", "deviations")
     return {**{key: claim[key] for key in kept}, "profile": profile, "verdict": verdict,
-            "answer": claim["answer"][verdict], "measures": measures, "also": also}
+            "answer": claim["answer"][verdict], "measures": measures, "also": also,
+            "views": _by_view(claim, values, verdict == NOT_RUN)}
+
+
+def _by_view(claim, values, not_run):
+    """{view: measure with its verdict} of the first rule, where it is decided by an interval."""
+    rule, found = claim["rules"][0], {}
+    for view in VIEWS:
+        number = values.find(f"{rule['metric']}_{view}")
+        if "above" in rule and number is not None:
+            found[view] = _measure({**rule, "metric": f"{rule['metric']}_{view}"}, values)
+            if not_run:
+                found[view]["verdict"] = NOT_RUN
+    return found
 
 
 def _measure(rule, values):
@@ -143,6 +164,14 @@ def table(judged):
     return [{"id": claim["id"], "title": claim["title"], "verdict": measure["verdict"], "measure": measure["name"],
              **{key: measure[key] for key in ("value", "low", "high", "n", "seeds", "text", "rule")}}
             for claim in judged for measure in claim["measures"]]
+
+
+def view_table(judged, headline):
+    """One row per claim and view, the headline view first: what holds only until both classes are re-encoded?"""
+    return [{"claim": claim["title"], "id": claim["id"], "in_view": view, "text": measure["text"],
+             **{key: measure[key] for key in ("verdict", "value", "low", "high", "n", "seeds")}}
+            for claim in judged if claim["views"]
+            for view, measure in {headline: claim["measures"][0], **claim["views"]}.items()]
 
 
 def contradictions(committed, judged):

@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 
+from anl import cli_fetch, cli_index
 from anl.errors import UserError
 
 
@@ -63,6 +64,8 @@ def make_parser():
     sub.add_argument("--from", dest="source", metavar="FOLDER",
                      help="take .deb files, or unpacked packages, from this folder (default: download them with apt, installing nothing)")
 
+    cli_fetch.add(command)
+
     sub = command("prior", prior, "train the diffusion prior into models/prior (about half an hour), or one to compare it with",
                   "anl prior other_prior")
     sub.add_argument("name", nargs="?", default="prior", metavar="NAME",
@@ -73,8 +76,10 @@ def make_parser():
     sub = command("benchmark", benchmark, "cut the patches and regenerate them with every family", "anl benchmark --more")
     sub.add_argument("--more", action="store_true", help="regenerate them with the profile's more_families instead, into "
                      "data/more_families")
-    sub = command("audit", audit, "score what needs no detector: simple statistics, formats, compression", "anl audit")
-    sub.add_argument("--more", action="store_true", help="simple statistics of the further families")
+    cli_index.add_index(command)
+    sub = command("audit", audit, "score what needs no detector: simple statistics, formats, compression, duplicates", "anl audit")
+    sub.add_argument("--more", action="store_true", help="simple statistics of the profile's more_families")
+    cli_index.add_audit_arguments(sub)
 
     sub = command("target", target, "compute the targets that detectors learn to predict at one diffusion step",
                   "anl target --step 10")
@@ -86,7 +91,8 @@ def make_parser():
     sub = command("train", train, "train and score one detector",
                   "anl train --group adhoc --target prior --step 10 --attention gate --seed 1")
     sub.add_argument("--group", default="adhoc", help="the folder of runs/ it goes to (default: %(default)s)")
-    sub.add_argument("--target", required=True, help="as of `anl target`, or none for the plain backbone")
+    sub.add_argument("--target", help="as of `anl target`, or none for the plain backbone (default: method.target)")
+    sub.add_argument("--baseline", default="", metavar="NAME", help="a method of the field (anl.baselines) in place of ours")
     sub.add_argument("--step", type=int, help="1-based diffusion step (default: method.step)")
     sub.add_argument("--attention", help="none, energy, gate or affinity (default: method.attention)")
     sub.add_argument("--loss-weight", type=float, help="weight of the noise loss (default: method.loss_weight)")
@@ -101,6 +107,9 @@ def make_parser():
 
     sub = command("predict", predict, "score a trained run on the benchmark again",
                   "anl predict runs/small/main/plain-s0")
+    sub.add_argument("run", metavar="RUN_FOLDER")
+    sub = command("perturb", perturb, "score a trained run's test images under every perturbation of the profile",
+                  "anl perturb runs/small/main/plain-s0")
     sub.add_argument("run", metavar="RUN_FOLDER")
     sub = command("evaluate", evaluate, "print a run's metrics per generator and view, as CSV",
                   "anl evaluate runs/small/main/plain-s0")
@@ -119,6 +128,7 @@ def make_parser():
     sub.add_argument("--backbone", help="another timm model (default: detector.backbone)")
     sub.add_argument("--stride", type=int, help="of its features (default: detector.stride, or 32 with --backbone)")
     sub.add_argument("--size", type=int, help="pixels on a side (default: benchmark.size)")
+    sub.add_argument("--stem-width", type=int, help="channels of the full-resolution stem (default: detector.stem_width)")
     sub.add_argument("--repeats", type=int, default=30, help="rounds (default: %(default)s)")
     command("book", book, "gather the active profile's results for the book, in book/generated", "anl book")
     return parser
@@ -171,6 +181,8 @@ def benchmark(options):
 def audit(options):
     from anl import audit
 
+    if options.manifest:
+        return cli_index.audit(options)
     (audit.run_more if options.more else audit.run)(load_params(options))
 
 
@@ -185,11 +197,11 @@ def train(options):
 
     settings = load_params(options)
     method = settings.method
-    spec = runs.make_spec(settings, options.target, method.step if options.step is None else options.step,
+    spec = runs.make_spec(settings, options.target or method.target, method.step if options.step is None else options.step,
                           options.attention or method.attention,
                           method.loss_weight if options.loss_weight is None else options.loss_weight, options.seed,
                           noise_on=options.noise_on, gradient=options.gradient, pairs=options.pairs,
-                          formats=options.formats, consistent=options.consistent)
+                          formats=options.formats, consistent=options.consistent, baseline=options.baseline)
     print(runs.train_run(spec, settings, options.group))
 
 
@@ -198,6 +210,12 @@ def predict(options):
 
     table = predict.score_run(options.run, load_params(options))
     print(f"{options.run}/predictions.parquet: {len(table)} scores")
+
+
+def perturb(options):
+    from anl import robustness
+
+    print(robustness.score_run(options.run, load_params(options)))
 
 
 def evaluate(options):
@@ -228,7 +246,8 @@ def claims(options):
 def bench(options):
     from anl import bench
 
-    bench.run(load_params(options), options.backbone, options.stride, options.size, options.repeats)
+    bench.run(load_params(options), options.backbone, options.stride, options.size, options.repeats,
+              options.stem_width)
 
 
 def book(options):

@@ -42,7 +42,7 @@ def variants(settings, size):
 
 def counts(model, size):
     """(parameters, multiply-adds for one image of `size` pixels a side), counted exactly."""
-    device = next(model.parameters()).device
+    device = next((p.device for p in model.parameters()), "cpu")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, size, size, device=device))
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2

@@ -22,11 +22,13 @@ from anl.params import GRADIENTS
 
 class Output(NamedTuple):
     """logit (B,), positive for generated; noise (B, C, H/k, W/k) in standard deviations of the target, or None; map
-    (B, h, w). C and k are the prior's: 3 and 1 for one that works on pixels, 4 and 8 for most latent ones."""
+    (B, h, w); features (B, D), what the logit is read from. C and k are the prior's: 3 and 1 for one that works on pixels,
+    4 and 8 for most latent ones."""
 
     logit: torch.Tensor
     noise: torch.Tensor | None
     map: torch.Tensor
+    features: torch.Tensor | None = None
 
 
 class Detector(nn.Module):
@@ -52,7 +54,7 @@ class Detector(nn.Module):
                          "noise_channels": noise_channels, "noise_factor": noise_factor}
         self.detached = gradient == "detached"
         # at full resolution, unstrided: noise at t = 1 has no energy left after a stride of 4
-        self.stem = nn.Sequential(_conv(3, stem_width), _conv(stem_width, stem_width))
+        self.stem = nn.Sequential(conv(3, stem_width), conv(stem_width, stem_width))
         self.backbone = features_of(backbone, stride, stem_width)
         info = self.backbone.feature_info
         channels, grid = info.channels()[-1], size // info.reduction()[-1]
@@ -67,7 +69,8 @@ class Detector(nn.Module):
         noise = None if self.head is None else self.head(h)
         heard = noise.detach() if self.detached and noise is not None else noise
         features, weights = self.attention(self.backbone(h)[-1], heard)
-        return Output(self.classifier(features.mean((2, 3))).squeeze(1), noise, weights)
+        pooled = features.mean((2, 3))
+        return Output(self.classifier(pooled).squeeze(1), noise, weights, pooled)
 
 
 def _head(inputs, channels, factor):
@@ -89,7 +92,8 @@ def features_of(name, stride, in_chans):
     return timm.create_model(name, **options, out_indices=(index,))
 
 
-def _conv(inputs, outputs):
+def conv(inputs, outputs):
+    """A 3 x 3 convolution at full resolution, batch norm, ReLU."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
@@ -101,12 +105,12 @@ def save(detector, path):
 
 
 def load(path, device="cpu"):
-    """Rebuild a saved detector in eval mode. Raises UserError on a missing, truncated or foreign file."""
+    """Rebuild a saved detector, or a baseline, in eval mode. Raises UserError on a missing, truncated or foreign file."""
     try:
         with safe_open(path, framework="pt") as file:
             settings = json.loads(file.metadata()["detector"])
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open does not iterate)
-        detector = Detector(**settings)
+        detector = _rebuilt(settings)
         detector.load_state_dict(weights)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; train the run again with `dvc repro`") from None
@@ -114,3 +118,11 @@ def load(path, device="cpu"):
         reason = str(problem).strip().splitlines()[0]
         raise UserError(f"{path} holds no detector ({reason}); delete it and train the run again") from None
     return detector.to(device).eval()
+
+
+def _rebuilt(settings):
+    if "baseline" not in settings:
+        return Detector(**settings)
+    from anl import baselines  # it needs this module
+
+    return baselines.build(**settings)

@@ -1,6 +1,8 @@
-"""The figure of an experiment that varies an amount: a line a series, over a logarithmic axis."""
+"""The figures of further experiments: a line a series over a logarithmic axis, and methods with what they cost."""
 
-from anl.figures import COLOURS, GREY, METHOD_COLOURS, draw, labels_above, sample_of
+import numpy as np
+
+from anl.figures import COLOURS, GREY, METHOD_COLOURS, draw, labels_above, points, sample_of
 
 
 def over_amount(table, path, series, x, xlabel, ylabel, reference=None):
@@ -30,3 +32,32 @@ def over_amount(table, path, series, x, xlabel, ylabel, reference=None):
         axis.minorticks_off()
 
     return draw(path, plot, size=(9, 3.6))
+
+
+def accuracy_and_cost(table, path):
+    """A row a method: AP on unseen generators, at the headline view and through JPEG, and multiply-adds at inference.
+
+    table: DataFrame in the order of the rows, with method, multiply_adds, frozen_parameters (0 where no frozen model is kept
+    at inference), unseen_AP and unseen_AP_jpeg96 with _low and _high, seeds, n.
+    """
+    def plot(figure, axes):
+        left, right = axes[0]
+        place = np.arange(len(table))[::-1]
+        views = {"through JPEG 96": ("unseen_AP_jpeg96", COLOURS[1], -0.13), "as it is": ("unseen_AP", COLOURS[0], 0.13)}
+        for key, colour, shift in views.values():
+            points(left, table[key], place + shift, table[f"{key}_low"], table[f"{key}_high"], colour)
+        labels_above(left, {name: colour for name, (_, colour, _) in views.items()})
+        left.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+        left.set(xlabel=f"AP, mean of unseen generators (chance 0.5)\n{sample_of(table)}", yticks=place,
+                 yticklabels=table["method"], ylim=(-0.6, len(table) - 0.4))
+        for label, name in zip(left.get_yticklabels(), table["method"]):
+            label.set_fontweight("bold" if name == "anl" else "normal")
+        kept = table["frozen_parameters"] > 0
+        for chosen, face in ((~kept, GREY), (kept, "white")):
+            right.plot(table["multiply_adds"][chosen], place[chosen], "o", color=GREY, markerfacecolor=face)
+        right.set(xscale="log", xlabel="multiply-adds for one image\n(open: a frozen model is kept)")
+        for axis in (left, right):
+            axis.hlines(place, *axis.get_xlim(), color="#e4e4e4", linewidth=0.6, zorder=0)
+            axis.tick_params(axis="y", length=0)
+
+    return draw(path, plot, size=(9, 1.2 + 0.42 * len(table)), columns=2, sharey=True)

@@ -15,12 +15,16 @@ TARGETS = ("prior", "multistep", "ensemble", "noised", "error", "highpass", "ran
 ATTENTIONS = ("none", "energy", "gate", "affinity")
 VIEWS = ("raw", "matched", "jpeg96")
 CONTROLS = ("resize75", "blur", "jpeg96", "denoise")
+# kind: least and largest strength; quality, quality, pixels, times the size, share of a side, grey levels
+PERTURBATIONS = {"jpeg": (1, 100), "webp": (1, 100), "blur": (0.1, 10), "resize": (0.1, 4), "crop": (0.6, 1),
+                 "noise": (0.1, 64)}
 PRECISIONS = ("fp32", "bf16", "fp16")
 GRADIENTS = ("joint", "detached")
 NOISE_ON = ("both", "real", "generated")
 LOSSLESS = "lossless"
 FORMATS = (LOSSLESS, "leaky")
-EXPERIMENTS = ("loss_weight", "attention_loss", "sample_size", "leaky", "anl_plus")
+EXPERIMENTS = ("loss_weight", "attention_loss", "sample_size", "leaky", "anl_plus", "peers")
+BASELINES = ("blur_jpeg", "npr", "srm", "spectrum", "dnf", "lare", "dire", "distildire", "drct", "aeroblade")
 DIFFUSION_STEPS = 1000
 
 
@@ -157,6 +161,24 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Baselines:
+    """Settings of the methods of the field (anl.baselines), each named there."""
+
+    noise_step: int
+    error_step: int
+    error_draws: int
+    inversion_steps: int
+    strong_probability: float
+    strong_blur: float
+    strong_jpeg: int
+    distillation_weight: float
+    reconstruction_strength: float
+    reconstruction_steps: int
+    contrastive_weight: float
+    margin: float
+
+
+@dataclass(frozen=True)
 class Runs:
     """What each experiment varies, beside the method's own value. Those with a default are left out where it is empty."""
 
@@ -174,16 +196,20 @@ class Runs:
     leaky_steps: list[int] = field(default_factory=list)
     plus_targets: list[str] = field(default_factory=list)
     consistent_targets: list[str] = field(default_factory=list)
+    baselines: list[str] = field(default_factory=list)
     experiments: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Evaluation:
+    """perturbations: kind -> strengths, of PERTURBATIONS; no part of a run's identity, they are scored afterwards."""
+
     views: list[str]
     headline: str
     controls: list[str]
     target_fpr: float
     bootstrap: int
+    perturbations: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -202,6 +228,7 @@ class Params:
     detector: Detector
     method: Method
     training: Training
+    baselines: Baselines
     runs: Runs
     evaluation: Evaluation
     more_models: dict[str, MoreModel] = field(default_factory=dict)
@@ -281,9 +308,9 @@ def _build(kind, value, origin, place):
                    and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
         if missing:
             raise UserError(f"{origin}: the key '{place}{missing[0]}' is missing")
-        empty = {f.name: f.default_factory() for f in dataclasses.fields(kind) if f.default_factory in (list, dict)}
-        return kind(**{key: item if key in empty and item == empty[key] else
-                       _build(hints[key], item, origin, f"{place}{key}.") for key, item in value.items()})
+        empty = {f.name: f.default_factory() for f in dataclasses.fields(kind) if f.default_factory is not dataclasses.MISSING}
+        return kind(**{key: item if item == empty.get(key) else _build(hints[key], item, origin, f"{place}{key}.")
+                       for key, item in value.items()})
     here = place.rstrip(".")
     if typing.get_origin(kind) is dict:
         if not isinstance(value, dict) or not value:

@@ -6,12 +6,14 @@ import re
 from anl.errors import UserError
 from anl.params import (
     ATTENTIONS,
+    BASELINES,
     CONTROLS,
     DIFFUSION_STEPS,
     EXPERIMENTS,
     FORMATS,
     GRADIENTS,
     NOISE_ON,
+    PERTURBATIONS,
     PRECISIONS,
     TARGETS,
     VIEWS,
@@ -80,6 +82,12 @@ def check(params, origin):
     need(set(params.runs.formats) <= set(FORMATS[1:]), "runs.formats", f"any of {', '.join(FORMATS[1:])}")
     need(not params.runs.leaky_steps or "leaky" in params.runs.formats, "runs.leaky_steps", "add leaky to runs.formats")
     need(all(pairs >= 1 for pairs in params.runs.pairs), "runs.pairs", "they must be at least 1")
+    need(set(params.runs.baselines) <= set(BASELINES), "runs.baselines", f"any of {', '.join(BASELINES)}")
+    for key in ("noise_step", "error_step"):
+        need(1 <= getattr(params.baselines, key) <= DIFFUSION_STEPS, f"baselines.{key}", f"a step from 1 to {DIFFUSION_STEPS}")
+    for key in ("error_draws", "inversion_steps", "reconstruction_steps"):
+        need(getattr(params.baselines, key) >= 1, f"baselines.{key}", "it must be at least 1")
+    need(0 < params.baselines.reconstruction_strength <= 1, "baselines.reconstruction_strength", "above 0, at most 1")
     need(params.detector.attention_dim >= 1, "detector.attention_dim", "it must be at least 1")
     need(params.training.accumulate >= 1, "training.accumulate", "it must be at least 1")
     need(0 <= params.training.ema < 1, "training.ema", "it must be at least 0 and below 1")
@@ -97,6 +105,12 @@ def check(params, origin):
     need(params.evaluation.headline in params.evaluation.views and params.evaluation.headline != "raw",
          "evaluation.headline", "choose matched or jpeg96, and list it in evaluation.views")
     need(set(params.evaluation.controls) <= set(CONTROLS), "evaluation.controls", f"any of {', '.join(CONTROLS)}")
+    for kind, strengths in params.evaluation.perturbations.items():
+        key = f"evaluation.perturbations.{kind}"
+        need(kind in PERTURBATIONS, key, f"choose one of {', '.join(PERTURBATIONS)}")
+        least, most = PERTURBATIONS[kind]
+        need(all(least <= strength <= most for strength in strengths), key, f"strengths must be from {least} to {most}")
+        need(len(set(strengths)) == len(strengths), key, "an entry stands twice")
     need(0 < params.evaluation.target_fpr < 0.5, "evaluation.target_fpr", "it must be between 0 and 0.5")
     need(params.evaluation.bootstrap >= 20, "evaluation.bootstrap", "at least 20 replicates make an interval")
     for key in ("train", "val", "test"):

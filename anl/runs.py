@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from anl import __version__, detector, files, predict, train
+from anl import __version__, baselines, detector, files, predict, train
 from anl.errors import UserError
 from anl.params import FORMATS, GRADIENTS, LOSSLESS, NOISE_ON
 
 GROUPS = ("main", "step_t", "attention", "targets", "loss_weight", "attention_loss", "sample_size", "leaky",
-          "anl_plus", "adhoc")
+          "anl_plus", "peers", "adhoc")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class RunSpec:
     target: one of anl.targets.kinds, or `none`: the plain detector, for which step, attention, loss weight, noise_on and
     gradient mean nothing. noise_on: the class whose noise is asked for. gradient: `joint`, or `detached` where the
     attention's gradient stops at the noise. pairs: training pairs used, 0 for all. formats: anl.data.formats.FORMATS.
-    consistent: whether an augmented image is asked for the noise of the untouched one, or for none.
+    consistent: whether an augmented image is asked for the noise of the untouched one, or for none. baseline: a method of
+    anl.baselines, for which all of this but the seed means nothing.
     """
 
     target: str
@@ -38,11 +39,12 @@ class RunSpec:
     pairs: int = 0
     formats: str = LOSSLESS
     consistent: bool = False
+    baseline: str = ""
 
     @property
     def method(self):
         """The slug without its seed: what the seeds of one method share."""
-        parts = ["plain"]
+        parts = [self.baseline or "plain"]
         if self.target != "none":
             parts = [f"{self.target}-t{self.step}-{self.attention}"]
             parts += [f"w{self.loss_weight:g}"] if self.loss_weight != 1 else []
@@ -62,18 +64,24 @@ class RunSpec:
         keys = ("seed", "data", "models", "prior", "families", "benchmark", "use", "detector", "training")
         parts = {key: dataclasses.asdict(params)[key] for key in keys}
         spec = dataclasses.asdict(self)
-        if not self.consistent:  # a switch that came later: runs without it keep their identity
-            del spec["consistent"]
+        for switch in ("consistent", "baseline"):  # these came later: runs without them keep their identity
+            if not spec[switch]:
+                del spec[switch]
+        if self.baseline:
+            parts["baselines"] = dataclasses.asdict(params.baselines)
         return files.identity({"spec": spec, **parts,
                                "views": [params.evaluation.views, params.evaluation.controls]})
 
 
 def make_spec(params, target, step, attention, loss_weight, seed, *, noise_on="both", gradient="joint", pairs=0,
-              formats=LOSSLESS, consistent=False):
-    """A checked RunSpec; the plain detector's unused fields take fixed values, so that it is one run."""
+              formats=LOSSLESS, consistent=False, baseline=""):
+    """A checked RunSpec; unused fields of the plain detector and of baselines take fixed values, so that each is one run."""
     for name, value, known in (("noise_on", noise_on, NOISE_ON), ("gradient", gradient, GRADIENTS), ("formats", formats, FORMATS)):
         if value not in known:
             raise UserError(f"{name} cannot be '{value}'; choose one of {', '.join(known)}")
+    if baseline:
+        baselines.get(baseline)
+        return RunSpec("none", params.method.step, "none", 0.0, seed, baseline=baseline)
     if target == "none":
         return RunSpec("none", params.method.step, "none", 0.0, seed, pairs=pairs, formats=formats)
     return RunSpec(target, step, attention, float(loss_weight), seed, noise_on, gradient, pairs, formats,
@@ -123,6 +131,7 @@ def experiment_specs(params):
         "sample_size": [{"pairs": pairs, **change} for pairs in r.pairs for change in ({"target": "none"}, {})],
         "anl_plus": [{"target": name} for name in r.plus_targets]
                     + [{"target": name, "consistent": True} for name in r.consistent_targets],
+        "peers": [{"baseline": name} for name in r.baselines],
         "leaky": [{"formats": name, "target": "none"} for name in r.formats]
                  + [{"formats": "leaky", "step": step} for step in r.leaky_steps]}
     return {group: [spec for change in changes for spec in specs_of(params, **change)]
@@ -150,7 +159,7 @@ def train_run(spec, params, group, root="runs"):
     shutil.rmtree(temporary, ignore_errors=True)
     detector.save(trained.cpu().to(memory_format=torch.contiguous_format), temporary / "model.safetensors")
     predict.write_predictions(temporary, table)
-    files.write_csv(temporary / "curve.csv", curve)
+    files.write_csv(temporary / "curve.csv", curve, train.CURVE)
     files.write_json(temporary / "run.json", {
         "spec": dataclasses.asdict(spec), "identity": identity, "group": group, "device": device,
         "wall_seconds": time.monotonic() - started, "parameters": sum(p.numel() for p in trained.parameters()),

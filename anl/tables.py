@@ -11,12 +11,12 @@ from anl.files import read_json, write_text
 NUMERIC = re.compile("(<b>)?[\N{MINUS SIGN}0-9.,]+( \\[[\N{MINUS SIGN}0-9., ]+\\])?(</b>)?")
 CENTRES = ("mean", "difference", "value", "accuracy", "false_positive_rate", "ap_against_real", "ratio")
 WORDS = {"n": "n", "psnr": "PSNR (dB)", "ap_against_real": "AP against real", "seen": "trained on", "unseen": "mean of unseen",
-         "raw": "untouched", "s_t": "s_t"}
+         "raw": "untouched", "in_view": "View", "s_t": "s_t"}
 LINES, GROUPS = ("generator", "control"), ("method", "other")
 
 
-def csv_table(path, keep=None):
-    """A CSV file as an HTML table; `x, low, high` and `x, x_low, x_high` become one column `x [95 %]`.
+def csv_table(path, keep=None, interval="95 %"):
+    """A CSV file as an HTML table; `x, low, high` and `x, x_low, x_high` become one column `x [interval]`.
 
     keep: {column: value}; of a table with such a column only those rows are shown, without the column. A table of
     intervals per method becomes a column a method.
@@ -35,7 +35,7 @@ def csv_table(path, keep=None):
     if line and group and {"low", "high"} <= hidden and len({row[group] for row in rows}) < len(rows):
         return _crossed(rows, line, group, next(key for key, pair in joined.items() if pair == ("low", "high")))
     shown = [column for column in columns if column not in hidden]
-    head = [heading(column) + (" [95 %]" if column in joined else "") for column in shown]
+    head = [heading(column) + (f" [{interval}]" if column in joined else "") for column in shown]
     return html_table(head, [[_cell(row, column, joined) for column in shown] for row in rows])
 
 
@@ -107,14 +107,14 @@ def prose(text):
     return signed(str(text))
 
 
-def copy_results(source, target, shown):
-    """Copy a notebook's figures and tables from `source` to `target`, each table also as HTML. shown: csv_table's keep."""
+def copy_results(source, target, shown, interval="95 %"):
+    """Copy figures and tables from `source` to `target`, each table also as HTML. shown: csv_table's keep."""
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
         if path.suffix in (".png", ".csv"):
             shutil.copyfile(path, target / path.name)
         if path.suffix == ".csv":
-            write_text(target / f"{path.stem}.html", csv_table(path, shown))
+            write_text(target / f"{path.stem}.html", csv_table(path, shown, interval))
 
 
 def value_texts(path, mend):

@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from anl import seeds, targets
+from anl import baselines, seeds, targets
 from anl.benchmark import REAL, read_images
 from anl.data import augment, formats
 from anl.data.patches import to_tensor
@@ -27,6 +27,7 @@ from anl.fitting import Checkpoint, learning_rate_factor
 from anl.losses import anl_loss
 
 CHECKPOINT_SECONDS = 10
+CURVE = ("step", "loss", "classification_loss", "noise_loss", "val_AP")
 CURVE_POINTS = 40
 VAL_POINTS = 4
 VAL_LIMIT = 256  # validation images scored while training; the last step's weights are used whatever they say
@@ -38,14 +39,16 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
     spec: an anl.runs.RunSpec. identity: the run's hash, which names its checkpoint. Raises UserError on a loss that is
     not finite, naming the step and the samples of its batch.
     """
-    config = params.training
+    config = baselines.recipe_of(spec, params)
     accelerator = accelerator or _accelerator(config.precision)
     data = _load_data(spec, params)
     seeds.fix(spec.seed, "detector", spec.target, spec.attention)
-    channels, factor = _noise_shape(data, params.benchmark.size)
-    detector = Detector(**dataclasses.asdict(params.detector), size=params.benchmark.size,
-                        noise=spec.target != "none", attention=spec.attention, gradient=spec.gradient,
-                        noise_channels=channels, noise_factor=factor)
+    detector = _build(spec, params, data)
+    peer = baselines.get(spec.baseline) if spec.baseline else None
+    if peer:
+        baselines.prepare(detector, spec, params, data)
+        if not peer.trained:
+            return detector.eval(), []
     detector.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(detector.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     detector, optimiser = accelerator.prepare(detector, optimiser)
@@ -69,22 +72,26 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
             group["lr"] = config.learning_rate * learning_rate_factor(step, config.steps)
         pairs = pair_batch(len(data["real"]), config.batch_size // 2, spec.seed, step)
         plan = augment.plan(pairs, config, spec.seed, step)
+        fakes = _fake_rows(data, spec.seed, step)
         pairs = pairs[accelerator.process_index::accelerator.num_processes]
         detector.train()
         optimiser.zero_grad(set_to_none=True)
         batch = (2 * len(pairs), int(_counted(pairs, plan, spec).sum()))
         losses = {}
         for part in np.array_split(pairs, min(config.accumulate, len(pairs))):
-            rows = np.concatenate([data["real"][part], data["fake"][part]])
+            rows = np.concatenate([data["real"][part], fakes[part]])
             plans = [plan[pair] for pair in part.tolist()] * 2  # both images of a pair alike
-            x = to_tensor(augment.apply(plans, data["pixels"][rows])).to(accelerator.device,
-                                                                         memory_format=torch.channels_last)
+            x = _inputs(data, rows, plans).to(accelerator.device, memory_format=torch.channels_last)
             label = torch.from_numpy(data["label"][rows]).to(accelerator.device)
             target = None if data["target"] is None else data["target"][rows].to(accelerator.device)
             counts = torch.from_numpy(_counted(part, plan, spec)).to(accelerator.device)
             with accelerator.autocast():
-                output = detector(x)
+                output = detector(x, represented=True) if peer else detector(x)
             share = anl_loss(output.logit, label, output.noise, target, counts, spec.loss_weight, batch)
+            if peer and peer.extra_loss:
+                guide = None if "guide" not in data else _chosen(data["guide"], rows, plans).to(accelerator.device)
+                share["loss"] = share["loss"] + len(label) / batch[0] * peer.extra_loss(
+                    output, label, guide, dataclasses.asdict(params.baselines))
             if not torch.isfinite(share["loss"]):
                 _stop(spec, share["loss"], step, output, data["samples"][rows], cache)
             accelerator.backward(share["loss"])
@@ -111,6 +118,35 @@ def _accelerator(precision):
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("training.precision fp16 needs a GPU, and there is none here; choose bf16 or fp32")
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+
+
+def _build(spec, params, data):
+    if spec.baseline:
+        return baselines.build(spec.baseline, dataclasses.asdict(params.detector), params.benchmark.size,
+                               dataclasses.asdict(params.baselines))
+    channels, factor = _noise_shape(data, params.benchmark.size)
+    return Detector(**dataclasses.asdict(params.detector), size=params.benchmark.size, noise=spec.target != "none",
+                    attention=spec.attention, gradient=spec.gradient, noise_channels=channels, noise_factor=factor)
+
+
+def _fake_rows(data, seed, step):
+    """(pairs,): the row of each pair's generated image in this batch, one of its alternatives where it has several."""
+    pairs, alternatives = data["fake"].shape
+    if alternatives == 1:
+        return data["fake"][:, 0]
+    return data["fake"][np.arange(pairs), seeds.generator(seed, "alternatives", step).integers(alternatives, size=pairs)]
+
+
+def _inputs(data, rows, plans):
+    """What the detector sees of a batch: pixels after their plans, or what frozen models have made of them before."""
+    if "represented" in data:
+        return _chosen(data["represented"], rows, plans)
+    return to_tensor(augment.apply(plans, data["pixels"][rows]))
+
+
+def _chosen(pair, rows, plans):
+    """Rows of pair[0] where the plan is None, of pair[1] where the image is processed."""
+    return pair[torch.tensor([int(plan is not None) for plan in plans]), torch.from_numpy(rows)]
 
 
 def _noise_shape(data, size):
@@ -164,7 +200,7 @@ def _load_data(spec, params):
     pixels, val_pixels = (formats.as_published(read_images(params.benchmark.folder, part), part["label"], spec.formats)
                           for part in (train, val))
     return {"pixels": pixels, "label": train["label"].to_numpy(np.float32), "samples": train["sample_id"].to_numpy(),
-            "real": np.array([places[s] for s in real]), "fake": np.array([places[s] for s in fake]),
+            "real": np.array([places[s] for s in real]), "fake": np.array([[places[s]] for s in fake]),
             "target": None if spec.target == "none" else targets.load(params, spec.step, train, spec.target,
                                                                       spec.formats)[0],
             "val_pixels": val_pixels, "val_label": val["label"].to_numpy()}

@@ -16,6 +16,7 @@ from anl import book, params
 from anl.analysis import value
 from anl.attention_study import COMPARISONS, MEASURES
 from anl.book import NOTEBOOKS
+from anl.calibration_study import TABLE, TEMPERATURE
 from anl.files import write_csv, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,8 +58,17 @@ def values(difference=None):
                                         "high_frequency_ratio_min", "high_frequency_ratio_max")}
     prior = {"denoising_ratio_t1": interval(0.9), "grey_levels_t1": value(0.4, digits=2), "s_t1": value(0.3),
              "steps_better_than_filter": {**value(8, digits=0), "text": "8 of 9 steps"}}
+    robust = {"gain_untouched": interval(0.02), "gains_held": {**value(7, digits=0), "text": "7 of 12"},
+              "gains_lost": {**value(5, digits=0), "text": "jpeg 90, noise 10"}}
+    for metric in ("AP", "real_accuracy"):
+        for who in ("plain", "anl"):
+            robust |= {f"{metric}_{who}_untouched": interval(0.8), f"{metric}_{who}_lowest": interval(0.52),
+                       f"{metric}_{who}_lowest_at": {**value(0.52), "text": "jpeg 50"}}
+    calibration = {f"{where}_{metric}_{who}": interval(0.3) for where in ("seen", "unseen") for who in ("plain", "anl")
+                   for metric in ("fake_accuracy", *TEMPERATURE)}
+    calibration |= {f"real_accuracy_{who}": interval(0.94) for who in ("plain", "anl")}
     return {"data": data, "prior": prior, "detector": detector, "cross_generator": cross, "step_t": step,
-            "attention": attention, "targets": targets}
+            "attention": attention, "targets": targets, "robustness": robust, "calibration": calibration}
 
 
 def tables():
@@ -83,6 +93,10 @@ def tables():
               "n": 400} for method in ("plain", "anl") for control in ("raw", "blur")]
     support = [{"method": method, "patches": patches, **{f"{key}{end}": 0.5 for key in MEASURES for end in ("", "_low", "_high")},
                 "cells": 64, "seeds": 3, "n": 33} for method in ("none", "affinity") for patches in ("real", "generated")]
+    both = {**{f"{name}{end}": 0.6 for name in ("plain", "anl", "anl_minus_plain") for end in ("", "_low", "_high")}, "seeds": 3,
+            "n": 800}
+    hardships = [{"perturbation": words, **both} for words in ("untouched", "jpeg 50")]
+    every = [{"measure": words, **both} for words in TABLE.values()]
     probe = {"accuracy": 0.5, "low": 0.45, "high": 0.55, "n": 800}
     return {
         "data": {"split_counts": [{"generator": "real", "train": 9, "val": 4, "test": 4, "photographs": 12}],
@@ -104,7 +118,16 @@ def tables():
             {"method": method, "curve": curve, "reference": reference, **gain} for method in ("none", "affinity")
             for curve, reference in COMPARISONS]},
         "targets": {"gain": difference(["prior", "highpass"], "plain"), "own_minus_other": turned(["highpass"], "prior")},
-        "claims": {}}
+        "robustness": {"unseen_AP": hardships, "unseen_balanced_accuracy": hardships, "rates": [
+            {"method": method, "perturbation": "jpeg 50", "real": 0.9, "vae": 0.3, "unseen": 0.2} for method in ("plain", "anl")]},
+        "calibration": {"unseen": every, "seen": every,
+                        "by_generator": [{"method": "anl", "generator": "vae", **dict.fromkeys(TABLE, 0.6)}],
+                        "temperature": [{"images": view, "method": "anl", "generator": "unseen", "NLL": 0.7,
+                                         "NLL_change": 0.01, "NLL_change_low": -0.01, "NLL_change_high": 0.03, "seeds": 3,
+                                         "n": 800} for view in ("raw", "jpeg96")],
+                        "constants": [{"method": "anl", "seed": 0, "threshold": 0.6, "temperature": 0.8, "n": 440}]},
+        "claims": {"by_view": [{"claim": "It helps", "in_view": view, "verdict": "reproduced", "value": 0.1, "low": 0.05,
+                                "high": 0.2, "n": 800, "seeds": 3} for view in ("matched", "raw", "jpeg96")]}}
 
 
 def wanted_figures(pages=ROOT / "book"):
@@ -133,10 +156,13 @@ def write_results(folder, profile="small", difference=None):
 
 def write_committed(folder):
     """The results of profile `full` that the pages show: what their sections name, made up."""
-    for section in (ROOT / "book/committed").glob("*.md.txt"):
-        text, place = section.read_text(encoding="utf-8"), folder / section.name.removesuffix(".md.txt")
+    texts = {section.name.removesuffix(".md.txt"): section.read_text(encoding="utf-8")
+             for section in (ROOT / "book/committed").glob("*.md.txt")}
+    for section, text in texts.items():
+        place = folder / section
         place.mkdir(parents=True, exist_ok=True)
-        keys = re.findall(r"{{ full_\w+?\.(\w+) }}", text)
+        # a section may quote another's numbers
+        keys = re.findall(rf"{{{{ full_{section}\.(\w+) }}}}", "".join(texts.values()))
         write_json(place / "values.json", {key: value(0.1, 0.0, 0.2, n=1440, seeds=5) for key in keys})
         for name in re.findall(r"generated/full/\w+/([\w.]+\.png)", text):
             draw_figure(place / name)

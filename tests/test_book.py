@@ -12,8 +12,9 @@ from anl.files import sha256_of, write_csv, write_json
 from tests import synthetic
 from tests.synthetic import built_book  # noqa: F401  a fixture
 
-OURS = ["index", "paper", "method", "protocol", "data_card", "claims", "cross_generator", "step_t", "attention", "targets",
-        "detector", "data", "prior", "limits", "rerun", "glossary", "bibliography"]
+OURS = ["index", "paper", "method", "protocol", "data_card", "sources", "claims", "cross_generator", "step_t", "attention",
+        "targets", "peers", "robustness", "calibration", "detector", "cost", "data", "prior", "limits", "rerun", "glossary",
+        "bibliography"]
 
 
 class Page(HTMLParser):

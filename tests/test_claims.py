@@ -131,3 +131,19 @@ def test_check_compares_with_what_git_holds(tmp_path, results):
     synthetic.write_results(tmp_path, difference={"value": -0.02, "low": -0.03, "high": -0.01})
     run(results, tmp_path / "README.md")  # a rerun overwrites the file, but not what was committed
     assert run(results, tmp_path / "README.md", check=True) == 1
+
+
+def test_each_view_has_its_own_verdict(results):
+    path = results / "small/cross_generator/values.json"
+    numbers = json.loads(path.read_text())
+    numbers["unseen_AP_difference_jpeg96"] |= {"value": -0.03, "low": -0.05, "high": -0.01}
+    numbers.pop("unseen_AP_difference_raw", None)
+    path.write_text(json.dumps(numbers))
+    judged = claims.evaluate(results / "small", LEDGER)
+    rows = [row for row in claims.view_table(judged, "matched") if row["id"] == "generalisation"]
+    assert [(row["in_view"], row["verdict"]) for row in rows] == [("matched", "reproduced"), ("jpeg96", "not reproduced")]
+    assert not any(row["id"] == "inference_cost" for row in claims.view_table(judged, "matched"))
+    numbers["unseen_AP_difference_jpeg96"]["seeds"] = 2
+    path.write_text(json.dumps(numbers))
+    rows = claims.view_table(claims.evaluate(results / "small", LEDGER), "matched")
+    assert [row["verdict"] for row in rows if row["id"] == "generalisation"] == ["reproduced", "not run here"]

@@ -11,8 +11,8 @@ from anl import cli, params
 from anl.errors import UserError
 from tests.conftest import ROOT
 
-COMMANDS = ["profile", "photos", "prior", "generate", "benchmark", "audit", "target", "train", "predict", "evaluate",
-            "notebook", "claims", "bench", "book"]
+COMMANDS = ["profile", "photos", "fetch", "prior", "generate", "benchmark", "index", "audit", "target", "train", "predict",
+            "perturb", "evaluate", "notebook", "claims", "bench", "book"]
 
 
 def subparser(name):

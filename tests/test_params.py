@@ -79,6 +79,12 @@ def test_activate_writes_once(tmp_path):
     ("families.ddim.model", "gan", "'families.ddim.model' cannot work"),
     ("data.split", {"train": 0.5, "val": 0.5, "test": 0.5}, "'data.split' cannot work"),
     ("data.least_factor", 1.0, "'data.least_factor' cannot work"),
+    ("evaluation.perturbations", [90], "'evaluation.perturbations' must be a mapping"),
+    ("evaluation.perturbations", {"jpeg": []}, "'evaluation.perturbations.jpeg' must be a list with at least one entry"),
+    ("evaluation.perturbations", {"rotate": [1]}, "'evaluation.perturbations.rotate' cannot work: choose one of jpeg"),
+    ("evaluation.perturbations", {"jpeg": [0]}, "'evaluation.perturbations.jpeg' cannot work: strengths must be from 1"),
+    ("evaluation.perturbations", {"crop": [0.5, 0.9]}, "'evaluation.perturbations.crop' cannot work"),
+    ("evaluation.perturbations", {"noise": [2, 2.0]}, "an entry stands twice"),
     ("runs.priors", ["third_prior"], "'runs.priors' cannot work: 'third_prior' is not one of untrained_prior"),
     ("runs.loss_weights", [1], "'runs.loss_weights' cannot work: method.loss_weight is run anyway"),
     ("runs.loss_weights", [-1], "'runs.loss_weights' cannot work: they must not be negative"),
@@ -135,3 +141,11 @@ def test_a_misspelt_key_of_a_derived_profile_is_named(tmp_path):
     (tmp_path / "mine.yaml").write_text("base: small\nprofile: mine\ntraining: {stepps: 3}\n")
     with pytest.raises(UserError, match="unknown key 'training.stepps'"):
         params.resolve("mine", tmp_path)
+
+
+@pytest.mark.parametrize("given", [None, {}])
+def test_a_profile_may_name_no_perturbation(given):
+    value = changed("evaluation.perturbations", given)
+    if given is None:
+        del value["evaluation"]["perturbations"]
+    assert params.from_dict(value, "test").evaluation.perturbations == {}

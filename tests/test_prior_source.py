@@ -1,15 +1,11 @@
 """Where a prior comes from. The hub is a small server of the test's own on 127.0.0.1; nothing leaves the machine."""
 
-import hashlib
 import importlib.util
-import json
 import os
 import socket
 import subprocess
 import sys
-import threading
 from fnmatch import fnmatch
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,10 +14,11 @@ import torch
 from anl import prior_source
 from anl.errors import UserError
 from anl.prior import NoisePrior
-from tests import tiny_priors
+from tests import tiny_hub, tiny_priors
 from tests.conftest import ROOT
+from tests.tiny_hub import COMMIT
 
-COMMIT, OTHER = "0123456789abcdef" * 2 + "01234567", "f" * 40
+OTHER = "f" * 40
 FETCH = """
 import sys, time
 time.sleep = lambda seconds: None  # the hub's client waits 23 s in all before it gives an address up
@@ -34,55 +31,16 @@ except UserError as problem:
 """
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The part of the hub's protocol that a download of one commit uses; `server.files`: path -> bytes."""
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def do_HEAD(self):
-        self.answer(body=False)
-
-    def answer(self, body):
-        self.server.asked.append(self.path)
-        path = self.path.split("?")[0]
-        if not (path.startswith(("/api/models/tiny/prior/", "/tiny/prior/"))):
-            return self.send(404, {"X-Error-Code": "RepoNotFound"}, b"", body)
-        if COMMIT not in path:
-            return self.send(404, {"X-Error-Code": "RevisionNotFound"}, b"", body)
-        if path.startswith(f"/api/models/tiny/prior/tree/{COMMIT}"):
-            tree = [{"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                    for name, data in self.server.files.items()]
-            return self.send(200, {"Content-Type": "application/json"}, json.dumps(tree).encode(), body)
-        data = self.server.files.get(path.removeprefix(f"/tiny/prior/resolve/{COMMIT}/"))
-        if data is None:
-            return self.send(404, {"X-Error-Code": "EntryNotFound"}, b"", body)
-        return self.send(200, {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT}, data, body)
-
-    def send(self, status, headers, data, body):
-        self.send_response(status)
-        for key, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     """A server that holds a pixel prior and what must not be downloaded: a pickle, a variant, a whole checkpoint."""
     folder = tiny_priors.pixel_folder(tmp_path_factory.mktemp("hub") / "prior")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    server.files |= {"unet/diffusion_pytorch_model.bin": b"pickle", "whole.safetensors": b"gigabytes",
-                     "unet/diffusion_pytorch_model.fp16.safetensors": b"half", "README.md": b"read me"}
-    server.asked, server.folder = [], folder
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files |= {"unet/diffusion_pytorch_model.bin": b"pickle", "whole.safetensors": b"gigabytes",
+              "unet/diffusion_pytorch_model.fp16.safetensors": b"half", "README.md": b"read me"}
+    with tiny_hub.serving("models", "tiny/prior", files) as server:
+        server.folder = folder
+        yield server
 
 
 def fetch(source, revision, cache, endpoint, offline="0"):

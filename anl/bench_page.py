@@ -1,0 +1,32 @@
+"""The tables of `make bench`, as stored under results/bench, for the book's page on cost."""
+
+from pathlib import Path
+
+from anl.files import read_json, write_text
+from anl.tables import copy_results
+
+CAPTIONS = {
+    "inference": "Inference: parameters and multiply-adds for one image, counted, and the time of a batch. `bare` is the timm "
+                 "backbone alone, `plain` our detector without noise, the others with it and each attention.",
+    "training": "One training step with cached targets, beside the plain detector's.",
+    "targets": "Images a second while targets are made, beside the bare prior called in a loop."}
+
+
+def gather(results, target):
+    """Copy every measurement in `results` to `target`, with a section each in target/bench.md.txt (empty where none is)."""
+    sections = []
+    for folder in sorted(path.parent for path in Path(results).glob("*/machine.json")):
+        copy_results(folder, target / folder.name, {}, "quartiles")
+        machine = read_json(folder / "machine.json")
+        backbone, _, size = folder.name.rpartition("-")
+        lines = [f"## `{backbone}` at {size} pixels\n",
+                 (f"Measured on {machine['cores']} cores ({machine['device']}), torch {machine['torch']}, Python "
+                 f"{machine['python']}, {machine['repeats']} rounds in which the calls take turns; ratios are medians over the "
+                 "rounds with their quartiles. Compare the ratios: the times are this machine's.\n")]
+        for name, caption in CAPTIONS.items():
+            if (folder / f"{name}.csv").is_file():
+                place = f"generated/bench/{folder.name}/{name}"
+                lines += [f"{caption} ({{download}}`{name}.csv <{place}.csv>`)\n",
+                          f"```{{raw}} html\n:file: {place}.html\n```\n"]
+        sections.append("\n".join(lines))
+    write_text(target / "bench.md.txt", "\n".join(sections) or "\n")

@@ -1,0 +1,158 @@
+"""The one way in which image bytes become pixels, with limits, and what is refused.
+
+What is read, and how:
+
+- JPEG (with the first picture of a multi-picture JPEG), PNG, WebP, AVIF, BMP, TIFF, GIF and PPM, by content, whatever the
+  file's name ends in;
+- EXIF rotation is applied; palette, grey and CMYK become RGB; 16 bits are scaled to 8; transparency is laid on white;
+- colour profiles are ignored: the numbers are those of the file.
+
+What is refused, with its reason: empty files, no image, cut-short or damaged images, several frames or pages, more pixels
+or bytes than the limits, floating-point pixels.
+"""
+
+import contextlib
+import io
+import os
+import stat
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from anl.data.jpeg import estimate_quality
+from anl.errors import UserError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
+MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb; here it is an error
+MAX_BYTES = 256 * 2**20
+ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
+
+
+class Refused(ValueError):
+    """An image that is not read; the message is the reason, without the file's name."""
+
+
+class Header(NamedTuple):
+    """width, height: pixels after EXIF rotation. jpeg_quality: 1 to 100, None for other formats."""
+
+    width: int
+    height: int
+    format: str
+    jpeg_quality: int | None
+
+
+def decode(path_or_bytes, max_pixels=MAX_PIXELS, max_bytes=MAX_BYTES):
+    """Decode an image to uint8 RGB, (H, W, 3), as the module's heading says. Raises UserError naming file and reason."""
+    is_bytes = isinstance(path_or_bytes, (bytes, bytearray, memoryview))
+    name = "the image" if is_bytes else os.fspath(path_or_bytes)
+    try:
+        data = bytes(path_or_bytes) if is_bytes else read_bytes(path_or_bytes, max_bytes)
+        if len(data) > max_bytes:
+            raise Refused(_too_large(len(data), max_bytes))
+        return decode_bytes(data, max_pixels)
+    except Refused as problem:
+        raise UserError(f"{name!r} is refused: {problem}; replace or remove it") from None
+
+
+def read_bytes(path, max_bytes=MAX_BYTES):
+    """The bytes of a regular file within the limit. Raises Refused otherwise."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise Refused("not a regular file")
+        if status.st_size > max_bytes:
+            raise Refused(_too_large(status.st_size, max_bytes))
+        return Path(path).read_bytes()
+    except OSError as problem:
+        raise Refused(f"cannot be opened ({problem.strerror or problem})") from None
+
+
+def _too_large(size, limit):
+    return f"{size} bytes, over the limit of {limit}"
+
+
+def read_header(data, max_pixels=MAX_PIXELS):
+    """Header of image bytes, without decoding pixels. Raises Refused.
+
+    Of JPEG, PNG and WebP it also tells that the end is missing; damage further inside is found by decoding only.
+    """
+    with _opened(data, max_pixels) as image:
+        kind = _kind(image)
+        width, height = image.size
+        # the EXIF block of a PNG may stand behind its pixels, where Pillow reads it by decoding them
+        exif = image.getexif() if kind != "PNG" or b"eXIf" in data or "exif" in image.info else {}
+        if kind != "TIFF" and exif.get(ORIENTATION, 1) in (5, 6, 7, 8):  # a TIFF's size is given turned already
+            width, height = height, width
+        quality = estimate_quality(getattr(image, "quantization", None)) if kind == "JPEG" else None
+        return Header(width, height, kind, quality)
+
+
+def decode_bytes(data, max_pixels=MAX_PIXELS):
+    """uint8 RGB (H, W, 3) of image bytes. Raises Refused."""
+    with _opened(data, max_pixels) as image:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def _kind(image):
+    return "JPEG" if image.format == "MPO" else image.format
+
+
+@contextlib.contextmanager
+def _opened(data, max_pixels):
+    """The Pillow image of `data`, checked; whatever Pillow says against it, here or in the block, becomes Refused."""
+    if not data:
+        raise Refused("empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            try:
+                image = Image.open(io.BytesIO(data), formats=FORMATS)
+            except Image.UnidentifiedImageError:
+                raise Refused("no image of a known format") from None
+            with image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise Refused(f"{width} x {height} pixels, over the limit of {max_pixels} in all")
+                if image.format != "MPO" and getattr(image, "is_animated", False):
+                    raise Refused(f"animated or of several pages ({image.n_frames} frames)")
+                if _cut_short(data, _kind(image)):
+                    raise Refused("cut short: the end of the file is missing")
+                yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise Refused(f"too many pixels, over the limit of {min(max_pixels, MAX_PIXELS)} in all") from None
+    except Refused:
+        raise
+    except MemoryError:
+        raise Refused("cannot be decoded (not enough memory)") from None
+    except Exception as problem:  # Pillow's plugins raise OSError, ValueError, SyntaxError, struct.error, KeyError, ...
+        words = " ".join(str(problem).split())[:120] or type(problem).__name__
+        raise Refused(f"cannot be decoded ({words})") from None
+
+
+def _cut_short(data, kind):
+    """Whether the end that the format asks for is missing; asked here too, because Pillow can be told to pad."""
+    if kind == "JPEG":
+        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")  # end of image behind the last start of scan
+    if kind == "PNG":
+        return b"IEND" not in data[-4096:] and b"IEND" not in data
+    if kind == "WEBP":
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    return False
+
+
+def _to_rgb(image):
+    if image.mode.startswith("I"):  # 16 bits, or 32 of which PNG and TIFF readers use 16
+        values = np.asarray(image).astype(np.float64)
+        grey = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)
+        return np.stack([grey] * 3, axis=-1)
+    if image.mode == "F":
+        raise Refused("floating-point pixels have no agreed range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))

@@ -1,0 +1,63 @@
+"""Images that are the same, or nearly: exact bytes by SHA-256, looks by a perceptual hash of 64 bits."""
+
+import functools
+
+import numpy as np
+from PIL import Image
+
+SIDE = 32  # pixels: what an image is reduced to before its frequencies are taken
+LOW = 8  # frequencies kept along each axis
+NEAR = 3  # bits in which the hashes of near-duplicates differ at most
+BANDS = 4  # of 16 bits: two hashes that differ in 3 bits agree in one of them at least
+CROWD = 2000  # neighbours compared within a band at most
+
+
+@functools.cache
+def _cosines():
+    """Rows of the orthonormal DCT-II, (LOW, SIDE)."""
+    place = (np.arange(SIDE) + 0.5) * np.pi / SIDE
+    return np.cos(np.arange(LOW)[:, None] * place) * np.sqrt(2 / SIDE)
+
+
+def perceptual_hash(pixels):
+    """A 64-bit hash, int, that compression and resizing leave (nearly) alone. pixels: uint8 (H, W, 3).
+
+    The signs, about their median, of the 8 x 8 lowest frequencies of a 32 x 32 grey copy (DCT; Zauner 2010, pHash).
+    """
+    grey = np.asarray(Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
+    low = (_cosines() @ grey @ _cosines().T).ravel()
+    return int.from_bytes(np.packbits(low > np.median(low[1:])).tobytes(), "big")
+
+
+def near_pairs(hashes, most=NEAR):
+    """Pairs of different hashes that differ in at most `most` (up to 3) bits: (first, second, distance, left out).
+
+    hashes: uint64 (N,), each once. first, second: positions. Compares only what agrees in one of four 16-bit bands, so
+    that it grows with the number of alike images, not with N squared; `left out` counts comparisons given up where more
+    than CROWD hashes share a band.
+    """
+    if most >= BANDS:
+        raise ValueError(f"{BANDS} bands find pairs of at most {BANDS - 1} bits")
+    hashes = np.asarray(hashes, np.uint64)
+    pairs, left_out = set(), 0
+    for band in range(BANDS):
+        key = (hashes >> np.uint64(16 * band)).astype(np.uint16)
+        order = np.argsort(key, kind="stable")
+        crowd = np.bincount(key, minlength=1 << 16).astype(np.int64)
+        excess = np.maximum(crowd - 1 - CROWD, 0)
+        left_out += int((excess * (excess + 1) // 2).sum())
+        for step in range(1, min(int(crowd.max(initial=0)), CROWD + 1)):
+            here, there = order[:-step], order[step:]
+            same = key[here] == key[there]
+            here, there = here[same], there[same]
+            close = np.bitwise_count(hashes[here] ^ hashes[there]) <= most
+            pairs.update(zip(np.minimum(here, there)[close].tolist(), np.maximum(here, there)[close].tolist()))
+    first, second = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
+    return first, second, np.bitwise_count(hashes[first] ^ hashes[second]).astype(int), left_out
+
+
+def groups(keys):
+    """A number for every group of equal keys that has two members or more, -1 for what is alone: int64 (N,)."""
+    _, member, size = np.unique(keys, return_inverse=True, return_counts=True)
+    number = np.cumsum(size > 1) - 1
+    return np.where(size[member] > 1, number[member], -1)

@@ -1,0 +1,29 @@
+"""Small folder trees of images for tests."""
+
+import io
+
+from PIL import Image
+
+from tests.conftest import photograph
+
+
+def encoded(seed, kind="PNG", size=24, **options):
+    stream = io.BytesIO()
+    Image.fromarray(photograph(seed, size, size)).save(stream, format=kind, **options)
+    return stream.getvalue()
+
+
+def write(root, files):
+    """files: {path: bytes}."""
+    for path, data in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(data)
+    return root
+
+
+def genimage(root, each=3, **options):
+    """Two generators in GenImage's tree, `each` images of a class and split."""
+    places = [f"{generator}/{split}/{label}" for generator in ("ADM", "Midjourney") for split in ("train", "val")
+              for label in ("ai", "nature")]
+    return write(root, {f"{place}/{i}.png": encoded(100 * n + i, **options) for n, place in enumerate(places)
+                        for i in range(each)})

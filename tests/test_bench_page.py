@@ -1,0 +1,20 @@
+from anl import bench_page
+from anl.files import write_csv, write_json
+
+
+def test_every_measurement_has_a_section_with_its_tables(tmp_path):
+    folder = tmp_path / "bench/resnet50-stem8-224"
+    write_json(folder / "machine.json", {"cores": 2, "device": "x86_64", "torch": "2", "python": "3.11", "repeats": 5})
+    write_csv(folder / "training.csv", [{"model": "gate", "batch": 8, "time_over_plain": 1.234, "time_over_plain_low": 1.2,
+                                         "time_over_plain_high": 1.3}])
+    bench_page.gather(tmp_path / "bench", tmp_path / "out")
+    text = (tmp_path / "out/bench.md.txt").read_text()
+    assert "## `resnet50-stem8` at 224 pixels" in text and "generated/bench/resnet50-stem8-224/training.html" in text
+    assert "inference.html" not in text
+    table = (tmp_path / "out/resnet50-stem8-224/training.html").read_text()
+    assert "1.234 [1.200, 1.300]" in table and "Time over plain [quartiles]" in table and "95 %" not in table
+
+
+def test_where_nothing_was_measured_the_page_says_nothing(tmp_path):
+    bench_page.gather(tmp_path / "bench", tmp_path / "out")
+    assert (tmp_path / "out/bench.md.txt").read_text() == "\n"
