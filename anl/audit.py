@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from anl import bootstrap, seeds
-from anl.benchmark import REAL, read_images, read_manifest, read_more
+from anl import bootstrap, more_families, seeds
+from anl.benchmark import REAL, read_images, read_manifest
 from anl.data import views
 from anl.data.photos import decode, read_card
 from anl.files import write_csv
@@ -34,7 +34,7 @@ def run(params, results="results"):
 def run_more(params, results="results"):
     """Write family_statistics.csv of the further families under results/<profile>/audit_more/."""
     folder = Path(results) / params.profile / "audit_more"
-    manifest, pixels = read_more(params)
+    manifest, pixels = more_families.read(params)
     write_csv(folder / "family_statistics.csv", family_statistics(manifest, pixels, params, params.more_families))
     return folder
 
@@ -58,7 +58,8 @@ def image_features(pixels):
 
 def family_statistics(manifest, pixels, params, families=None):
     """A row a family: test AP, with 95 % interval, of a logistic regression on each simple statistic, fitted on
-    validation patches of the same family; the median ratio of high-frequency energy fake / real; PSNR in dB, which means nothing of an unpaired family.
+    validation patches of the same family; the median ratio of high-frequency energy fake / real; PSNR in dB, which means
+    nothing of an unpaired family.
 
     families: names, those of the benchmark by default.
     """

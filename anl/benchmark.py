@@ -1,7 +1,7 @@
 """The embedded benchmark: real patches and, for each family, their regenerations, in one manifest.
 
 Real and fake take one path: decode, downsample, crop at twice the size, (regenerate), quantise to 8 bits, halve,
-quantise, encode as PNG. The further families are a set of their own beside it, made of the same patches.
+quantise, encode as PNG.
 """
 
 import dataclasses
@@ -34,83 +34,15 @@ def build(params, models_folder="models", cache=".cache/anl"):
     photos = read_card(params.data.card)
     check_folder(photos, params.data.folder)
     patches, crops = cut_reals(photos, params)
-    tables = {REAL: _table(REAL, patches, crops)}
+    tables = {REAL: table_of(REAL, patches, crops)}
     parts = Path(cache) / "benchmark"
     for name, family in params.families.items():
         wanted = [i for i, patch in enumerate(patches) if name == params.benchmark.seen or patch.split != "train"]
         chosen, real = [patches[i] for i in wanted], [crops[i] for i in wanted]
-        tables[name] = _table(name, chosen, _fakes(name, family, chosen, real, params, models_folder, parts))
-    manifest = _write(tables, params.benchmark.folder)
+        tables[name] = table_of(name, chosen, regenerations(name, family, chosen, real, params, models_folder, parts))
+    manifest = write(tables, params.benchmark.folder)
     shutil.rmtree(parts, ignore_errors=True)
     return manifest
-
-
-def build_more(params, models_folder="models", cache=".cache/anl"):
-    """Write the further families beside the benchmark, in the same format but without the reals; returns the manifest.
-
-    Two more columns: `paired` (of the family), and `altered`, the share of pixels that differ from the real crop's
-    before both are halved. Raises UserError if the profile names no further families.
-    """
-    if not params.more_families:
-        raise UserError(f"profile {params.profile} names no `more_families`; take another one with `anl profile small`")
-    photos = read_card(params.data.card)
-    check_folder(photos, params.data.folder)
-    patches, crops = cut_reals(photos, params)
-    wanted = list(_held_out(patches, params.more_patches))
-    chosen, real = [patches[i] for i in wanted], [crops[i] for i in wanted]
-    parts, tables = Path(cache) / "more_families", {}
-    for name, family in params.more_families.items():
-        fakes = _fakes(name, family, chosen, real, params, models_folder, parts)
-        altered = [float((fake != crop).any(-1).mean()) for fake, crop in zip(fakes, real, strict=True)]
-        tables[name] = _table(name, chosen, fakes).assign(paired=family.paired, altered=altered)
-    manifest = _write(tables, more_folder(params))
-    shutil.rmtree(parts, ignore_errors=True)
-    return manifest
-
-
-def more_folder(params):
-    """Where the further families lie: beside the benchmark."""
-    return Path(params.benchmark.folder).with_name("more_families")
-
-
-def read_more(params):
-    """The further families with the benchmark's real patches that they were made of: (manifest, uint8 (N, H, W, 3))."""
-    fakes = read_manifest(more_folder(params))
-    real = read_manifest(params.benchmark.folder)
-    real = real[(real["generator"] == REAL) & place(real).isin(set(place(fakes)))].assign(paired=True, altered=0.0)
-    lost = set(place(fakes)) - set(place(real))
-    if lost:
-        raise UserError(f"{more_folder(params)} holds patches that {params.benchmark.folder} lacks ({min(lost)} is one): "
-                        "they were made by different profiles; get both with `dvc pull benchmark more_families`")
-    pixels = [read_images(params.benchmark.folder, real), read_images(more_folder(params), fakes)]
-    return pd.concat([real, fakes], ignore_index=True), np.concatenate(pixels)
-
-
-def place(manifest):
-    """What a real patch and its regenerations share of their sample ids."""
-    return manifest["sample_id"].str.split("/", n=1).str[1]
-
-
-def _held_out(patches, limits):
-    """Positions of up to `limits.val` and `limits.test` patches of each photograph, spread over it."""
-    found = {}
-    for index, patch in enumerate(patches):
-        found.setdefault((patch.split, patch.photo), []).append(index)
-    for (split, _), indices in found.items():
-        limit = min(getattr(limits, split, 0), len(indices))
-        yield from (indices[int(i)] for i in np.linspace(0, len(indices) - 1, limit).round())
-
-
-def _fakes(name, family, patches, crops, params, models_folder, parts):
-    """The regenerations of the crops by one family, uint8, each chunk of them kept in a folder of `parts`."""
-    from anl.generators import load_model  # not above: who only reads the benchmark need not wait for diffusers
-
-    needed = {family.model} | ({"vae"} if family.model == "latent" else set())
-    models = {key: load_model(key, Path(models_folder) / key) for key in sorted(needed)}
-    weights = {key: sha256_of(Path(models_folder) / key / "diffusion_pytorch_model.safetensors") for key in needed}
-    key = identity({"family": dataclasses.asdict(family), "weights": weights, "seed": params.seed,
-                    "patches": [patch.id for patch in patches], "size": params.benchmark.size})
-    return _regenerate_all(name, family, models, crops, params.seed, parts / key)
 
 
 def cut_reals(photos, params):
@@ -128,9 +60,16 @@ def cut_reals(photos, params):
     return patches, crops
 
 
-def _regenerate_all(name, family, models, crops, seed, parts):
-    from anl.generators import regenerate
+def regenerations(name, family, patches, crops, params, models_folder, parts):
+    """The uint8 crops, regenerated by the family `name`; chunks of them are kept in a folder of `parts` and read there."""
+    # not above: who only reads the benchmark need not wait for diffusers
+    from anl.generators import load_model, regenerate
 
+    needed = {family.model} | ({"vae"} if family.model == "latent" else set())
+    models = {key: load_model(key, Path(models_folder) / key) for key in sorted(needed)}
+    weights = {key: sha256_of(Path(models_folder) / key / "diffusion_pytorch_model.safetensors") for key in needed}
+    parts = Path(parts) / identity({"family": dataclasses.asdict(family), "weights": weights, "seed": params.seed,
+                                    "patches": [patch.id for patch in patches], "size": params.benchmark.size})
     fakes = []
     for start in tqdm(range(0, len(crops), CHUNK), desc=name, mininterval=5, file=sys.stderr):
         part = parts / f"{start}.npy"
@@ -138,7 +77,7 @@ def _regenerate_all(name, family, models, crops, seed, parts):
             chunk = np.load(part)
         except (FileNotFoundError, ValueError, EOFError):
             x = to_tensor(np.stack(crops[start:start + CHUNK]))
-            chunk = to_pixels(regenerate(family_dict(family), models, x, seeds.torch_generator(seed, name, start)))
+            chunk = to_pixels(regenerate(family_dict(family), models, x, seeds.torch_generator(params.seed, name, start)))
             with whole_file(part) as temporary:
                 np.save(temporary, chunk)
         fakes.extend(chunk)
@@ -149,7 +88,8 @@ def family_dict(family):
     return {key: value for key, value in dataclasses.asdict(family).items() if value is not None}
 
 
-def _table(generator, patches, crops):
+def table_of(generator, patches, crops):
+    """The manifest's rows of one generator, with the halved crops as PNG bytes in the column `png`."""
     rows = []
     for patch, crop in zip(patches, crops, strict=True):
         png = encode(halve(crop))
@@ -160,8 +100,8 @@ def _table(generator, patches, crops):
     return pd.DataFrame(rows)
 
 
-def _write(tables, folder):
-    """Write all parts beside the folder and swap it in at the end."""
+def write(tables, folder):
+    """Write the tables of `table_of`, {generator: table}, as a benchmark's folder, which appears whole; returns the manifest."""
     folder = Path(folder)
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -171,9 +171,9 @@ def generate(options):
 
 
 def benchmark(options):
-    from anl import benchmark
+    from anl import benchmark, more_families
 
-    manifest = (benchmark.build_more if options.more else benchmark.build)(load_params(options))
+    manifest = (more_families if options.more else benchmark).build(load_params(options))
     among = "" if options.more else ", the reals among them"
     print(f"{len(manifest)} images of {manifest['generator'].nunique()} generators{among}")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anl import benchmark, params, prior_training, seeds
+from anl import benchmark, more_families, params, prior_training, seeds
 from anl.data.photos import CARD_COLUMNS
 from anl.generators import autoencoders, diffusion, superres
 
@@ -104,5 +104,5 @@ def world(tmp_path_factory):
         prior_training.build([8, 8], 1).save_pretrained(world.root / "models" / name / "unet")
         diffusion.noise_scheduler().save_pretrained(world.root / "models" / name / "scheduler")
     benchmark.build(world.params, world.models, world.cache)
-    benchmark.build_more(world.params, world.models, world.cache)
+    more_families.build(world.params, world.models, world.cache)
     return world

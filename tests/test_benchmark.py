@@ -85,27 +85,3 @@ def test_a_profile_uses_patches_spread_over_photographs(world):
     real = rows[(rows["generator"] == "real") & (rows["split"] == "train")]
     assert len(real) == min(16, ((manifest["generator"] == "real") & (manifest["split"] == "train")).sum())
     assert real["photo"].value_counts().max() - real["photo"].value_counts().min() <= 1 or len(real) < 16
-
-
-def test_further_families_share_the_benchmarks_held_out_patches(world):
-    manifest, pixels = benchmark.read_more(world.params)
-    real = manifest[manifest["generator"] == "real"]
-    assert set(manifest["generator"]) == {"real", *world.params.more_families} and set(real["split"]) == {"val", "test"}
-    for name in world.params.more_families:
-        assert benchmark.place(manifest[manifest["generator"] == name]).tolist() == benchmark.place(real).tolist()
-    main = benchmark.read_manifest(world.params.benchmark.folder).set_index("sample_id")
-    for column in ("cluster", "split", "sha256"):
-        assert (main.loc[real["sample_id"], column].to_numpy() == real[column].to_numpy()).all()
-    assert pixels.shape == (len(manifest), 32, 32, 3)
-
-
-def test_only_a_region_is_altered_by_inpainting(world):
-    manifest = benchmark.read_manifest(benchmark.more_folder(world.params)).set_index("generator")
-    assert manifest.loc["inpaint", "altered"].between(0.15, 0.55).all()
-    assert (manifest.loc["dpm", "altered"] > 0.6).all()
-    assert not manifest.loc["unconditional", "paired"].any() and manifest.loc["dpm", "paired"].all()
-
-
-def test_a_profile_without_further_families(world):
-    with pytest.raises(UserError, match="names no `more_families`"):
-        benchmark.build_more(dataclasses.replace(world.params, more_families={}), world.models)
