@@ -35,7 +35,10 @@ def run_more(params, results="results"):
     """Write family_statistics.csv of the further families under results/<profile>/audit_more/."""
     folder = Path(results) / params.profile / "audit_more"
     manifest, pixels = more_families.read(params)
-    write_csv(folder / "family_statistics.csv", family_statistics(manifest, pixels, params, params.more_families))
+    rows = family_statistics(manifest, pixels, params, params.more_families)
+    for row in rows:  # an unpaired sample has no real patch to be like
+        row["psnr"] = row["psnr"] if params.more_families[row["family"]].paired else None
+    write_csv(folder / "family_statistics.csv", rows)
     return folder
 
 
@@ -58,8 +61,7 @@ def image_features(pixels):
 
 def family_statistics(manifest, pixels, params, families=None):
     """A row a family: test AP, with 95 % interval, of a logistic regression on each simple statistic, fitted on
-    validation patches of the same family; the median ratio of high-frequency energy fake / real; PSNR in dB, which means
-    nothing of an unpaired family.
+    validation patches of the same family; the median ratio of high-frequency energy fake / real; PSNR in dB.
 
     families: names, those of the benchmark by default.
     """

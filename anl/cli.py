@@ -111,6 +111,9 @@ def make_parser():
     sub = command("perturb", perturb, "score a trained run's test images under every perturbation of the profile",
                   "anl perturb runs/small/main/plain-s0")
     sub.add_argument("run", metavar="RUN_FOLDER")
+    sub = command("families", families, "score a trained run on the test images of the profile's more_families",
+                  "anl families runs/small/main/plain-s0")
+    sub.add_argument("run", metavar="RUN_FOLDER")
     sub = command("evaluate", evaluate, "print a run's metrics per generator and view, as CSV",
                   "anl evaluate runs/small/main/plain-s0")
     sub.add_argument("run", metavar="RUN_FOLDER")
@@ -216,6 +219,12 @@ def perturb(options):
     from anl import robustness
 
     print(robustness.score_run(options.run, load_params(options)))
+
+
+def families(options):
+    from anl import families_study
+
+    print(families_study.score_run(options.run, load_params(options)))
 
 
 def evaluate(options):

@@ -24,6 +24,7 @@ from anl.predict import COLUMNS, read_predictions, score
 FILE = "scores.parquet"
 METRICS = ("AP", "balanced_accuracy", "fake_accuracy")
 BENCHMARK, FURTHER = "unseen_benchmark", "unseen_further"  # means over the two parts of the unseen families
+NAMES = {BENCHMARK: "mean, benchmark", FURTHER: "mean, further", analysis.UNSEEN: "mean, both"}
 
 
 def score_run(folder, params):
@@ -124,13 +125,25 @@ def _counts(table, view, params):
     return {name: int(count + images[REAL]) for name, count in ({**images, **sums}).items()}
 
 
-def family_table(means, differences, params, view):
-    """What a page shows: a row a family or mean, a column a method and difference, and whether it is paired."""
-    keep = [table[(table["view"] == view) & (table["metric"] == "AP")] for table in (means, differences)]
-    rows = analysis.side_by_side(*keep, ["generator"])
-    known = params.families | params.more_families
-    rows.insert(1, "model", [known[name].model if name in known else "" for name in rows["generator"]])
-    return rows
+def parts(params):
+    """{words: families and means}, as a page orders them: trained on, unseen of the benchmark, further, unpaired, means."""
+    groups = means_over(params)
+    unpaired = [name for name in params.more_families if name not in groups[FURTHER]]
+    found = {"trained on": [params.benchmark.seen], "unseen": groups[BENCHMARK], "unseen,\nfurther": groups[FURTHER],
+             "unpaired": unpaired, "all unseen": list(groups)}
+    return {words: names for words, names in found.items() if names}
+
+
+def family_table(means, differences, parts):
+    """What a page shows: a row a family or mean in the order of `parts`, a column a method and difference.
+
+    means, differences: of one view and metric.
+    """
+    rows = analysis.side_by_side(means, differences, ["generator"]).set_index("generator", drop=False)
+    part = {name: " ".join(words.split()) for words, names in parts.items() for name in names}
+    rows = rows.loc[list(part)].reset_index(drop=True)
+    rows.insert(1, "part", list(part.values()))
+    return rows.assign(generator=rows["generator"].replace(NAMES)).rename(columns={"generator": "family"})
 
 
 def method_table(means, own_minus_other, view, own="anl"):

@@ -13,7 +13,7 @@ from tests import synthetic
 from tests.synthetic import built_book  # noqa: F401  a fixture
 
 OURS = ["index", "paper", "method", "protocol", "data_card", "sources", "claims", "cross_generator", "step_t", "attention",
-        "targets", "peers", "robustness", "calibration", "detector", "cost", "data", "prior", "limits", "rerun", "glossary",
+        "targets", "peers", "families", "robustness", "calibration", "detector", "cost", "data", "prior", "limits", "rerun", "glossary",
         "bibliography"]
 
 
