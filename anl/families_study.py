@@ -179,11 +179,10 @@ def _spread(row, centre, name):
 def gains(means, differences, params, method="anl"):
     """Named numbers for the page: gains of `method` over the baseline, and on which unseen families they hold; see
     anl.analysis.value. A gain holds where its interval lies above 0. Keys of a view that is not the headline's end in it."""
-    base, headline = differences["baseline"].iloc[0], params.evaluation.headline
+    base = differences["baseline"].iloc[0]
     unpaired = [name for name in params.more_families if name not in more_families.paired(params)]
     groups, values = means_over(params), {}
-    for view in params.evaluation.views:
-        end = "" if view == headline else f"_{view}"
+    for view, end in _ends(params):
         for name in (params.benchmark.seen, *groups[analysis.UNSEEN], *unpaired, *groups):
             values[f"gain_{name}{end}"] = _value(_pick(differences, view, method=method, generator=name), "difference")
             for who in (base, method):
@@ -201,9 +200,8 @@ def gains(means, differences, params, method="anl"):
 def standing(means, own_minus_other, params, own="anl"):
     """Named numbers: the best other method on each mean of unseen families, `own` minus it, and how many others `own` is
     above with its interval."""
-    headline, values = params.evaluation.headline, {}
-    for view in params.evaluation.views:
-        end = "" if view == headline else f"_{view}"
+    values = {}
+    for view, end in _ends(params):
         for name in (analysis.UNSEEN, BENCHMARK, FURTHER):
             rows = own_minus_other[(own_minus_other["view"] == view) & (own_minus_other["generator"] == name)
                                    & (own_minus_other["metric"] == "AP")]
@@ -213,6 +211,12 @@ def standing(means, own_minus_other, params, own="anl"):
             values[f"own_minus_best_other_{name}{end}"] = _value(best, "difference")
             values[f"beaten_{name}{end}"] = {**analysis.value(beaten), "text": f"{beaten} of {len(rows)}"}
     return values
+
+
+def _ends(params):
+    """[(view, what its keys end in)], the headline's first and `raw`, which it is read instead of, left out."""
+    headline = params.evaluation.headline
+    return [(headline, ""), *((view, f"_{view}") for view in params.evaluation.views if view not in ("raw", headline))]
 
 
 def _value(row, centre):

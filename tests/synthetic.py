@@ -72,6 +72,7 @@ def values(difference=None):
     further |= {f"AP_{who}_unconditional": interval(0.7) for who in ("plain", "anl")}
     further |= {f"held_{name}": {**value(2, digits=0), "text": "2 of 3"} for name in ("unseen", "unseen_further", "unseen_jpeg96")}
     further |= {f"lost_{name}": {**value(1, digits=0), "text": "`vae`"} for name in ("unseen", "unseen_jpeg96")}
+    further |= {f"spectrum_AP_{name}": interval(0.6) for name in ("dpm", "inpaint", "superres", "unconditional")}
     further |= {"altered_inpaint": value(0.37, n=240), "unseen": value(8, digits=0), "images": value(240, digits=0)}
     return {"data": data, "prior": prior, "detector": detector, "cross_generator": cross, "step_t": step,
             "attention": attention, "targets": targets, "families": further, "robustness": robust, "calibration": calibration}
