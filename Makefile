@@ -39,7 +39,7 @@ unexport PYTHONPATH PYTHONHOME JUPYTER_PATH
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 # made once (hours), kept in .dvc/store, pulled
-PULLED := data.dvc prior another_prior generator benchmark more_generator more_families
+PULLED := data.dvc detector.dvc prior another_prior generator benchmark more_generator more_families
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data book test bench lint clean

@@ -19,7 +19,7 @@ RULE_KEYS = {"metric", "name", "above", "at_most"}
 VIEWS = ("raw", "jpeg96")  # beside the headline view; a metric's number there has the view's name at its end
 VIEW_COLUMNS = ["claim", "in_view", "verdict", "value", "low", "high", "n", "seeds"]
 TABLE_COLUMNS = ["id", "title", "verdict", "measure", "value", "low", "high", "n", "seeds", "text", "rule"]
-README_PROFILE = "small"
+README_PROFILES = ("small", "full")  # the columns of the README's table
 START, END = "<!-- claims:start -->", "<!-- claims:end -->"
 
 
@@ -29,7 +29,8 @@ def evaluate(results_folder, claims_path="claims.yaml"):
     Returns a list of dicts in the order of the file: id, title, sentence, quote, stands, notebook, figure, command,
     deviations, profile, verdict, answer (one sentence), measures (the rules' numbers, each with value, low, high, n,
     seeds, text, rule and verdict), also (numbers beside them), views (the measures and verdict in other views, for claims
-    decided by intervals). Raises UserError on an unknown metric or missing results.
+    decided by intervals). A claim's numbers may be missing where its rules do not apply. Raises UserError on an unknown
+    metric or missing results.
     """
     folder = Path(results_folder)
     values = _Values(folder)
@@ -37,7 +38,7 @@ def evaluate(results_folder, claims_path="claims.yaml"):
 
 
 def run(params, check=False, results="results", claims_path="claims.yaml", readme="README.md"):
-    """Write results/<profile>/claims.json and claims.csv, and the README's table when the profile is `small`.
+    """Write results/<profile>/claims.json and claims.csv, and the README's table if it shows the profile.
 
     With `check`, write nothing: compare with the committed claims.json (or the one on disk, outside git) and print
     where a verdict differs or a value has left the committed 95 % interval. Returns an exit status, 1 on contradiction.
@@ -51,8 +52,9 @@ def run(params, check=False, results="results", claims_path="claims.yaml", readm
         return int(bool(problems))
     write_json(folder / "claims.json", judged)
     write_csv(folder / "claims.csv", table(judged), TABLE_COLUMNS)
-    if params.profile == README_PROFILE:
-        fill_readme(readme, judged)
+    if params.profile in README_PROFILES:
+        paths = {name: Path(results) / name / "claims.json" for name in README_PROFILES}
+        fill_readme(readme, {name: read_json(path) for name, path in paths.items() if path.is_file()})
     for claim in judged:
         print(f"{claim['verdict']:<15} {claim['title']}")
     return 0
@@ -95,14 +97,17 @@ class _Values:
         self.folder, self.known = folder, {}
 
     def find(self, metric):
-        """The number, or None where the notebook gives none of that name."""
+        """The number, or None where the notebook gives none of that name or was not run."""
         notebook, _, key = metric.partition(".")
-        return self.known[notebook].get(key)
+        return self.known.get(notebook, {}).get(key)
 
-    def get(self, metric):
+    def get(self, metric, needed=True):
+        """The number; where it is not needed and the notebook was not run, one without a value."""
         notebook, _, key = metric.partition(".")
         if notebook not in self.known:
             path = self.folder / notebook / "values.json"
+            if not path.is_file() and not needed:
+                return {"value": None, "text": NOT_RUN}
             if not path.is_file():
                 raise UserError(f"{path} is missing; make it with `dvc repro {notebook}`")
             self.known[notebook] = read_json(path)
@@ -113,14 +118,15 @@ class _Values:
 
 
 def _judge(claim, values, profile):
-    measures = [_measure(rule, values) for rule in claim["rules"]]
-    if profile not in claim["profiles"]:
+    applies = profile in claim["profiles"]
+    measures = [_measure(rule, values, applies) for rule in claim["rules"]]
+    if not applies:
         for measure in measures:
             measure["verdict"] = NOT_RUN
     # the worst of the rules: a claim is as strong as its weakest part
     order = (NOT_RUN, NOT_REPRODUCED, WITHIN_NOISE, REPRODUCED)
     verdict = min((measure["verdict"] for measure in measures), key=order.index)
-    also = [{**values.get(item["metric"]), "metric": item["metric"], "name": item["name"]}
+    also = [{**values.get(item["metric"], applies), "metric": item["metric"], "name": item["name"]}
             for item in claim.get("also", [])]
     kept = ("id", "title", "sentence", "quote", "stands", "notebook", "figure", "command", "deviations")
     return {**{key: claim[key] for key in kept}, "profile": profile, "verdict": verdict,
@@ -140,8 +146,8 @@ def _by_view(claim, values, not_run):
     return found
 
 
-def _measure(rule, values):
-    number = values.get(rule["metric"])
+def _measure(rule, values, needed=True):
+    number = values.get(rule["metric"], needed)
     exact = "at_most" in rule
     words = f"at most {rule['at_most']:g}" if exact else f"95 % interval above {rule['above']:g}"
     return {**{key: number.get(key) for key in ("value", "low", "high", "n", "seeds", "text")}, "metric": rule["metric"],
@@ -207,7 +213,10 @@ def _committed(path):
 
 
 def fill_readme(path, judged):
-    """Replace what stands between the README's claims markers by the verdict table; does nothing without README."""
+    """Replace what stands between the README's claims markers by the table of verdicts; does nothing without README.
+
+    judged: {profile: its claims as `evaluate` gives them}, a pair of columns each.
+    """
     path = Path(path)
     if not path.is_file():
         return
@@ -222,11 +231,25 @@ def fill_readme(path, judged):
 
 
 def markdown(judged):
-    """The verdicts as a Markdown table."""
-    lines = ["| Claim | Verdict | Measured | Value [95 % interval] | Seeds |", "|---|---|---|---|---|"]
-    for claim in judged:
+    """The verdicts as a Markdown table: a row a claim and what was measured, a column a profile."""
+    names = [f"`{profile}`, {_seeds(claims)}" for profile, claims in judged.items()]
+    lines = [" | ".join(["| Claim", "Measured", *names]) + " |", "|---" * (2 + len(names)) + "|"]
+    by_profile = [{claim["id"]: claim for claim in claims} for claims in judged.values()]
+    for claim in next(iter(judged.values()), []):
         for index, measure in enumerate(claim["measures"]):
-            first = (claim["title"], f"**{claim['verdict']}**") if index == 0 else ("", "")
-            seeds = "-" if measure["seeds"] is None else str(measure["seeds"])
-            lines.append("| " + " | ".join([*first, measure["name"], str(measure["text"]), seeds]) + " |")
+            cells = [claim["title"] if index == 0 else "", measure["name"]]
+            for known in by_profile:
+                found = known.get(claim["id"], {"measures": []})["measures"][index:index + 1]
+                cells.append(_cell(found[0]) if found else "-")
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _cell(measure):
+    text = "" if measure["text"] in (None, NOT_RUN) else f" {measure['text']}"
+    return f"**{measure['verdict']}**{text}"
+
+
+def _seeds(judged):
+    counts = {measure["seeds"] for claim in judged for measure in claim["measures"]} - {None}
+    return f"{max(counts)} seeds" if counts else "no seeds"

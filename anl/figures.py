@@ -114,7 +114,7 @@ def denoising(table, path):
 
 
 def curves(tables, path):
-    """Losses against the training step. tables: dict method -> curve.csv as a DataFrame."""
+    """Losses against the training step. tables: dict method -> anl.tracking.read of a run."""
     def plot(figure, axes):
         for method, table in tables.items():
             colour = METHOD_COLOURS[method]

@@ -1,6 +1,5 @@
 """The empty prompt of a text-conditioned prior: computed once, or read from a file, so that no text encoder stays."""
 
-import importlib.util
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ MEND = f"or put the embedding of the empty prompt into {FILE} (tensor `embedding
 def empty_prompt(folder, name, width):
     """Embedding of the empty prompt, float32 (1, L, D) with D = `width`.
 
-    Read from `empty_prompt.safetensors` in `folder` where there is one (so that transformers is not needed), else
+    Read from `empty_prompt.safetensors` in `folder` where there is one (so that no text encoder need be fetched), else
     computed with the folder's CLIP tokenizer and text encoder, which are dropped afterwards.
     name: what messages call the folder. Raises UserError if neither can be had or the width is another.
     """
@@ -38,16 +37,13 @@ def _stored(path, name):
 
 
 def _computed(folder, name):
-    if importlib.util.find_spec("transformers") is None:
-        raise UserError(f"{name} asks for a prompt, and transformers, which reads its text encoder, is not installed: "
-                        f"install it, {MEND}")
     for part in ("text_encoder", "tokenizer"):
         if not (folder / part).is_dir():
             raise UserError(f"{name}: {part}/ is missing; get the whole folder, {MEND}")
     if not list((folder / "text_encoder").glob("model*.safetensors")):
         raise UserError(f"{name}/text_encoder holds no model.safetensors; convert a copy you trust with transformers' "
                         f"save_pretrained(..., safe_serialization=True), {MEND}")
-    from transformers import CLIPTextModel, CLIPTokenizer  # an optional package: only latent priors need it
+    from transformers import CLIPTextModel, CLIPTokenizer  # not above: only latent priors need it
 
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)

@@ -1,6 +1,5 @@
 """Where a prior's files lie: a folder on this machine, or a model of the hub at one commit, downloaded once."""
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -40,17 +39,12 @@ def locate(source, revision=None):
 
 
 def patterns():
-    """The files of a hub repository that a prior is loaded from: JSON, text and safetensors, no pickles, no variants.
-
-    The text encoder is left out where transformers is not installed, which could not read it.
-    """
+    """The files of a hub repository that a prior is loaded from: JSON, text and safetensors, no pickles, no variants."""
     kept = ["model_index.json", "config.json", "scheduler_config.json", "empty_prompt.safetensors", *WEIGHTS,
             "diffusion_pytorch_model.safetensors.index.json", "scheduler/*.json"]
     kept += [f"{part}/{name}" for part in ("unet", "vae") for name in ("*.json", *WEIGHTS)]
-    if importlib.util.find_spec("transformers") is not None:
-        kept += [f"text_encoder/{name}" for name in ("*.json", "model.safetensors", "model-*-of-*.safetensors")]
-        kept += ["tokenizer/*.json", "tokenizer/*.txt"]
-    return kept
+    kept += [f"text_encoder/{name}" for name in ("*.json", "model.safetensors", "model-*-of-*.safetensors")]
+    return kept + ["tokenizer/*.json", "tokenizer/*.txt"]
 
 
 def _commit(name, revision, why):

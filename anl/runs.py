@@ -16,6 +16,7 @@ from anl.params import FORMATS, GRADIENTS, LOSSLESS, NOISE_ON
 
 GROUPS = ("main", "step_t", "attention", "targets", "loss_weight", "attention_loss", "sample_size", "leaky",
           "anl_plus", "peers", "adhoc")
+CURVES = "curves"  # in a run's folder, see anl.tracking
 
 
 @dataclass(frozen=True)
@@ -152,14 +153,13 @@ def train_run(spec, params, group, root="runs"):
     folder = run_folder(params, spec, group, root)
     started = time.monotonic()
     identity = spec.identity(params)
-    trained, curve = train.fit_detector(spec, params, identity=identity)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    table = predict.score_benchmark(trained, params, device, spec.formats)
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
+    trained, _ = train.fit_detector(spec, params, identity=identity, curves=temporary / CURVES)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    table = predict.score_benchmark(trained, params, device, spec.formats)
     detector.save(trained.cpu().to(memory_format=torch.contiguous_format), temporary / "model.safetensors")
     predict.write_predictions(temporary, table)
-    files.write_csv(temporary / "curve.csv", curve, train.CURVE)
     files.write_json(temporary / "run.json", {
         "spec": dataclasses.asdict(spec), "identity": identity, "group": group, "device": device,
         "wall_seconds": time.monotonic() - started, "parameters": sum(p.numel() for p in trained.parameters()),

@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from anl import baselines, seeds, targets
+from anl import baselines, seeds, targets, tracking
 from anl.benchmark import REAL, read_images
 from anl.data import augment, formats
 from anl.data.patches import to_tensor
@@ -27,17 +27,17 @@ from anl.fitting import Checkpoint, learning_rate_factor
 from anl.losses import anl_loss
 
 CHECKPOINT_SECONDS = 10
-CURVE = ("step", "loss", "classification_loss", "noise_loss", "val_AP")
 CURVE_POINTS = 40
 VAL_POINTS = 4
 VAL_LIMIT = 256  # validation images scored while training; the last step's weights are used whatever they say
 
 
-def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None):
+def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None, curves=None):
     """Train one detector; returns (detector in eval mode on the CPU, curve: list of dicts).
 
-    spec: an anl.runs.RunSpec. identity: the run's hash, which names its checkpoint. Raises UserError on a loss that is
-    not finite, naming the step and the samples of its batch.
+    spec: an anl.runs.RunSpec. identity: the run's hash, which names its checkpoint. curves: folder into which the
+    curve's points are written as they come (anl.tracking). Raises UserError on a loss that is not finite, naming the
+    step and the samples of its batch.
     """
     config = baselines.recipe_of(spec, params)
     accelerator = accelerator or _accelerator(config.precision)
@@ -65,6 +65,7 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
             if part is not None:
                 part.load_state_dict(state[name])
         curve, start = state["curve"], state["step"]
+    tracking.start(accelerator, curves, curve)
     saved_at = time.monotonic()
     for step in tqdm(range(start, config.steps), initial=start, total=config.steps, desc=spec.slug, mininterval=5,
                      file=sys.stderr, disable=not accelerator.is_main_process):
@@ -106,10 +107,12 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
             if due(step, config.steps, VAL_POINTS):
                 point["val_AP"] = float(_validate(final, data, accelerator.device))
             curve.append(point)
+            tracking.log(accelerator, point)
         if accelerator.is_main_process and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
             states = {name: part.state_dict() for name, part in resumable.items() if part is not None}
             checkpoint.save({**states, "curve": curve, "step": step + 1})
             saved_at = time.monotonic()
+    accelerator.end_training()
     checkpoint.remove()
     return final.cpu().eval(), curve
 
@@ -117,7 +120,7 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
 def _accelerator(precision):
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("training.precision fp16 needs a GPU, and there is none here; choose bf16 or fp32")
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, log_with=tracking.TRACKER)
 
 
 def _build(spec, params, data):

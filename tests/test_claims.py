@@ -32,8 +32,7 @@ def test_interval_decides(tmp_path, low, high, verdict):
 
 def test_all_claims_have_sentence_and_answer(results):
     judged = claims.evaluate(results / "small", LEDGER)
-    assert [claim["id"] for claim in judged] == ["generalisation", "attention", "attention_unseen", "first_step",
-                                                 "diffusion_prior", "inference_cost"]
+    assert [claim["id"] for claim in judged] == ["existing_methods", "generalisation", "attention", "attention_unseen", "first_step", "diffusion_prior", "inference_cost"]
     assert all(claim["answer"] and claim["stands"] and claim["deviations"] for claim in judged)
 
 
@@ -58,7 +57,7 @@ def test_other_profile_and_few_seeds_are_not_run_here(tmp_path, results):
 
 def test_missing_results_and_unknown_metric_are_named(tmp_path, results):
     changed = yaml.safe_load(LEDGER.read_text())
-    changed["claims"][0]["rules"][0]["metric"] = "cross_generator.no_such"
+    changed["claims"][1]["rules"][0]["metric"] = "cross_generator.no_such"
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump(changed))
     with pytest.raises(UserError, match="unknown metric 'cross_generator.no_such'"):
         claims.evaluate(results / "small", tmp_path / "claims.yaml")
@@ -74,7 +73,7 @@ def test_missing_results_and_unknown_metric_are_named(tmp_path, results):
     (lambda c: c.update(id="attention"), "stands twice")])
 def test_broken_ledger_is_refused(tmp_path, change, message):
     value = yaml.safe_load(LEDGER.read_text())
-    change(value["claims"][0])
+    change(value["claims"][1])
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump(value))
     with pytest.raises(UserError, match=message):
         claims.read_claims(tmp_path / "claims.yaml")
@@ -97,14 +96,47 @@ def test_run_writes_the_same_bytes_twice_and_fills_the_readme(tmp_path, results)
     assert "0.021 [0.004, 0.038]" in text
 
 
-def test_readme_is_only_filled_from_small(tmp_path):
+def test_a_claim_of_another_profile_needs_no_numbers_here_but_does_there(tmp_path, results):
+    first = claims.evaluate(results / "small", LEDGER)[0]
+    assert first["id"] == "existing_methods" and first["verdict"] == "not run here" and first["views"] == {}
+    assert [measure["value"] for measure in first["measures"]] == [None]
+    ledger = yaml.safe_load(LEDGER.read_text())
+    ledger["claims"][0]["profiles"] = ["small"]
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump(ledger))
+    with pytest.raises(UserError, match="peers/values.json is missing"):
+        claims.evaluate(results / "small", tmp_path / "claims.yaml")
+    number = {"value": -0.1, "low": -0.2, "high": -0.05, "seeds": 5, "n": 9, "text": "-0.1"}
+    (results / "small/peers").mkdir()
+    (results / "small/peers/values.json").write_text(json.dumps(dict.fromkeys(
+        ("anl_minus_best_other", "anl_minus_best_other_jpeg96", "best_other", "beaten"), number)))
+    first = claims.evaluate(results / "small", tmp_path / "claims.yaml")[0]
+    assert first["verdict"] == "not reproduced" and set(first["views"]) == {"jpeg96"}
+
+
+def test_the_readme_shows_each_stored_profile_beside_the_other(tmp_path, results):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{claims.START}\n{claims.END}\n")
+    run(results, readme)
+    assert "| Claim | Measured | `small`, 3 seeds |" in readme.read_text()
+    judged = claims.evaluate(results / "small", LEDGER)
+    others = json.loads(json.dumps(judged))
+    others[1]["measures"][0] |= {"verdict": "not reproduced", "text": "-0.5", "seeds": 5}
+    claims.fill_readme(readme, {"small": judged, "full": others[:2]})
+    lines = readme.read_text().splitlines()
+    assert lines[1] == "| Claim | Measured | `small`, 3 seeds | `full`, 5 seeds |"
+    assert lines[3].endswith("| **not run here** | **not run here** |")
+    assert lines[4].endswith("| **reproduced** 0.021 [0.004, 0.038] | **not reproduced** -0.5 |")
+    assert lines[5].endswith(" | - |")
+
+
+def test_readme_is_only_filled_from_stored_profiles(tmp_path):
     results = synthetic.write_results(tmp_path, profile="smoke")
     readme = tmp_path / "README.md"
     readme.write_text("no markers")
     claims.run(SimpleNamespace(profile="smoke"), results=results, claims_path=LEDGER, readme=readme)
     assert readme.read_text() == "no markers"
     with pytest.raises(UserError, match="lacks the markers"):
-        claims.fill_readme(readme, [])
+        claims.fill_readme(readme, {})
 
 
 def test_check_finds_a_changed_verdict(tmp_path, results, capsys):

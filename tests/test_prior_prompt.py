@@ -1,6 +1,4 @@
-"""The empty prompt from its file; from the text encoder itself where transformers, an optional package, is installed."""
-
-import importlib.util
+"""The empty prompt from its file and from the text encoder itself."""
 
 import pytest
 import torch
@@ -12,8 +10,6 @@ from anl.prior_prompt import FILE, empty_prompt
 from tests import tiny_priors
 
 TOKENS, WIDTH = tiny_priors.PROMPT
-HAVE = importlib.util.find_spec("transformers") is not None
-needs_transformers = pytest.mark.skipif(not HAVE, reason="transformers is not installed")
 
 
 def test_the_stored_embedding_is_read(tmp_path):
@@ -41,24 +37,14 @@ def test_a_damaged_embedding(tmp_path):
         empty_prompt(tmp_path, "prior", WIDTH)
 
 
-def test_without_transformers_and_file_the_mend_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    folder = tiny_priors.latent_folder(tmp_path, prompt=False)
-    with pytest.raises(UserError, match=f"transformers, .* not installed: install it, or put .* into {FILE}") as problem:
-        NoisePrior.load(folder)
-    assert "\n" not in str(problem.value)
-
-
 @pytest.mark.parametrize("part", ["text_encoder", "tokenizer"])
-def test_a_missing_part_is_named(tmp_path, monkeypatch, part):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+def test_a_missing_part_is_named(tmp_path, part):
     (tmp_path / {"text_encoder": "tokenizer", "tokenizer": "text_encoder"}[part]).mkdir()
     with pytest.raises(UserError, match=f"prior: {part}/ is missing; get the whole folder, or put"):
         empty_prompt(tmp_path, "prior", WIDTH)
 
 
-def test_a_pickled_text_encoder(tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+def test_a_pickled_text_encoder(tmp_path):
     for part in ("text_encoder", "tokenizer"):
         (tmp_path / part).mkdir()
     (tmp_path / "text_encoder/pytorch_model.bin").write_bytes(b"pickle")
@@ -66,7 +52,6 @@ def test_a_pickled_text_encoder(tmp_path, monkeypatch):
         empty_prompt(tmp_path, "prior", WIDTH)
 
 
-@needs_transformers
 def test_the_text_encoder_gives_the_embedding_of_the_padded_empty_prompt(tmp_path):
     from transformers import CLIPTextModel
 
@@ -80,7 +65,6 @@ def test_the_text_encoder_gives_the_embedding_of_the_padded_empty_prompt(tmp_pat
     assert not frozen.prompt.requires_grad and frozen.noise(torch.zeros(1, 3, 16, 16), 1).shape == (1, 4, 8, 8)
 
 
-@needs_transformers
 def test_a_text_encoder_that_lacks_a_weight_or_a_file(tmp_path):
     folder = tiny_priors.latent_folder(tmp_path, prompt=False)
     tiny_priors.text_encoder(folder)

@@ -53,7 +53,7 @@ def latent_folder(folder, prediction_type="epsilon", vae_config=None, prompt=Tru
 
 
 def text_encoder(folder):
-    """A CLIP text encoder and tokenizer of a dozen tokens, where transformers is installed."""
+    """A CLIP text encoder and tokenizer of a dozen tokens."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(4)
