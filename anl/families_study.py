@@ -21,44 +21,47 @@ from anl.files import identity, read_json, sha256_of, whole_file
 from anl.params import LOSSLESS
 from anl.predict import COLUMNS, read_predictions, score
 
-FILE = "scores.parquet"
 METRICS = ("AP", "balanced_accuracy", "fake_accuracy")
 BENCHMARK, FURTHER = "unseen_benchmark", "unseen_further"  # means over the two parts of the unseen families
 NAMES = {BENCHMARK: "mean, benchmark", FURTHER: "mean, further", analysis.UNSEEN: "mean, both"}
 
 
 def score_run(folder, params):
-    """Score a run on the test images of the further families, in every view; returns the path of the table.
+    """Score a run on the test images of the further families, in every view; returns the folder of the scores.
 
-    Writes runs/<profile>/families/<run>/scores.parquet (anl.predict.COLUMNS), or leaves it alone if it was made from the
-    same weights, images and views. folder: runs/<profile>/<group>/<run>. Raises UserError on a run without weights, or one
-    trained on files of other formats.
+    Writes runs/<profile>/families/<run>/<family>.parquet (anl.predict.COLUMNS), and leaves alone what was made from the same
+    weights, images and views, so that a new family costs its own images only. folder: runs/<profile>/<group>/<run>. Raises
+    UserError on a run without weights, or one trained on files of other formats.
     """
     folder = Path(folder)
-    path = folder.parent.parent / "families" / folder.name / FILE
+    target = folder.parent.parent / "families" / folder.name
     if read_json(folder / "run.json")["spec"].get("formats", LOSSLESS) != LOSSLESS:
         raise UserError(f"{folder} was trained on files of other formats; the further families are lossless")
     manifest, pixels = more_families.read(params)
-    wanted = ((manifest["generator"] != REAL) & (manifest["split"] == "test")).to_numpy()
-    rows, pixels = manifest[wanted].reset_index(drop=True), pixels[wanted]
-    key = identity({"weights": sha256_of(folder / "model.safetensors"), "samples": list(rows["sha256"]),
-                    "views": params.evaluation.views})
-    if _key_of(path) == key:
-        return path
-    loaded = detector.load(folder / "model.safetensors")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tables = {}
-    for view in tqdm(params.evaluation.views, desc=folder.name, mininterval=5, file=sys.stderr):
-        if view == "matched" and "raw" in tables:  # the reals are lossless, and so are these
-            tables[view] = tables["raw"].assign(view=view)
+    weights, loaded = sha256_of(folder / "model.safetensors"), None
+    for name in tqdm(params.more_families, desc=folder.name, mininterval=5, file=sys.stderr):
+        wanted = ((manifest["generator"] == name) & (manifest["split"] == "test")).to_numpy()
+        rows, path = manifest[wanted].reset_index(drop=True), target / f"{name}.parquet"
+        key = identity({"weights": weights, "samples": list(rows["sha256"]), "views": params.evaluation.views})
+        if _key_of(path) == key:
             continue
-        seen = np.stack([views.apply("raw" if view == "matched" else view, image) for image in pixels])
-        tables[view] = rows.assign(view=view, logit=score(loaded, seen, device))
-    table = pd.concat(tables.values(), ignore_index=True)[COLUMNS]
-    table.attrs["key"] = key
-    with whole_file(path) as temporary:
-        table.to_parquet(temporary, index=False)
-    return path
+        loaded = loaded or detector.load(folder / "model.safetensors")
+        table = _scored(loaded, rows, pixels[wanted], params.evaluation.views)
+        table.attrs["key"] = key
+        with whole_file(path) as temporary:
+            table.to_parquet(temporary, index=False)
+    return target
+
+
+def _scored(loaded, rows, pixels, names):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    logits = {"raw": score(loaded, pixels, device)}
+    for view in names:
+        if view == "matched":  # the reals are lossless, and so are these
+            logits[view] = logits["raw"]
+        elif view != "raw":
+            logits[view] = score(loaded, np.stack([views.apply(view, image) for image in pixels]), device)
+    return pd.concat([rows.assign(view=view, logit=logits[view]) for view in names], ignore_index=True)[COLUMNS]
 
 
 def _key_of(path):
@@ -70,7 +73,9 @@ def _key_of(path):
 
 def read_scores(folder, params):
     """A run's own predictions and its scores on the further families, in one table; missing scores are made first."""
-    return pd.concat([read_predictions(folder), pd.read_parquet(score_run(folder, params))], ignore_index=True)
+    made = score_run(folder, params)
+    return pd.concat([read_predictions(folder), *(pd.read_parquet(made / f"{name}.parquet") for name in params.more_families)],
+                     ignore_index=True)
 
 
 def compared(groups, baselines, params):
