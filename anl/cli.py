@@ -186,6 +186,8 @@ def audit(options):
     from anl import audit
 
     if options.manifest:
+        if options.more:
+            raise UserError("--more asks for the embedded benchmark's further families; leave it out, or the manifest")
         return cli_index.audit(options)
     (audit.run_more if options.more else audit.run)(load_params(options))
 
