@@ -79,7 +79,7 @@ def read_scores(folder, params):
 
 
 def compared(groups, baselines, params):
-    """(means, {baseline: differences}) of METRICS per method, family and view, photographs and seeds drawn anew.
+    """(means, {baseline: differences}) of METRICS per method, family and view of `views_of`, photographs and seeds drawn anew.
 
     groups: dict label -> list of run folders, one per seed. differences: each method minus the baseline, paired. Beside the
     families stand three means over paired families that no detector was trained on: `unseen` of all, `unseen_benchmark` of
@@ -90,7 +90,7 @@ def compared(groups, baselines, params):
     tables = {folder: read_scores(folder, params) for folders in groups.values() for folder in folders}
     every = dataclasses.replace(params, families=params.families | params.more_families)
     means, differences = [], {baseline: [] for baseline in baselines}
-    for view in params.evaluation.views:
+    for view, _ in views_of(params):
         drawn = {label: _with_means(analysis.replicates(folders, every, view, METRICS, tables.__getitem__), params)
                  for label, folders in groups.items()}
         settings = (every, view, METRICS, tables.__getitem__, drawn)
@@ -187,7 +187,7 @@ def gains(means, differences, params, method="anl"):
     base = differences["baseline"].iloc[0]
     unpaired = [name for name in params.more_families if name not in more_families.paired(params)]
     groups, values = means_over(params), {}
-    for view, end in _ends(params):
+    for view, end in views_of(params):
         for name in (params.benchmark.seen, *groups[analysis.UNSEEN], *unpaired, *groups):
             values[f"gain_{name}{end}"] = _value(_pick(differences, view, method=method, generator=name), "difference")
             for who in (base, method):
@@ -206,7 +206,7 @@ def standing(means, own_minus_other, params, own="anl"):
     """Named numbers: the best other method on each mean of unseen families, `own` minus it, and how many others `own` is
     above with its interval."""
     values = {}
-    for view, end in _ends(params):
+    for view, end in views_of(params):
         for name in (analysis.UNSEEN, BENCHMARK, FURTHER):
             rows = own_minus_other[(own_minus_other["view"] == view) & (own_minus_other["generator"] == name)
                                    & (own_minus_other["metric"] == "AP")]
@@ -218,8 +218,9 @@ def standing(means, own_minus_other, params, own="anl"):
     return values
 
 
-def _ends(params):
-    """[(view, what its keys end in)], the headline's first and `raw`, which it is read instead of, left out."""
+def views_of(params):
+    """[(view, what its keys and files end in)], the headline's first. `raw` is left out: it is scored, but every file is
+    lossless, so that its numbers are those of `matched`."""
     headline = params.evaluation.headline
     return [(headline, ""), *((view, f"_{view}") for view in params.evaluation.views if view not in ("raw", headline))]
 

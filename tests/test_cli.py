@@ -46,6 +46,11 @@ def test_help_exits_0_and_a_wrong_command_2(capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_an_audit_is_of_one_thing(capsys):
+    assert cli.main(["audit", "set.parquet", "--more"]) == 2
+    assert "--more" in capsys.readouterr().err
+
+
 def test_missing_profile_is_one_line(tmp_path, capsys):
     assert cli.main(["--params", str(tmp_path / "none.yaml"), "benchmark"]) == 2
     error = capsys.readouterr().err
