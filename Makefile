@@ -42,7 +42,7 @@ CHROMIUM := $(shell command -v chromium || command -v chromium-browser || comman
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 # made once (hours), kept in .dvc/store, pulled
-PULLED := data.dvc detector.dvc prior another_prior generator benchmark
+PULLED := data.dvc detector.dvc prior another_prior generator benchmark more_generator more_families
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data book pdf test bench fuzz lint clean

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from anl import bootstrap, seeds
+from anl import bootstrap, more_families, seeds
 from anl.benchmark import REAL, read_images, read_manifest
 from anl.data import views
 from anl.data.photos import decode, read_card
@@ -31,6 +31,17 @@ def run(params, results="results"):
     return folder
 
 
+def run_more(params, results="results"):
+    """Write family_statistics.csv of the further families under results/<profile>/audit_more/."""
+    folder = Path(results) / params.profile / "audit_more"
+    manifest, pixels = more_families.read(params)
+    rows = family_statistics(manifest, pixels, params, params.more_families)
+    for row in rows:  # an unpaired sample has no real patch to be like
+        row["psnr"] = row["psnr"] if params.more_families[row["family"]].paired else None
+    write_csv(folder / "family_statistics.csv", rows)
+    return folder
+
+
 def image_features(pixels):
     """Simple statistics of uint8 (N, H, W, 3) images: dict name -> (N, F).
 
@@ -48,12 +59,15 @@ def image_features(pixels):
             "spectrum": np.log(np.stack(rings, 1) + 1)}
 
 
-def family_statistics(manifest, pixels, params):
+def family_statistics(manifest, pixels, params, families=None):
     """A row a family: test AP, with 95 % interval, of a logistic regression on each simple statistic, fitted on
-    validation patches of the same family; the median ratio of high-frequency energy fake / real; PSNR in dB."""
+    validation patches of the same family; the median ratio of high-frequency energy fake / real; PSNR in dB.
+
+    families: names, those of the benchmark by default.
+    """
     features = image_features(pixels)
     rows = []
-    for name in params.families:
+    for name in params.families if families is None else families:
         row = {"family": name, "seen": name == params.benchmark.seen}
         fit, test = (_both(manifest, name, split) for split in ("val", "test"))
         weights = bootstrap.cluster_weights(manifest.loc[test, "cluster"], params.evaluation.bootstrap, params.seed)

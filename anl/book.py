@@ -21,8 +21,8 @@ from anl.files import write_json, write_text
 from anl.origins import Origin
 from anl.tables import card_table, copy_results, html_table, prose, value_texts
 
-NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "robustness",
-             "calibration", "claims")
+NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "families",
+             "robustness", "calibration", "claims")
 PUBLIC = "cifake"  # the profile and notebook of the public data set, stored as a whole
 NUMBERLESS = {"smoke"}  # profiles that test the machinery
 VIEW_WORDS = {"matched": "generated images carry the formats of the reals; all are lossless here, so these are the files as "
@@ -146,6 +146,7 @@ def setting_texts(params):
             "augment_jpeg": span(params.training.jpeg_quality), "augment_resize": span(params.training.resize_scale),
             "augment_blur": span(params.training.blur_radius),
             "seen": code([params.benchmark.seen]), "unseen": code(families), "unseen_count": str(len(families)),
+            **_further_texts(params, code, span),
             "size": str(params.benchmark.size), "double_size": str(2 * params.benchmark.size),
             "least_factor": f"{params.data.least_factor:g}", "steps": ", ".join(map(str, steps)),
             "step": str(params.method.step), "method_attention": code([params.method.attention]),
@@ -161,6 +162,18 @@ def setting_texts(params):
             "targets": code(params.runs.targets), "attentions": code([*params.runs.attentions, params.method.attention]),
             "use_train": f"{params.use.train:,}", "use_val": f"{params.use.val:,}", "use_test": f"{params.use.test:,}",
             **{f"split_{name}": f"{100 * share:g} %" for name, share in dataclasses.asdict(params.data.split).items()}}
+
+
+def _further_texts(params, code, span):
+    """What the prose says of the further families."""
+    paired = [name for name, family in params.more_families.items() if family.paired]
+    regions = [family.region for family in params.more_families.values() if family.region]
+    scales = [model.scale for model in params.more_models.values() if model.scale]
+    return {"further": code(params.more_families), "further_paired": code(paired),
+            "family_count": str(len(params.families) + len(params.more_families)),
+            "benchmark_count": str(len(params.families)), "further_count": str(len(params.more_families)),
+            "inpaint_region": f"{span([100 * share for share in regions[0]])} %" if regions else "",
+            "superres_scale": f"{scales[0]}" if scales else ""}
 
 
 def claim_texts(judged):

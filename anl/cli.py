@@ -72,10 +72,13 @@ def make_parser():
                      help="prior, or one of the profile's other_priors (default: %(default)s)")
     sub = command("generate", generate, "train one generator model into models/MODEL (20 to 60 minutes)",
                   "anl generate vae")
-    sub.add_argument("model", metavar="MODEL", help="pixel, flow, vae, vq or latent (latent needs the vae)")
-    command("benchmark", benchmark, "cut the patches and regenerate them with every family", "anl benchmark")
+    sub.add_argument("model", metavar="MODEL", help="pixel, flow, vae, vq, latent (needs the vae), superres or unconditional")
+    sub = command("benchmark", benchmark, "cut the patches and regenerate them with every family", "anl benchmark --more")
+    sub.add_argument("--more", action="store_true", help="regenerate them with the profile's more_families instead, into "
+                     "data/more_families")
     cli_index.add_index(command)
     sub = command("audit", audit, "score what needs no detector: simple statistics, formats, compression, duplicates", "anl audit")
+    sub.add_argument("--more", action="store_true", help="simple statistics of the profile's more_families")
     cli_index.add_audit_arguments(sub)
 
     sub = command("target", target, "compute the targets that detectors learn to predict at one diffusion step",
@@ -107,6 +110,9 @@ def make_parser():
     sub.add_argument("run", metavar="RUN_FOLDER")
     sub = command("perturb", perturb, "score a trained run's test images under every perturbation of the profile",
                   "anl perturb runs/small/main/plain-s0")
+    sub.add_argument("run", metavar="RUN_FOLDER")
+    sub = command("families", families, "score a trained run on the test images of the profile's more_families",
+                  "anl families runs/small/main/plain-s0")
     sub.add_argument("run", metavar="RUN_FOLDER")
     sub = command("evaluate", evaluate, "print a run's metrics per generator and view, as CSV",
                   "anl evaluate runs/small/main/plain-s0")
@@ -188,20 +194,25 @@ def generate(options):
 def benchmark(options):
     settings = load_params(options)
     if settings.published:
-        from anl.published import benchmark
+        from anl.published import benchmark as maker
+    elif options.more:
+        from anl import more_families as maker
     else:
-        from anl import benchmark
+        from anl import benchmark as maker
 
-    manifest = benchmark.build(settings)
-    print(f"{len(manifest)} images of {manifest['generator'].nunique()} generators, the reals among them")
+    manifest = maker.build(settings)
+    among = "" if options.more else ", the reals among them"
+    print(f"{len(manifest)} images of {manifest['generator'].nunique()} generators{among}")
 
 
 def audit(options):
     from anl import audit
 
     if options.manifest:
+        if options.more:
+            raise UserError("--more asks for the embedded benchmark's further families; leave it out, or the manifest")
         return cli_index.audit(options)
-    audit.run(load_params(options))
+    (audit.run_more if options.more else audit.run)(load_params(options))
 
 
 def target(options):
@@ -234,6 +245,12 @@ def perturb(options):
     from anl import robustness
 
     print(robustness.score_run(options.run, with_benchmark(options)))
+
+
+def families(options):
+    from anl import families_study
+
+    print(families_study.score_run(options.run, load_params(options)))
 
 
 def evaluate(options):

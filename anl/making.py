@@ -24,12 +24,13 @@ def make_model(name, params, folder="models", cache=CACHE):
     A run that was interrupted goes on from its checkpoint in `cache`. Raises UserError on an unknown model, photographs
     that are not those of the data card, or, for `latent`, a missing VAE.
     """
-    if name not in MODELS or name not in params.models:
-        raise UserError(f"there is no generator model '{name}'; choose one of {', '.join(params.models)}")
+    configs = params.models | params.more_models
+    if name not in MODELS or name not in configs:
+        raise UserError(f"there is no generator model '{name}'; choose one of {', '.join(configs)}")
     vae = load_model("vae", Path(folder) / "vae") if name == "latent" else None
     sources = training_sources(params)
     with whole_folder(Path(folder) / name) as temporary:
-        fit_model(name, sources, config_dict(params.models[name]), temporary, seed=params.seed, cache=cache, vae=vae)
+        fit_model(name, sources, config_dict(configs[name]), temporary, seed=params.seed, cache=cache, vae=vae)
     return Path(folder) / name
 
 

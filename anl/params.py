@@ -1,8 +1,5 @@
 """The typed view of a profile. The command line reads params.yaml here, once; no other module reads it."""
 
-import dataclasses
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +7,7 @@ import yaml
 
 from anl.errors import UserError
 from anl.files import write_text
+from anl.typed import build
 
 TARGETS = ("prior", "multistep", "ensemble", "noised", "error", "highpass", "random", "shuffled", "none")
 ATTENTIONS = ("none", "energy", "gate", "affinity")
@@ -92,6 +90,32 @@ class Family:
     sampler: str | None = None
     strength: float | None = None
     inference_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class MoreModel(Model):
+    """A model of the further families. Not fields of Model: a run's identity is a hash of that."""
+
+    blocks: int | None = None
+    scale: int | None = None
+    texture_weight: float | None = None
+
+
+@dataclass(frozen=True)
+class MoreFamily(Family):
+    """region: smallest and largest share of the patch that is regenerated, empty for all of it. paired: false where a
+    sample has nothing to do with the real patch whose id it carries."""
+
+    region: list[float] = field(default_factory=list)
+    paired: bool = True
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Patches per photograph, at most, that a further family regenerates."""
+
+    val: int = 0
+    test: int = 0
 
 
 @dataclass(frozen=True)
@@ -224,6 +248,9 @@ class Params:
     baselines: Baselines
     runs: Runs
     evaluation: Evaluation
+    more_models: dict[str, MoreModel] = field(default_factory=dict)
+    more_families: dict[str, MoreFamily] = field(default_factory=dict)
+    more_patches: HeldOut = field(default_factory=HeldOut)
     published: Published | None = None
 
     @property
@@ -269,7 +296,7 @@ def from_dict(value, origin):
     """Build and check Params from a plain dict; `origin` names the file in error messages."""
     from anl.params_check import check  # it needs the names above
 
-    params = _build(Params, value, origin, "")
+    params = build(Params, value, origin)
     check(params, origin)
     return params
 
@@ -294,42 +321,3 @@ def _merge(base, change, origin, place=""):
         both = isinstance(value, dict) and isinstance(base[key], dict)
         merged[key] = _merge(base[key], value, origin, f"{place}{key}.") if both else value
     return merged
-
-
-def _build(kind, value, origin, place):
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise UserError(f"{origin}: '{place.rstrip('.')}' must be a mapping, not {value!r}")
-        hints = typing.get_type_hints(kind)
-        unknown = [key for key in value if key not in hints]
-        if unknown:
-            raise UserError(f"{origin}: unknown key '{place}{unknown[0]}'; known here: {', '.join(hints)}")
-        missing = [f.name for f in dataclasses.fields(kind) if f.name not in value
-                   and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
-        if missing:
-            raise UserError(f"{origin}: the key '{place}{missing[0]}' is missing")
-        empty = {f.name: f.default_factory() for f in dataclasses.fields(kind) if f.default_factory is not dataclasses.MISSING}
-        return kind(**{key: item if item == empty.get(key) else _build(hints[key], item, origin, f"{place}{key}.")
-                       for key, item in value.items()})
-    here = place.rstrip(".")
-    if typing.get_origin(kind) is dict:
-        if not isinstance(value, dict) or not value:
-            raise UserError(f"{origin}: '{here}' must be a mapping with at least one entry")
-        inner = typing.get_args(kind)[1]
-        return {key: _build(inner, item, origin, f"{place}{key}.") for key, item in value.items()}
-    if typing.get_origin(kind) is list:
-        if not isinstance(value, list) or not value:
-            raise UserError(f"{origin}: '{here}' must be a list with at least one entry, not {value!r}")
-        inner = typing.get_args(kind)[0]
-        return [_build(inner, item, origin, f"{place}{index}.") for index, item in enumerate(value)]
-    if isinstance(kind, types.UnionType):
-        kind = next(item for item in typing.get_args(kind) if item is not type(None))
-        if value is None:
-            return None
-        return _build(kind, value, origin, place)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        words = {int: "a whole number", float: "a number", str: "a word"}
-        raise UserError(f"{origin}: '{here}' must be {words[kind]}, not {value!r}")
-    return value

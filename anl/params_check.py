@@ -20,6 +20,8 @@ from anl.params import (
     VIEWS,
 )
 
+SAMPLERS = ("ddim", "ddpm", "dpm")
+
 
 def check(params, origin):
     """Raise UserError on a value that cannot work, naming its key."""
@@ -42,16 +44,8 @@ def check(params, origin):
         if params.published and name == params.benchmark.seen:
             need(family.model == PUBLISHED, f"families.{name}.model", f"it is '{PUBLISHED}': the data set holds its images")
             continue
-        need(family.model in params.models, f"families.{name}.model", f"choose one of {', '.join(params.models)}")
-        diffusion = family.model in ("pixel", "flow", "latent")
-        if diffusion:
-            limit = params.models[family.model].max_strength
-            need(family.strength is not None and 0 < family.strength <= limit, f"families.{name}.strength",
-                 f"it must be above 0 and at most the model's max_strength, {limit}")
-            need(family.inference_steps is not None and family.inference_steps >= 1,
-                 f"families.{name}.inference_steps", "it must be at least 1")
-        if family.model in ("pixel", "latent"):
-            need(family.sampler in ("ddim", "ddpm"), f"families.{name}.sampler", "choose ddim or ddpm")
+        _check_family(need, f"families.{name}", family, params.models)
+    _check_more(need, params)
     targets = (*TARGETS, *params.other_priors)
     for name, prior in [("prior", params.prior)] + [(f"other_priors.{key}", item) for key, item in params.other_priors.items()]:
         need(prior.precision in PRECISIONS, f"{name}.precision", f"choose one of {', '.join(PRECISIONS)}")
@@ -126,3 +120,42 @@ def check(params, origin):
     for key in ("train", "val", "test"):
         need(getattr(params.use, key) >= 2, f"use.{key}", "it must be at least 2")
         need(getattr(params.benchmark.patches, key) >= 1, f"benchmark.patches.{key}", "it must be at least 1")
+
+
+def _check_family(need, key, family, models):
+    need(family.model in models, f"{key}.model", f"choose one of {', '.join(models)}")
+    if family.model in ("pixel", "flow", "latent"):
+        limit = models[family.model].max_strength
+        need(family.strength is not None and 0 < family.strength <= limit, f"{key}.strength",
+             f"it must be above 0 and at most the model's max_strength, {limit}")
+    if family.model in ("pixel", "flow", "latent", "unconditional"):
+        need(family.inference_steps is not None and family.inference_steps >= 1, f"{key}.inference_steps",
+             "it must be at least 1")
+    if family.model in ("pixel", "latent", "unconditional"):
+        need(family.sampler in SAMPLERS, f"{key}.sampler", f"choose one of {', '.join(SAMPLERS)}")
+
+
+def _check_more(need, params):
+    """The further families and their models."""
+    for name, model in params.more_models.items():
+        need(name not in params.models, f"more_models.{name}", "a model of that name is in `models`")
+        if name == "superres":
+            given = (model.blocks, model.scale, model.texture_weight)
+            need(None not in given, f"more_models.{name}", "it needs blocks, scale and texture_weight")
+            need(model.scale >= 2 and model.crop % model.scale == 0 == 2 * params.benchmark.size % model.scale,
+                 f"more_models.{name}.scale", "it must be at least 2 and divide its crop and twice benchmark.size")
+        if name == "unconditional":
+            need(model.max_strength == 1, f"more_models.{name}.max_strength", "samples start from noise alone: it must be 1")
+    for name, family in params.more_families.items():
+        key = f"more_families.{name}"
+        need(name not in params.families, key, "a family of that name is in `families`")
+        _check_family(need, key, family, params.models | params.more_models)
+        region = family.region
+        need(not region or (len(region) == 2 and 0 < region[0] <= region[1] <= 1 and family.model == "pixel"),
+             f"{key}.region", "two shares of the patch above 0 and up to 1, the lower first, for the model `pixel`")
+        need(family.paired == (family.model != "unconditional"), f"{key}.paired",
+             "false for the model `unconditional`, which sees no real patch, and true for the others")
+    most = params.benchmark.patches
+    for split in ("val", "test"):
+        need(not params.more_families or 2 <= getattr(params.more_patches, split) <= getattr(most, split),
+             f"more_patches.{split}", f"it must be from 2 to benchmark.patches.{split}, {getattr(most, split)}")

@@ -12,6 +12,7 @@ from anl.origins import FIGURES, details
 NUMERIC = re.compile("(<b>)?[\N{MINUS SIGN}0-9.,]+( \\[[\N{MINUS SIGN}0-9., ]+\\])?(</b>)?")
 CENTRES = ("mean", "difference", "value", "accuracy", "false_positive_rate", "ap_against_real", "ratio")
 WORDS = {"n": "n", "psnr": "PSNR (dB)", "ap_against_real": "AP against real", "seen": "trained on", "unseen": "mean of unseen",
+         "unseen_benchmark": "mean of unseen, benchmark", "unseen_further": "mean of unseen, further", "anl_minus_it": "ANL minus it",
          "raw": "untouched", "in_view": "View", "s_t": "s_t"}
 LINES, GROUPS = ("generator", "control"), ("method", "other")
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from anl import benchmark, params, prior_training, seeds
+from anl import benchmark, more_families, params, prior_training, seeds
 from anl.data.photos import CARD_COLUMNS
-from anl.generators import autoencoders, diffusion
+from anl.generators import autoencoders, diffusion, superres
 from tests.synthetic import built_book  # noqa: F401  a fixture, built once for all modules
 
 ROOT = __import__("pathlib").Path(__file__).resolve().parents[1]
@@ -20,6 +20,8 @@ MODELS = {"pixel": {"channels": [8, 8], "layers_per_block": 1, "max_strength": 0
           "vae": {"channels": [8, 8], "latent_channels": 4},
           "vq": {"channels": [8, 8], "latent_channels": 4, "codes": 16, "quantise_from": 0.2, "adversarial_from": 0.4},
           "latent": {"channels": [8, 8], "layers_per_block": 1, "max_strength": 0.4}}
+MORE_MODELS = {"superres": {"channels": [8], "blocks": 1, "scale": 4, "texture_weight": 12},
+               "unconditional": {"channels": [8, 8], "layers_per_block": 1, "max_strength": 1.0}}
 TRAINING = {"crop": 16, "batch_size": 2, "steps": 4, "learning_rate": 0.001, "ema": 0.9}
 
 
@@ -44,6 +46,13 @@ def tiny_settings(root):
         "vae": {"model": "vae"}, "vq": {"model": "vq"},
         "flow": {"model": "flow", "strength": 0.1, "inference_steps": 2},
         "latent": {"model": "latent", "sampler": "ddim", "strength": 0.1, "inference_steps": 2}}
+    value["more_models"] = {name: {**model, **TRAINING} for name, model in MORE_MODELS.items()}
+    value["more_families"] = {
+        "dpm": {"model": "pixel", "sampler": "dpm", "strength": 0.05, "inference_steps": 2},
+        "inpaint": {"model": "pixel", "sampler": "ddpm", "strength": 0.1, "inference_steps": 2, "region": [0.25, 0.5]},
+        "superres": {"model": "superres"},
+        "unconditional": {"model": "unconditional", "sampler": "ddim", "inference_steps": 2, "paired": False}}
+    value["more_patches"] = {"val": 3, "test": 4}
     value["benchmark"] |= {"folder": str(root / "benchmark"), "size": 32, "least_std": 1.0,
                            "patches": {"train": 4, "val": 4, "test": 4}}
     value["data"]["split"] = {"train": 0.4, "val": 0.3, "test": 0.3}
@@ -88,11 +97,13 @@ def world(tmp_path_factory):
     seeds.fix(0, "world")
     vae = autoencoders.build_vae([8, 8], 4)
     made = {"pixel": diffusion.build_unet([8, 8], 1), "flow": diffusion.build_unet([8, 8], 1), "vae": vae,
-            "vq": autoencoders.build_vq([8, 8], 4, 16), "latent": diffusion.build_unet([8, 8], 1, 4)}
+            "vq": autoencoders.build_vq([8, 8], 4, 16), "latent": diffusion.build_unet([8, 8], 1, 4),
+            "superres": superres.SuperResolver(8, 1, 4), "unconditional": diffusion.build_unet([8, 8], 1)}
     for name, model in made.items():
         model.to(torch.float16).save_pretrained(world.root / "models" / name)
     for name in ("prior", "other_prior"):
         prior_training.build([8, 8], 1).save_pretrained(world.root / "models" / name / "unet")
         diffusion.noise_scheduler().save_pretrained(world.root / "models" / name / "scheduler")
     benchmark.build(world.params, world.models, world.cache)
+    more_families.build(world.params, world.models, world.cache)
     return world

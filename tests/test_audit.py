@@ -49,3 +49,10 @@ def test_high_frequency_energy_ratio_of_known_images():
     smooth = np.tile(50 + 50 * np.sin(2 * np.pi * np.arange(32) / 32), (32, 1))
     features = audit.image_features(np.stack([np.stack([a] * 3, -1) for a in (checker, smooth)]).astype(np.uint8))
     assert features["high_frequency"][0, 0] > features["high_frequency"][1, 0] + 5
+
+
+def test_further_families_have_their_own_statistics(world, tmp_path):
+    folder = audit.run_more(world.params, tmp_path)
+    table = pd.read_csv(folder / "family_statistics.csv").set_index("family")
+    assert table.index.tolist() == list(world.params.more_families)
+    assert table["psnr"].isna().tolist() == [not family.paired for family in world.params.more_families.values()]

@@ -12,7 +12,7 @@ from anl.errors import UserError
 from tests.conftest import ROOT
 
 COMMANDS = ["profile", "photos", "fetch", "prior", "generate", "benchmark", "index", "audit", "target", "train", "predict",
-            "perturb", "evaluate", "notebook", "claims", "bench", "detect", "card", "export", "book"]
+            "perturb", "families", "evaluate", "notebook", "claims", "bench", "detect", "card", "export", "book"]
 
 
 def subparser(name):
@@ -44,6 +44,11 @@ def test_help_exits_0_and_a_wrong_command_2(capsys):
             cli.main(arguments)
         assert end.value.code == status
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_audit_is_of_one_thing(capsys):
+    assert cli.main(["audit", "set.parquet", "--more"]) == 2
+    assert "--more" in capsys.readouterr().err
 
 
 def test_missing_profile_is_one_line(tmp_path, capsys):

@@ -5,10 +5,16 @@ model's fingerprint is added. A model that is only ever run so is trained on tha
 """
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UNet2DModel,
+)
 
 TRAIN_STEPS = 1000  # length of every diffusion schedule here (Ho et al. 2020)
-SAMPLERS = ("ddim", "ddpm")
+SAMPLERS = ("ddim", "ddpm", "dpm")
 
 
 def build_unet(channels, layers_per_block, in_channels=3):
@@ -20,11 +26,14 @@ def build_unet(channels, layers_per_block, in_channels=3):
 
 
 def noise_scheduler(sampler="ddpm"):
-    """The linear schedule of Ho et al. (2020), beta from 1e-4 to 2e-2, for one of SAMPLERS; epsilon prediction."""
-    make = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler}[sampler]
-    extra = {"set_alpha_to_one": True} if sampler == "ddim" else {}
+    """The linear schedule of Ho et al. (2020), beta from 1e-4 to 2e-2, for one of SAMPLERS; epsilon prediction.
+
+    dpm: DPM-Solver++ of second order (Lu et al., NeurIPS 2022), many steps of which share one history.
+    """
+    make = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler, "dpm": DPMSolverMultistepScheduler}[sampler]
+    extra = {"ddim": {"clip_sample": False, "set_alpha_to_one": True}, "ddpm": {"clip_sample": False}, "dpm": {}}[sampler]
     return make(num_train_timesteps=TRAIN_STEPS, beta_start=1e-4, beta_end=2e-2, beta_schedule="linear",
-                clip_sample=False, timestep_spacing="leading", **extra)
+                timestep_spacing="leading", **extra)
 
 
 def epsilon_loss(unet, x, generator, max_strength=1.0, autocast=True):
@@ -55,16 +64,68 @@ def flow_loss(unet, x, generator, max_strength=1.0, autocast=True):
 @torch.no_grad()
 def denoise_from(unet, x, *, sampler, strength, inference_steps, generator, autocast=True):
     """Noise x (B, C, H, W) to `strength` of the schedule and denoise it in `inference_steps` with `sampler`."""
-    scheduler = noise_scheduler(sampler)
-    scheduler.set_timesteps(min(TRAIN_STEPS, round(inference_steps / strength)))
-    timesteps = scheduler.timesteps[-inference_steps:]
+    scheduler, timesteps = _last_steps(sampler, strength, inference_steps)
     noise = torch.randn(x.shape, generator=generator)
     x = scheduler.add_noise(x, noise, timesteps[:1].expand(len(x)))
     for timestep in timesteps:
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            prediction = unet(x.contiguous(memory_format=torch.channels_last), timestep).sample.float()
-        x = scheduler.step(prediction, timestep, x, generator=generator).prev_sample
+        x = _step(unet, scheduler, timestep, x, generator, autocast)
     return x
+
+
+@torch.no_grad()
+def inpaint(unet, x, mask, *, sampler, strength, inference_steps, generator, autocast=True):
+    """Regenerate x (B, C, H, W) where `mask` (B, 1, H, W, boolean) is true, as `denoise_from` does; the rest stays.
+
+    After every step the known part is replaced by the image at that step's noise (Lugmayr et al., CVPR 2022, eq. 8), so
+    that the new part is drawn to fit it.
+    """
+    scheduler, timesteps = _last_steps(sampler, strength, inference_steps)
+    def noised(timestep):
+        return scheduler.add_noise(x, torch.randn(x.shape, generator=generator), timestep.expand(len(x)))
+
+    made = noised(timesteps[0])
+    for timestep, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+        made = _step(unet, scheduler, timestep, made, generator, autocast)
+        made = torch.where(mask, made, x if following is None else noised(following))
+    return made
+
+
+def random_boxes(count, side, shares, generator):
+    """Boolean masks (count, 1, side, side), each true in a box that covers `shares[0]` to `shares[1]` of the square."""
+    masks = torch.zeros(count, 1, side, side, dtype=torch.bool)
+    for mask in masks:
+        share, stretch, down, right = torch.rand(4, generator=generator).tolist()
+        share = shares[0] + (shares[1] - shares[0]) * share
+        height = round(side * share ** (0.3 + 0.4 * stretch))  # as a share of the side, to the power of 0.3 to 0.7
+        width = round(share * side * side / height)
+        top, left = round(down * (side - height)), round(right * (side - width))
+        mask[0, top:top + height, left:left + width] = True
+    return masks
+
+
+@torch.no_grad()
+def sample(unet, shape, *, sampler, inference_steps, generator, autocast=True):
+    """Images (B, C, H, W) from noise alone; the model must be trained over the whole schedule."""
+    scheduler = noise_scheduler(sampler)
+    scheduler.set_timesteps(inference_steps)
+    x = torch.randn(shape, generator=generator)
+    for timestep in scheduler.timesteps:
+        x = _step(unet, scheduler, timestep, x, generator, autocast)
+    return x
+
+
+def _last_steps(sampler, strength, inference_steps):
+    scheduler = noise_scheduler(sampler)
+    scheduler.set_timesteps(min(TRAIN_STEPS, round(inference_steps / strength)))
+    if sampler == "dpm":
+        scheduler.set_begin_index(len(scheduler.timesteps) - inference_steps)
+    return scheduler, scheduler.timesteps[-inference_steps:]
+
+
+def _step(unet, scheduler, timestep, x, generator, autocast):
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        prediction = unet(x.contiguous(memory_format=torch.channels_last), timestep).sample.float()
+    return scheduler.step(prediction, timestep, x, generator=generator).prev_sample
 
 
 @torch.no_grad()

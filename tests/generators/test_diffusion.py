@@ -81,3 +81,23 @@ def test_loss_draws_stay_below_the_strength():
     for seed in range(30):
         diffusion.epsilon_loss(Listener(), X, draws(seed), 0.1, autocast=False)
     assert 60 < max(seen) < 100 and min(seen) >= 0
+
+
+def test_inpainting_keeps_what_is_known(unet):
+    mask = diffusion.random_boxes(len(X), 16, [0.25, 0.5], draws(2))
+    run = {"sampler": "ddpm", "strength": 0.3, "inference_steps": 3}
+    one, two = (diffusion.inpaint(unet, X, mask, generator=draws(1), **run) for _ in range(2))
+    assert torch.equal(one, two) and torch.equal(one[~mask.expand_as(X)], X[~mask.expand_as(X)])
+    assert (one != X)[mask.expand_as(X)].float().mean() > 0.99
+
+
+def test_boxes_cover_the_asked_share():
+    masks = diffusion.random_boxes(200, 128, [0.25, 0.5], draws())
+    shares = masks.float().mean((1, 2, 3))
+    assert 0.24 < shares.min() < 0.3 and 0.45 < shares.max() < 0.51
+
+
+def test_samples_follow_their_draws(unet):
+    run = {"sampler": "ddim", "inference_steps": 2}
+    one, two, three = (diffusion.sample(unet, X.shape, generator=draws(seed), **run) for seed in (0, 0, 1))
+    assert one.shape == X.shape and torch.equal(one, two) and not torch.equal(one, three)

@@ -14,7 +14,8 @@ SOURCES = [photograph(1, 60, 80), photograph(2, 60, 60)]
 
 def fit(world, name, folder):
     vae = load_model("vae", f"{world.models}/vae") if name == "latent" else None
-    fit_model(name, SOURCES, config_dict(world.params.models[name]), folder / name, seed=5, cache=folder / "cache", vae=vae)
+    config = (world.params.models | world.params.more_models)[name]
+    fit_model(name, SOURCES, config_dict(config), folder / name, seed=5, cache=folder / "cache", vae=vae)
     return folder / name
 
 
@@ -29,9 +30,9 @@ def test_twice_the_same_training_gives_the_same_files(world, tmp_path, name):
     assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["ddim", "ddpm", "flow", "vae", "vq", "latent"])
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "flow", "vae", "vq", "latent", "dpm", "inpaint", "superres", "unconditional"])
 def test_every_family_regenerates(world, name):
-    family = config_dict(world.params.families[name])
+    family = config_dict((world.params.families | world.params.more_families)[name])
     models = {key: load_model(key, f"{world.models}/{key}") for key in {family["model"], "vae"}}
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     one, two = (regenerate(family, models, x, torch.Generator().manual_seed(1)) for _ in range(2))
