@@ -1,6 +1,8 @@
 # `make` prints the targets. Everything a target makes stays inside this folder; your home and your Python are left alone.
 
 PROFILE ?= small
+# damaged inputs of each kind that `make fuzz` tries
+COUNT ?= 100000
 VENV := .venv
 CACHE := $(CURDIR)/.cache
 # the first Python of 3.11 or newer; `make book PYTHON=/path/to/python3` chooses another
@@ -40,10 +42,10 @@ CHROMIUM := $(shell command -v chromium || command -v chromium-browser || comman
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 # made once (hours), kept in .dvc/store, pulled
-PULLED := data.dvc prior another_prior generator benchmark
+PULLED := data.dvc detector.dvc prior another_prior generator benchmark
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data book pdf test bench lint clean
+.PHONY: help setup data book pdf test bench fuzz lint clean
 .DELETE_ON_ERROR:
 
 help: ## print this list
@@ -92,6 +94,9 @@ bench: data ## measure speed and memory (on an idle machine; a few minutes)
 	anl bench
 	anl bench --backbone resnet50 --size 224 --repeats 5
 	anl bench --backbone resnet50 --size 224 --repeats 5 --stem-width 8
+
+fuzz: $(STAMP) ## damage files 100,000 times each for the decoder and the manifest reader (hours)
+	ANL_FUZZ=$(COUNT) pytest -n 0 tests/test_fuzz.py
 
 lint: $(STAMP) ## check the code's style
 	ruff check

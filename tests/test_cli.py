@@ -12,7 +12,7 @@ from anl.errors import UserError
 from tests.conftest import ROOT
 
 COMMANDS = ["profile", "photos", "fetch", "prior", "generate", "benchmark", "index", "audit", "target", "train", "predict",
-            "perturb", "evaluate", "notebook", "claims", "bench", "book"]
+            "perturb", "evaluate", "notebook", "claims", "bench", "detect", "card", "export", "book"]
 
 
 def subparser(name):

@@ -98,7 +98,8 @@ def root_of(path):
 def tables(path, columns=None, where=None):
     """Yield the manifest's rows as pyarrow tables, a row group at a time, names as dictionaries.
 
-    where: {column: value or list of values}; a row group whose statistics exclude them is not read.
+    where: {column: value or list of values}; a row group whose statistics exclude them is not read. Raises UserError for
+    what is no manifest, or a damaged one, or no column.
     """
     where = {name: [value] if isinstance(value, (str, int)) else list(value) for name, value in (where or {}).items()
              if value is not None}
@@ -114,10 +115,14 @@ def tables(path, columns=None, where=None):
     for group in range(file.num_row_groups):
         if any(_excluded(file.metadata.row_group(group), name, values) for name, values in where.items()):
             continue
-        table = file.read_row_group(group, columns=needed)
-        for name, values in where.items():
-            table = table.filter(pc.is_in(table[name].cast(SCHEMA.field(name).type),
-                                                  pa.array(values, SCHEMA.field(name).type)))
+        try:
+            table = file.read_row_group(group, columns=needed)
+            table.validate(full=True)  # text that is no UTF-8, places outside a dictionary
+            for name, values in where.items():
+                table = table.filter(pc.is_in(table[name].cast(SCHEMA.field(name).type),
+                                              pa.array(values, SCHEMA.field(name).type)))
+        except (OSError, MemoryError, pa.ArrowException) as problem:  # the footer is whole, what it points at is not
+            raise UserError(f"{path} is damaged ({' '.join(str(problem).split())[:120]}); index the images again") from None
         if len(table):
             yield table.select(columns)
 

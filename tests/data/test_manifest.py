@@ -106,3 +106,13 @@ def test_a_failed_write_leaves_nothing(tmp_path):
         append(rows(0, 10))
         raise RuntimeError
     assert not list(tmp_path.iterdir())
+
+
+def test_damage_behind_a_whole_footer_is_named(tmp_path):
+    path = write(tmp_path / "m.parquet", 500)
+    data = bytearray(path.read_bytes())
+    data[4:400] = bytes(396)  # pages of the first columns; the footer stands at the end
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="m.parquet is damaged .*; index the images again") as problem:
+        manifest.read(path)
+    assert "\n" not in str(problem.value)

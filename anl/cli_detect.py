@@ -1,0 +1,160 @@
+"""The commands that put a detector to use: `anl detect PATH...` and `anl card RUN_FOLDER`."""
+
+import contextlib
+import shutil
+import sys
+
+from anl.errors import UserError
+
+LICENCE = "MIT, as the code; trained on the photographs of data/photos.csv, whose licences allow it."
+STATUS = """exit status: 0 every picture was scored; 1 some could not be read, each with its reason; 2 a mistake to mend;
+130 interrupted"""
+
+
+def add(command):
+    """Add the commands; command: as `anl.cli.make_parser` defines it."""
+    sub = command("detect", detect, "say of pictures how probably they are generated, and what the detector makes of it",
+                  f"anl detect holiday/ downloads/*.png --json\n\n{STATUS}")
+    sub.add_argument("paths", nargs="*", metavar="PATH", help="files, folders, patterns; - reads a list from standard input")
+    sub.add_argument("--model", metavar="DIR|ID", help="a detector's folder (see `anl card`), or its id on the hub (default: "
+                     "models/detector)")
+    sub.add_argument("--revision", help="the commit of a model from the hub")
+    sub.add_argument("--json", action="store_true", help="one JSON object a line")
+    sub.add_argument("--csv", action="store_true", help="CSV with a header")
+    sub.add_argument("--resume", metavar="OUT", help="append JSON lines to this file, leaving out pictures already in it")
+    sub.add_argument("--map", metavar="DIR", help="draw attention and predicted noise of each picture as a PNG in DIR")
+    sub.add_argument("--explain", action="store_true", help="print what the detector is, how often it errs and its limits")
+    sub.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    sub.add_argument("--batch-size", type=int, default=128, help="crops computed at once (default: %(default)s)")
+    sub.add_argument("--workers", type=int, default=2, help="threads that decode (default: %(default)s)")
+    sub = command("card", card, "make a detector in use, with its card, of a trained run",
+                  "anl card runs/small/main/prior-t1-affinity-s0 --out my_detector")
+    sub.add_argument("run", metavar="RUN_FOLDER")
+    sub.add_argument("--out", default="models/detector", help="the folder to write (default: %(default)s)")
+    sub.add_argument("--licence", default=LICENCE, help="of the weights, one sentence")
+    sub = command("export", export, "write a detector in use as ONNX, for runtimes without PyTorch",
+                  "anl export detector.onnx --int8")
+    sub.add_argument("out", metavar="FILE.onnx")
+    sub.add_argument("--model", metavar="DIR|ID", help="as of `anl detect`")
+    sub.add_argument("--revision", help="the commit of a model from the hub")
+    sub.add_argument("--int8", action="store_true", help="write FILE.int8.onnx too, in 8 bits, and print what that loses on "
+                     "the benchmark's test patches")
+
+
+def export(options):
+    from pathlib import Path
+
+    out = Path(options.out)
+    if out.suffix != ".onnx":
+        raise UserError(f"{out}: the file's name must end in .onnx")
+    from anl.detect import export, scorer
+    from anl.params import load
+
+    params = load(options.params) if options.int8 else None
+    difference = export.export(scorer.load_detector(options.model, revision=options.revision), out)
+    print(f"{out}: {out.stat().st_size:,} bytes, within {difference:.1e} of PyTorch")
+    if options.int8:
+        small = out.with_suffix(".int8.onnx")
+        loss = export.quantise(out, small, params)
+        print(f"{small}: {small.stat().st_size:,} bytes")
+        print(loss.round(3).to_string(index=False))
+
+
+def card(options):
+    from anl.detect import card
+    from anl.params import load
+
+    made = card.make(options.run, load(options.params), options.out, options.licence)
+    print(f"{options.out}: rule {made['rule']}, threshold {made['threshold']:.3f}, from {made['chosen_on']['n_real']} real and "
+          f"{made['chosen_on']['n_fake']} generated validation photographs")
+
+
+def detect(options):
+    if not options.paths and not options.explain:
+        raise UserError("name files or folders, or - for a list on standard input")
+    if options.json and options.csv:
+        raise UserError("choose one of --json and --csv")
+    if options.batch_size < 1 or options.workers < 1:
+        raise UserError("--batch-size and --workers must be at least 1")
+    from anl.detect import explain, inputs, report, scorer
+
+    detector = scorer.load_detector(options.model, _device(options.device), options.revision)
+    if options.explain:
+        print(explain.text(detector.card), file=sys.stderr if options.paths else sys.stdout)
+    with contextlib.ExitStack() as stack:
+        done, writers = set(), [_writer(options)]
+        if options.resume:
+            lines, file = report.resume(options.resume)
+            done = {line["path"] for line in lines}
+            writers.append(report.JsonLines(stack.enter_context(file)))
+        found = inputs.find(options.paths, sys.stdin.buffer if "-" in options.paths else None)
+        wanted = (item for item in found if item[0] not in done)
+        failed = 0
+        for line in _lines(detector, wanted, options):
+            for writer in writers:
+                writer.add(line)
+            failed += line["error"] is not None
+    if failed:
+        print(f"anl detect: {failed} could not be read", file=sys.stderr)
+    return int(failed > 0)
+
+
+def _lines(detector, wanted, options):
+    """Lines of the report in the order of `wanted`, (path, reason why not) pairs."""
+    from tqdm import tqdm
+
+    from anl.data.decode import decode
+    from anl.detect import inputs, maps, report
+    from anl.detect.crops import mirrored
+
+    def read(item):
+        path, reason = item
+        if reason is not None:
+            raise UserError(reason)
+        pixels = decode(path)
+        return detector.tile(pixels), mirrored(pixels, detector.card.size) if options.map else None
+
+    def pictures():
+        for (path, _), found in inputs.read_ahead(wanted, read, options.workers):
+            if isinstance(found, UserError):
+                yield (path, _reason(found, path)), None
+                continue
+            tiled, pixels = found
+            if options.map:
+                maps.write(options.map, path, maps.draw(detector, tiled, pixels))
+            yield (path, None), tiled
+
+    # on a terminal the table itself shows how far it is
+    bar = tqdm(unit=" pictures", file=sys.stderr, mininterval=1, disable=True if sys.stdout.isatty() else None)
+    with bar:
+        for (path, error), score in detector.stream(pictures(), options.batch_size):
+            yield report.row(path, score, error)
+            bar.update()
+
+
+def _reason(problem, path):
+    """The decoder's message without the path, which has a column of its own."""
+    return str(problem).removeprefix(f"{path!r} is refused: ").removesuffix("; replace or remove it")
+
+
+def _writer(options):
+    from anl.detect import report
+
+    if options.json:
+        return report.JsonLines(sys.stdout)
+    if options.csv:
+        return report.Csv(sys.stdout)
+    return report.Table(sys.stdout, shutil.get_terminal_size().columns)
+
+
+def _device(name):
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: there is no GPU here; leave it out, or take cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: choose cpu or cuda") from None

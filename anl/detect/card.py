@@ -1,0 +1,167 @@
+"""The card of a detector in use: what it was trained on, its rule, thresholds and temperature, its measured errors, its limits.
+
+Rule, thresholds and temperature come from validation photographs, the errors from test photographs; a photograph's patches
+stand for the crops of a picture. People's pictures have been through JPEG and resizing, so validation images are also
+judged after each harmless processing, and the reals as the files that the photographs came in. The threshold holds its
+false-positive rate in every one of these conditions.
+"""
+
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import average_precision_score
+
+from anl import detector as detectors
+from anl import metrics, predict
+from anl.benchmark import REAL, read_images, read_manifest, use_rows
+from anl.data import views
+from anl.data.decode import decode
+from anl.data.patches import split_photos
+from anl.data.photos import read_card
+from anl.detect.crops import RULES, aggregate, tile
+from anl.errors import UserError
+from anl.files import read_json, sha256_of, write_json
+
+CARD, WEIGHTS = "card.json", "model.safetensors"
+VERSION = 1
+GENERATED, REAL_WORD, UNDECIDED = "generated", "real", "undecided"
+FILES = "files"  # the condition of a photograph as its file is: all of it, in its own size and format
+LIMITS = (
+    "A demonstration: trained for minutes on regenerations of some hundred photographs, it knows no large generator.",
+    "It was trained on downsampled photographs; pictures straight from a camera, screenshots and drawings are new to it.",
+    "JPEG, resizing and blurring wipe out much of what it reads; it then has little to say, as the shares above show.",
+    "The probability holds for a collection that is half generated, made by the generator it was trained on.",
+    "A verdict is a hint, and no proof of anything about a picture or a person.")
+
+
+def make(run, params, folder, licence):
+    """Write the folder of a detector in use: the run's weights and its card. Returns the card, a dict.
+
+    run: folder of an anl.runs run. licence: one sentence on the weights. Raises UserError if the run or the benchmark is
+    missing.
+    """
+    run, folder = Path(run), Path(folder)
+    described, detector = read_json(run / "run.json"), detectors.load(run / WEIGHTS)
+    val, test = (_scored(detector, params, split) for split in ("val", "test"))
+    paired = val[val["condition"] != FILES]
+    choice = pd.DataFrame([{"rule": rule, "AP": average_precision_score(*_photographs(paired, rule))} for rule in RULES])
+    rule = str(choice.loc[choice["AP"].idxmax(), "rule"])  # the first of equals
+    target = params.evaluation.target_fpr
+    temperature = metrics.calibrate(*_photographs(paired, rule), target).temperature
+    highest = {condition: float(np.quantile(_photographs(part, rule)[1], 1 - target, method="higher"))
+               for condition, part in val[val["label"] == 0].groupby("condition", sort=False)}
+    threshold = max(highest.values())
+    label, logit = _photographs(paired[paired["condition"] == "raw"], rule)
+    lower = min(threshold, float(np.quantile(logit[label == 1], target, method="lower")))
+    card = {"version": VERSION, "weights_sha256": sha256_of(run / WEIGHTS), "size": params.benchmark.size, "rule": rule,
+            "temperature": temperature, "threshold": threshold, "lower": lower,
+            "chosen_on": {"split": "validation", "n_real": int((label == 0).sum()), "n_fake": int((label == 1).sum()),
+                          "target_fpr": target, "target_miss": target, "rules": choice.to_dict("records"),
+                          "threshold_by_condition": highest},
+            "trained_on": {"profile": params.profile, "spec": described["spec"], "identity": described["identity"],
+                           "generator": params.benchmark.seen, "unseen": [name for name in params.families
+                                                                          if name != params.benchmark.seen],
+                           "data": params.data.card, "versions": described["versions"]},
+            "measured": _measured(test, rule, threshold, lower, params.benchmark.seen), "limits": list(LIMITS),
+            "licence": licence}
+    temporary = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    shutil.copyfile(run / WEIGHTS, temporary / WEIGHTS)
+    write_json(temporary / CARD, card)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    return card
+
+
+def _scored(detector, params, split):
+    """DataFrame generator, label, photo, condition, logit: a row a patch of the split, in every condition, and a row a crop
+    of its photographs' files. Validation holds the seen generator only."""
+    rows = use_rows(read_manifest(params.benchmark.folder), params)
+    rows = rows[(rows["split"] == split) & ((split == "test") | rows["generator"].isin([REAL, params.benchmark.seen]))]
+    pixels, tables = read_images(params.benchmark.folder, rows), []
+    for condition in dict.fromkeys(["raw", *params.evaluation.controls]):
+        logit = predict.score(detector, np.stack([views.apply(condition, image) for image in pixels]))
+        tables.append(rows[["generator", "label", "photo"]].assign(condition=condition, logit=logit))
+    photos = read_card(params.data.card)
+    splits = split_photos(photos, dataclasses.asdict(params.data.split), params.seed)
+    for photo in photos:
+        if splits[photo.id] == split:
+            crops, _ = tile(decode(Path(params.data.folder) / photo.file), params.benchmark.size)
+            tables.append(pd.DataFrame({"generator": REAL, "label": 0, "photo": photo.id, "condition": FILES,
+                                        "logit": predict.score(detector, crops)}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _photographs(table, rule):
+    """(label, logit) with one row a photograph, class and condition."""
+    grouped = table.groupby(["label", "condition", "photo"])["logit"].agg(lambda logit: aggregate(logit, rule)).reset_index()
+    return grouped["label"].to_numpy(), grouped["logit"].to_numpy()
+
+
+def _measured(test, rule, threshold, lower, seen):
+    """A row per generator and condition: AP against the reals in that condition, and the shares of the three verdicts."""
+    rows = []
+    for (generator, condition), part in test.groupby(["generator", "condition"], sort=True):
+        label, logit = _photographs(part, rule)
+        verdicts = pd.Series([verdict(value, threshold, lower) for value in logit])
+        ap = None
+        if generator != REAL:
+            real = test[(test["generator"] == REAL) & (test["condition"] == condition)]
+            ap = float(average_precision_score(*_photographs(pd.concat([real, part]), rule)))
+        rows.append({"of": generator, "condition": condition, "seen": generator == seen, "n": len(label), "AP": ap,
+                     **{f"called_{word}": float((verdicts == word).mean()) for word in (GENERATED, UNDECIDED, REAL_WORD)}})
+    return rows
+
+
+def verdict(logit, threshold, lower):
+    """`generated` above the threshold, `real` below `lower`, `undecided` between."""
+    return GENERATED if logit > threshold else REAL_WORD if logit < lower else UNDECIDED
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What scoring needs of a card. size: pixels on a side of a crop. threshold, lower: logits of a whole picture."""
+
+    size: int
+    rule: str
+    temperature: float
+    threshold: float
+    lower: float
+    weights_sha256: str
+    whole: dict = dataclasses.field(repr=False)
+
+    def probability(self, logit):
+        return 1 / (1 + math.exp(-max(-700.0, min(700.0, logit / self.temperature))))
+
+    def verdict(self, logit):
+        return verdict(logit, self.threshold, self.lower)
+
+
+def read(folder):
+    """The Card in a folder. Raises UserError if it is missing, damaged or speaks of values that cannot be."""
+    path = Path(folder) / CARD
+    mend = "get the folder again, or make it with `anl card RUN_FOLDER`"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: a detector in use needs its card; {mend}") from None
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path} cannot be read ({str(problem)[:120]}); {mend}") from None
+    try:
+        numbers = {key: float(value[key]) for key in ("temperature", "threshold", "lower")}
+        card = Card(size=value["size"], rule=value["rule"], weights_sha256=value["weights_sha256"], whole=value, **numbers)
+        sound = (value["version"] == VERSION and type(card.size) is int and 16 <= card.size <= 1024
+                 and card.size % 16 == 0 and card.rule in RULES and all(map(math.isfinite, numbers.values()))
+                 and card.temperature > 0 and card.lower <= card.threshold and isinstance(value["limits"], list)
+                 and isinstance(value["measured"], list))
+    except (KeyError, TypeError, ValueError) as problem:
+        raise UserError(f"{path} lacks or misstates {problem}; {mend}") from None
+    if not sound:
+        raise UserError(f"{path} holds a version, size, rule or number that cannot be; {mend}")
+    return card

@@ -1,0 +1,68 @@
+"""The pictures that `anl detect` was asked for: files, folders, patterns, a list; read ahead in threads, in order."""
+
+import collections
+import glob
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from anl.data.walk import walk
+from anl.errors import UserError
+
+
+def find(names, listed=None):
+    """Yield (path, reason) for what the command's arguments name, each path once: reason None, or why it is not read.
+
+    names: files, folders (searched with what is below them; links are followed, never in a circle), patterns such as
+    `*.jpg`, and `-` for the list. listed: binary stream of paths, one a line, bytes that are not UTF-8 included.
+    Raises UserError if a name is nothing at all.
+    """
+    seen = set()
+    for name in names:
+        for path, reason in _one(name, listed):
+            if path not in seen:
+                seen.add(path)
+                yield path, reason
+
+
+def _one(name, listed):
+    if name == "-":
+        for line in listed if listed is not None else sys.stdin.buffer:
+            if path := os.fsdecode(line.rstrip(b"\r\n")):
+                yield path, None
+    elif os.path.isdir(name):
+        for entries in walk(name):
+            folder = os.path.join(name, entries.path) if entries.path else name
+            yield from ((os.path.join(name, inner), reason) for inner, reason in entries.problems)
+            yield from ((os.path.join(folder, file), None) for file in entries.files)
+    elif os.path.lexists(name):
+        yield name, None
+    elif found := sorted(glob.glob(name)):
+        yield from ((path, None) for path in found if not os.path.isdir(path))
+    else:
+        raise UserError(f"there is no file, folder or match '{name}'; check the path")
+
+
+def read_ahead(paths, read, workers=2):
+    """Yield (path, read(path) or the UserError it raised) in the order of `paths`, computed in threads a few ahead.
+
+    Memory holds at most three times `workers` results, however long `paths` is.
+    """
+    def guarded(path):
+        try:
+            return path, read(path)
+        except UserError as problem:
+            return path, problem
+
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = collections.deque()
+        try:
+            for path in paths:
+                waiting.append(pool.submit(guarded, path))
+                if len(waiting) >= 3 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,74 @@
+import json
+
+import numpy as np
+import pytest
+
+from anl.data.decode import decode
+from anl.detect import card, explain
+from anl.detect.crops import tile
+from anl.errors import UserError
+from anl.predict import score
+
+
+def test_thresholds_hold_in_every_condition_on_validation(world, run, folder):
+    from anl import detector
+
+    made = card.read(folder)
+    model = detector.load(run / "model.safetensors")
+    table = card._scored(model, world.params, "val")
+    assert set(table["condition"]) == {"raw", card.FILES, *world.params.evaluation.controls}
+    for _, part in table[table["label"] == 0].groupby("condition"):
+        logit = card._photographs(part, made.rule)[1]
+        assert (logit > made.threshold).mean() <= world.params.evaluation.target_fpr
+    assert made.lower <= made.threshold and made.temperature > 0 and made.size == 32
+
+
+def test_a_photographs_file_is_scored_in_its_own_size(world, run):
+    from anl import detector
+
+    model = detector.load(run / "model.safetensors")
+    table = card._scored(model, world.params, "test")
+    files = table[table["condition"] == card.FILES]
+    photo = files["photo"].iloc[0]
+    crops, _ = tile(decode(f"{world.root}/photos/{photo}.png"), 32)
+    np.testing.assert_allclose(files.loc[files["photo"] == photo, "logit"], score(model, crops), rtol=1e-5)
+
+
+def test_measured_shares_sum_to_one_and_name_every_generator(world, folder):
+    rows = card.read(folder).whole["measured"]
+    assert {row["of"] for row in rows} == {"real", *world.params.families}
+    for row in rows:
+        assert abs(row["called_generated"] + row["called_undecided"] + row["called_real"] - 1) < 1e-4 and row["n"] >= 2
+        assert (row["AP"] is None) == (row["of"] == "real")
+
+
+def test_verdicts_and_probability(folder):
+    made = card.read(folder)
+    assert card.verdict(1.1, 1.0, 0.0) == "generated" and card.verdict(1.0, 1.0, 0.0) == "undecided"
+    assert card.verdict(0.0, 1.0, 0.0) == "undecided" and card.verdict(-0.1, 1.0, 0.0) == "real"
+    assert made.probability(0) == 0.5 and made.probability(1e9) == 1.0 and made.probability(-1e9) >= 0
+    assert made.probability(made.temperature) == pytest.approx(1 / (1 + np.exp(-1)))
+
+
+def test_the_explanation_names_errors_and_limits(folder):
+    text = explain.text(card.read(folder), width=80)
+    assert "real photographs" in text and "files" in text and "A verdict is a hint" in text and "Licence: MIT" in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+@pytest.mark.parametrize("change", [
+    {"version": 2}, {"size": 33}, {"size": 10**6}, {"size": "32"}, {"rule": "__import__"}, {"temperature": 0}, {"lower": 1e9},
+    {"threshold": float("nan")}, {"limits": None}, {"temperature": None}, {"threshold": "x"}])
+def test_a_card_that_cannot_be_is_refused(folder, tmp_path, change):
+    value = json.loads((folder / card.CARD).read_text()) | change
+    (tmp_path / card.CARD).write_text(json.dumps(value))
+    with pytest.raises(UserError, match="card.json .*(cannot be|misstates)"):
+        card.read(tmp_path)
+
+
+@pytest.mark.parametrize("text, message", [(None, "is missing"), ("{", "cannot be read"), ("[]", "misstates"), ("{}", "misstates")])
+def test_a_missing_or_damaged_card(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / card.CARD).write_text(text)
+    with pytest.raises(UserError, match=message):
+        card.read(tmp_path)
