@@ -127,8 +127,8 @@ def banner(params):
 
 def citation_text(entry):
     """Markdown: what CITATION.cff says, as BibTeX."""
-    authors = " and ".join(f"{{{author['name']}}}" for author in entry["authors"])
-    return (f"```bibtex\n@software{{anl,\n  author = {{{authors}}},\n  title = {{{entry['title']}}},\n"
+    authors = " and ".join(f"{{{author['name']}}}" for author in entry["authors"])  # braces: a name of its own, no surname
+    return (f"```bibtex\n@software{{anl,\n  author = \"{authors}\",\n  title = {{{entry['title']}}},\n"
             f"  version = {{{entry['version']}}},\n  note = {{Licence: {entry['license']}}}\n}}\n```\n")
 
 

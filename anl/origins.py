@@ -62,6 +62,11 @@ class Origin:
     sidecar: dict | None = None
     first: str = ""
 
+    @property
+    def stored(self):
+        """Whether it is as the repository holds it, whatever profile is active."""
+        return bool(self.first)
+
     def link(self, name):
         """Where a page finds a file of this folder."""
         return f"{FILES}/{self.place}/{name}"
@@ -100,10 +105,11 @@ def sidecar_of(notebook, *folders):
     return None
 
 
-def rebuild(origin):
-    """The command that makes these very results: with the settings that the run was given, if it was given any."""
+def _command(origin):
+    """What makes these very results, a line a command: with the settings that the run was given, if it was given any."""
     changed = set((origin.sidecar or {}).get("settings", {})) - {"profile"}
-    return origin.sidecar["command"] if changed else origin.command
+    command = origin.sidecar["command"] if changed else origin.command
+    return "\n".join(filter(None, (origin.first, command)))
 
 
 def details(origin, tables):
@@ -125,13 +131,9 @@ def details(origin, tables):
         rows |= {title: html.escape(text) for title, text in facts(origin.sidecar).items()}
     lines = "".join(f"<dt>{title}</dt><dd>{text}</dd>" for title, text in rows.items())
     # sphinx-copybutton looks for this markup
-    command = f'<div class="highlight"><pre>{html.escape(_whole_command(origin))}</pre></div>'
+    command = f'<div class="highlight"><pre>{html.escape(_command(origin))}</pre></div>'
     return (f'<details class="origin"><summary>Data, code and command</summary><dl>{lines}<dt>Rebuild</dt><dd>{command}'
             "</dd></dl></details>\n")
-
-
-def _whole_command(origin):
-    return "\n".join(filter(None, (origin.first, rebuild(origin))))
 
 
 def facts(sidecar):
@@ -155,10 +157,11 @@ def facts(sidecar):
 
 def line(origin):
     """Markdown for the foot of a page: the notebook behind it and how to run it again."""
-    executed = f"[executed notebook]({origin.executed.replace('.html', '.ipynb')})" if not origin.executed.startswith(
-        FILES) else f"results as stored in `results/{origin.place}`"
+    executed = f"[executed notebook](generated/notebooks/{origin.notebook}.ipynb)"
+    if origin.stored:
+        executed = f"results as stored in `results/{origin.place}`"
     seeds = f", seeds {', '.join(map(str, origin.seeds))}" if origin.seeds else ""
-    command = _whole_command(origin).replace("\n", "`, then `")
+    command = _command(origin).replace("\n", "`, then `")
     return (f":::{{div}} provenance\n**Where this comes from:** profile `{origin.profile}`{seeds}; {executed}; source "
             f"`notebooks/{origin.notebook}.ipynb`. Rerun it with `{command}`. Each figure and table folds out its data, its "
             "run and its command.\n:::\n")
