@@ -85,9 +85,10 @@ def test_every_command_shown_can_be_typed(built_book):
     for line in shown:
         words = shlex.split(line)
         if words[:2] == ["dvc", "repro"]:
-            assert words[2] in stages, line
+            assert words[2] in stages or (words[2].endswith("/dvc.yaml") and (ROOT / words[2]).is_file()), line
         elif words[0] == "make":
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE), line
         else:
             options = cli.make_parser().parse_args(words[1:])
-            assert options.command == "profile" or options.name in (*NOTEBOOKS, *EXPERIMENTS), line
+            known = options.command == "notebook" and options.name in (*NOTEBOOKS, *EXPERIMENTS)
+            assert known or options.command in ("profile", "fetch"), line
