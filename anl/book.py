@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from anl import bench_page, claims, committed, origins, plots, source_tables
+from anl import bench_page, card_page, claims, committed, origins, plots, source_tables
 from anl.data.photos import read_card
 from anl.errors import UserError
 from anl.files import write_json, write_text
@@ -32,7 +32,7 @@ SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def prepare(params, results="results", book="book", claims_path="claims.yaml", provenance="provenance",
-            pipeline="dvc.yaml", notebooks="notebooks", citation="CITATION.cff"):
+            pipeline="dvc.yaml", notebooks="notebooks", citation="CITATION.cff", detector="models/detector"):
     """Write `<book>/generated` from `<results>/<profile>`; returns its path.
 
     Raises UserError, naming the notebook and the command, when a result is missing or a notebook holds an error.
@@ -60,6 +60,7 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
     bench_page.gather(Path(results) / "bench", temporary / "bench")
     values["card"] = _data_card(params, temporary)
     write_text(temporary / "cite.md.txt", citation_text(yaml.safe_load(Path(citation).read_text(encoding="utf-8"))))
+    values["use"] = card_page.write(temporary / "use", detector)
     values["sources"] = source_tables.write(temporary / "sources")
     values["book"] = {"profile": f"`{params.profile}`", "banner": banner(params), "seeds": str(len(params.runs.seeds)),
                       **setting_texts(params)}

@@ -225,7 +225,7 @@ def prepared_book(folder, profile="small"):
     shutil.copytree(ROOT / "book", copy, ignore=shutil.ignore_patterns("_build", "generated"), dirs_exist_ok=True)
     book.prepare(settings, results=results, book=copy, claims_path=ROOT / "claims.yaml",
                  provenance=Path(folder) / "provenance", pipeline=ROOT / "dvc.yaml", notebooks=ROOT / "notebooks",
-                 citation=ROOT / "CITATION.cff")
+                 citation=ROOT / "CITATION.cff", detector=ROOT / "models/detector")
     return copy, settings
 
 

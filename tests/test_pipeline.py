@@ -140,7 +140,7 @@ def smoke(copies):
 
 
 def ready(copy):
-    run(copy, "dvc", "pull", "-q", "data.dvc", *sorted(MADE_ONCE))
+    run(copy, "dvc", "pull", "-q", "data.dvc", "detector.dvc", *sorted(MADE_ONCE))
     return copy
 
 

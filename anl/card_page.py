@@ -1,0 +1,42 @@
+"""The book's page on the detector that comes with the repository: its card's errors and limits as tables and texts."""
+
+import html
+from pathlib import Path
+
+from anl.errors import UserError
+from anl.files import read_json, write_text
+from anl.tables import html_table
+
+CONDITIONS = {"raw": "as patches", "files": "as their files are", "jpeg96": "through JPEG 96", "blur": "blurred slightly",
+              "resize75": "resized to 75 % and back", "denoise": "denoised"}
+
+
+def write(folder, detector):
+    """Write measured.html and limits.html into `folder` from the card in the folder `detector`; returns {key: text} for the
+    prose. Raises UserError if the card is missing."""
+    path = Path(detector) / "card.json"
+    if not path.is_file():
+        raise UserError(f"{path} is missing; get it with `make data`")
+    card = read_json(path)
+    write_text(folder / "measured.html", measured_table(card["measured"]))
+    write_text(folder / "limits.html", "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in card["limits"]) + "</ul>\n")
+    chosen, shares = card["chosen_on"], {(row["of"], row["condition"]): row for row in card["measured"]}
+    files, seen = shares["real", "files"], shares[card["trained_on"]["generator"], "raw"]
+    return {"threshold": f"{card['threshold']:.2f}", "lower": f"{card['lower']:.2f}", "rule": f"`{card['rule']}`",
+            "size": str(card["size"]), "n_real": str(chosen["n_real"]), "n_fake": str(chosen["n_fake"]),
+            "target_fpr": f"{chosen['target_fpr']:.0%}", "target_miss": f"{chosen['target_miss']:.0%}",
+            "conditions": str(len(chosen["threshold_by_condition"])), "files_generated": f"{files['called_generated']:.0%}",
+            "files_undecided": f"{files['called_undecided']:.0%}", "n_files": str(files["n"]),
+            "seen_generated": f"{seen['called_generated']:.0%}", "licence": card["licence"]}
+
+
+def measured_table(rows):
+    """HTML: a row per generator and condition, reals first: shares of the verdicts, AP against the reals of that condition."""
+    order = sorted(rows, key=lambda row: (row["of"] != "real", not row["seen"], row["of"]))
+    body = []
+    for row in order:
+        name = "real photographs" if row["of"] == "real" else f"{row['of']}, {'seen' if row['seen'] else 'not seen'}"
+        body.append([html.escape(name), CONDITIONS.get(row["condition"], row["condition"]),
+                     *(f"{row[f'called_{word}']:.2f}" for word in ("generated", "undecided", "real")),
+                     "" if row["AP"] is None else f"{row['AP']:.2f}", str(row["n"])])
+    return html_table(["Test photographs", "Condition", "Called generated", "Undecided", "Called real", "AP", "n"], body)
