@@ -71,12 +71,11 @@ def values(difference=None):
     calibration = {f"{where}_{metric}_{who}": interval(0.3) for where in ("seen", "unseen") for who in ("plain", "anl")
                    for metric in ("fake_accuracy", *TEMPERATURE)}
     calibration |= {f"real_accuracy_{who}": interval(0.94) for who in ("plain", "anl")}
-    further = {f"gain_{name}": interval(0.1) for name in ("unseen_benchmark", "unconditional", "unseen", "unseen_further",
-                                                           "unseen_jpeg96", "unseen_further_jpeg96")}
-    further |= {f"AP_{who}_unconditional": interval(0.7) for who in ("plain", "anl")}
+    further = {f"gain_{name}": interval(0.1) for name in ("unseen_benchmark", "unseen", "unseen_further", "unseen_jpeg96",
+                                                           "unseen_further_jpeg96")}
     further |= {f"held_{name}": {**value(2, digits=0), "text": "2 of 3"} for name in ("unseen", "unseen_further", "unseen_jpeg96")}
     further |= {f"lost_{name}": {**value(1, digits=0), "text": "`vae`"} for name in ("unseen", "unseen_jpeg96")}
-    further |= {f"spectrum_AP_{name}": interval(0.6) for name in ("dpm", "inpaint", "superres", "unconditional")}
+    further |= {f"spectrum_AP_{name}": interval(0.6) for name in ("dpm", "inpaint", "superres")}
     further |= {"altered_inpaint": value(0.37, n=240), "unseen": value(8, digits=0), "images": value(240, digits=0)}
     return {"data": data, "prior": prior, "detector": detector, "cross_generator": cross, "step_t": step,
             "attention": attention, "targets": targets, "families": further, "robustness": robust, "calibration": calibration}

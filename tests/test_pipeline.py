@@ -126,7 +126,7 @@ def test_what_is_pulled_was_made_by_this_code():
 
 def test_store_is_small_enough_for_git():
     store = sum(path.stat().st_size for path in (ROOT / ".dvc/store").rglob("*") if path.is_file())
-    assert store < 130e6
+    assert store < 120e6
 
 
 @pytest.fixture(scope="module")
