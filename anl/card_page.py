@@ -4,7 +4,8 @@ import html
 from pathlib import Path
 
 from anl.errors import UserError
-from anl.files import read_json, write_text
+from anl.files import read_json, write_csv, write_text
+from anl.origins import Origin, details
 from anl.tables import html_table
 
 CONDITIONS = {"raw": "as patches", "files": "as their files are", "jpeg96": "through JPEG 96", "blur": "blurred slightly",
@@ -12,13 +13,19 @@ CONDITIONS = {"raw": "as patches", "files": "as their files are", "jpeg96": "thr
 
 
 def write(folder, detector):
-    """Write measured.html and limits.html into `folder` from the card in the folder `detector`; returns {key: text} for the
+    """Write measured.html, its CSV and limits.html into `folder` from the card in the folder `detector`; returns {key: text} for the
     prose. Raises UserError if the card is missing."""
     path = Path(detector) / "card.json"
     if not path.is_file():
         raise UserError(f"{path} is missing; get it with `make data`")
     card = read_json(path)
-    write_text(folder / "measured.html", measured_table(card["measured"]))
+    write_csv(folder / "measured.csv", card["measured"])
+    spec = card["trained_on"]["spec"]
+    run = f"{spec['target']}-t{spec['step']}-{spec['attention']}-s{spec['seed']}"
+    origin = Origin(folder.name, f"anl card runs/{card['trained_on']['profile']}/main/{run}",
+                    profile=card["trained_on"]["profile"], seeds=(spec["seed"],))
+    write_text(folder / "measured.html", measured_table(card["measured"], origin.link("measured.csv"))
+               + details(origin, ["measured.csv"]))
     write_text(folder / "limits.html", "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in card["limits"]) + "</ul>\n")
     chosen, shares = card["chosen_on"], {(row["of"], row["condition"]): row for row in card["measured"]}
     files, seen = shares["real", "files"], shares[card["trained_on"]["generator"], "raw"]
@@ -30,7 +37,7 @@ def write(folder, detector):
             "seen_generated": f"{seen['called_generated']:.0%}", "licence": card["licence"]}
 
 
-def measured_table(rows):
+def measured_table(rows, download=""):
     """HTML: a row per generator and condition, reals first: shares of the verdicts, AP against the reals of that condition."""
     order = sorted(rows, key=lambda row: (row["of"] != "real", not row["seen"], row["of"]))
     body = []
@@ -39,4 +46,5 @@ def measured_table(rows):
         body.append([html.escape(name), CONDITIONS.get(row["condition"], row["condition"]),
                      *(f"{row[f'called_{word}']:.2f}" for word in ("generated", "undecided", "real")),
                      "" if row["AP"] is None else f"{row['AP']:.2f}", str(row["n"])])
-    return html_table(["Test photographs", "Condition", "Called generated", "Undecided", "Called real", "AP", "n"], body)
+    return html_table(["Test photographs", "Condition", "Called generated", "Undecided", "Called real", "AP", "n"], body,
+                      download=download)
