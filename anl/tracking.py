@@ -18,10 +18,24 @@ def start(accelerator, folder, curve=()):
     """
     if folder is None:
         return
-    # it neither makes an experiment nor a dvc.yaml: the pipeline's own describes the runs
-    accelerator.init_trackers("anl", init_kwargs={TRACKER: {"dir": str(folder), "save_dvc_exp": False, "dvcyaml": None}})
+    if accelerator.is_main_process:
+        accelerator.init_trackers("anl", init_kwargs={TRACKER: {"live": _files_alone(str(folder))}})
     for point in curve:
         log(accelerator, point)
+
+
+def _files_alone(folder):
+    """DVCLive's writer, which makes neither experiment nor dvc.yaml: the pipeline's own describes the runs.
+
+    Nor does it look at the repository, which would fail in one that has no commit yet.
+    """
+    from dvclive import Live  # not above: it takes a second, and who only reads needs it not
+
+    class Files(Live):
+        def _init_dvc(self):
+            self._dvc_file = self._init_dvc_file()
+
+    return Files(dir=folder, save_dvc_exp=False, dvcyaml=None)
 
 
 def log(accelerator, point):

@@ -15,7 +15,8 @@ POINTS = [{"step": 10, "loss": 1.5, "classification_loss": 0.7, "noise_loss": No
 
 
 def write(folder, points, before=()):
-    accelerator = Accelerator(cpu=True, log_with=tracking.TRACKER)
+    # the precision of the other tests: it is fixed once a process
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16", log_with=tracking.TRACKER)
     tracking.start(accelerator, folder, before)
     for point in points:
         tracking.log(accelerator, point)
@@ -43,6 +44,15 @@ def test_nothing_but_the_folder_is_written(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"curves"}
     write(None, POINTS).end_training()
     assert {path.name for path in tmp_path.iterdir()} == {"curves"}
+
+
+def test_a_repository_without_a_commit_is_no_obstacle(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q", "."], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))  # as in a stage of the pipeline
+    write(tmp_path / "curves", POINTS).end_training()
+    assert tracking.read(tmp_path / "curves")["step"].tolist() == [10, 20]
 
 
 def test_dvc_plots_reads_the_files(tmp_path):
