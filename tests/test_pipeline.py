@@ -100,6 +100,15 @@ def test_the_public_sets_stages_make_its_runs_beside_any_profile(copies):
             assert known or dep.startswith("data/sources/") or (ROOT / dep).exists(), f"stage {name} depends on {dep}"
 
 
+def test_no_stage_of_the_profiles_needs_the_public_set(copies):
+    copy = copies("smoke")
+    made = [Path(out) for outs, _ in stages(copy, "cifake/dvc.yaml").values() for out in outs]
+    for name, (_, deps) in stages(copy).items():
+        for dep in map(Path, deps):
+            near = [str(out) for out in made if out == dep or dep in out.parents or out in dep.parents]
+            assert not near, f"{name} depends on {dep}, so that `dvc repro` would make {near[0]}"
+
+
 def test_stages_depend_on_files_that_exist_or_are_made(copies):
     every = stages(copies("smoke"))
     outs = [out for made, _ in every.values() for out in made] + ["data/photos"]
