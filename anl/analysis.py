@@ -64,7 +64,7 @@ def replicates(folders, params, view, metrics=METRICS, read=read_predictions):
     return {key: np.array(value) for key, value in values.items()}
 
 
-def _over_seeds(array, params):
+def over_seeds(array, params):
     """(seeds, R + 1) -> (R + 1,): the mean over seeds, seeds drawn anew in each replicate."""
     weights = bootstrap.seed_weights(len(array), array.shape[1] - 1, params.seed)
     return (weights.T * array).sum(0) / weights.sum(1)
@@ -89,7 +89,7 @@ def summary(groups, params, view=None, metrics=METRICS, read=read_predictions, d
     for label, folders in groups.items():
         array = drawn[label] if drawn else replicates(folders, params, view, metrics, read)
         for (generator, metric), place in _places(array, params, view).items():
-            mean = _over_seeds(array[generator, metric], params)
+            mean = over_seeds(array[generator, metric], params)
             low, high = bootstrap.interval(mean)
             rows.append({"method": label, **place, "mean": float(mean[0]), "low": low, "high": high,
                          "seeds": len(folders), "n": _images(folders, place["generator"], params, view, read)})
@@ -106,7 +106,7 @@ def paired_difference(groups, baseline, params, view=None, metrics=METRICS, read
             continue
         array = drawn[label] if drawn else replicates(folders, params, view, metrics, read)
         for (generator, metric), place in _places(array, params, view).items():
-            difference = _over_seeds(array[generator, metric] - base[generator, metric], params)
+            difference = over_seeds(array[generator, metric] - base[generator, metric], params)
             low, high = bootstrap.interval(difference)
             rows.append({"method": label, "baseline": baseline, **place, "difference": float(difference[0]), "low": low,
                          "high": high, "seeds": len(folders), "n": _images(folders, place["generator"], params, view, read)})
@@ -153,7 +153,7 @@ def paired_gap(groups, baseline, params, view=None):
         own = replicates(folders, params, view)
         for metric in METRICS:
             gain = {name: own[name, metric] - base[name, metric] for name in (UNSEEN, params.benchmark.seen)}
-            gap = _over_seeds(gain[UNSEEN] - gain[params.benchmark.seen], params)
+            gap = over_seeds(gain[UNSEEN] - gain[params.benchmark.seen], params)
             low, high = bootstrap.interval(gap)
             rows.append({"method": label, "baseline": baseline, "view": view, "metric": metric, "gap": float(gap[0]),
                          "low": low, "high": high, "seeds": len(folders), "n": _images(folders, UNSEEN, params, view)})
@@ -172,7 +172,7 @@ def control_rates(groups, params):
                 weights = bootstrap.cluster_weights(real["cluster"], params.evaluation.bootstrap, params.seed)
                 called = real["logit"].to_numpy() > calibration_of(table, params).threshold
                 rates.append(bootstrap.weighted_rate(called, weights))
-            mean = _over_seeds(np.array(rates), params)
+            mean = over_seeds(np.array(rates), params)
             low, high = bootstrap.interval(mean)
             rows.append({"method": label, "control": control, "false_positive_rate": float(mean[0]), "low": low,
                          "high": high, "seeds": len(folders), "n": len(real)})

@@ -17,9 +17,9 @@ from anl import analysis, detector, more_families
 from anl.benchmark import REAL
 from anl.data import views
 from anl.errors import UserError
-from anl.files import identity, read_json, sha256_of, whole_file
+from anl.files import identity, read_json, sha256_of
 from anl.params import LOSSLESS
-from anl.predict import COLUMNS, read_predictions, score
+from anl.predict import COLUMNS, key_of, read_predictions, score, write_keyed
 
 METRICS = ("AP", "balanced_accuracy", "fake_accuracy")
 BENCHMARK, FURTHER = "unseen_benchmark", "unseen_further"  # means over the two parts of the unseen families
@@ -43,13 +43,10 @@ def score_run(folder, params):
         wanted = ((manifest["generator"] == name) & (manifest["split"] == "test")).to_numpy()
         rows, path = manifest[wanted].reset_index(drop=True), target / f"{name}.parquet"
         key = identity({"weights": weights, "samples": list(rows["sha256"]), "views": params.evaluation.views})
-        if _key_of(path) == key:
+        if key_of(path) == key:
             continue
         loaded = loaded or detector.load(folder / "model.safetensors")
-        table = _scored(loaded, rows, pixels[wanted], params.evaluation.views)
-        table.attrs["key"] = key
-        with whole_file(path) as temporary:
-            table.to_parquet(temporary, index=False)
+        write_keyed(path, _scored(loaded, rows, pixels[wanted], params.evaluation.views), key)
     return target
 
 
@@ -62,13 +59,6 @@ def _scored(loaded, rows, pixels, names):
         elif view != "raw":
             logits[view] = score(loaded, np.stack([views.apply(view, image) for image in pixels]), device)
     return pd.concat([rows.assign(view=view, logit=logits[view]) for view in names], ignore_index=True)[COLUMNS]
-
-
-def _key_of(path):
-    try:
-        return pd.read_parquet(path).attrs.get("key")
-    except Exception:  # missing, or cut short: it is made again
-        return None
 
 
 def read_scores(folder, params):

@@ -78,6 +78,21 @@ def write_predictions(folder, table):
         table.to_parquet(temporary, index=False)
 
 
+def write_keyed(path, table, key):
+    """Write scores with the identity of all that decided them; see key_of."""
+    table.attrs["key"] = key
+    with whole_file(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def key_of(path):
+    """The key that write_keyed stored, or None for a file that is missing or damaged: it is made again."""
+    try:
+        return pd.read_parquet(path).attrs.get("key")
+    except Exception:
+        return None
+
+
 def read_predictions(folder):
     """A run's scores. Raises UserError if they are missing or broken."""
     path = Path(folder) / "predictions.parquet"

@@ -17,9 +17,9 @@ from anl.benchmark import REAL, read_images, read_manifest, use_rows
 from anl.data import perturb
 from anl.data.formats import as_published
 from anl.errors import UserError
-from anl.files import identity, read_json, sha256_of, whole_file
+from anl.files import identity, read_json, sha256_of
 from anl.params import LOSSLESS
-from anl.predict import read_predictions, score
+from anl.predict import key_of, read_predictions, score, write_keyed
 
 COLUMNS = ["sample_id", "photo", "cluster", "generator", "split", "perturbation", "strength", "label", "logit"]
 FILE = "perturbations.parquet"
@@ -51,7 +51,7 @@ def score_run(folder, params):
     formats = spec.get("formats", LOSSLESS)
     key = identity({"weights": sha256_of(folder / "model.safetensors"), "seed": params.seed, "formats": formats,
                     "samples": list(rows["sha256"]), "perturbations": pairs})
-    if _key_of(path) == key:
+    if key_of(path) == key:
         return path
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pixels = as_published(read_images(params.benchmark.folder, rows), rows["label"], formats)
@@ -60,18 +60,8 @@ def score_run(folder, params):
         changed = np.stack([perturb.apply(kind, strength, image, params.seed, sample)
                             for image, sample in zip(pixels, rows["sample_id"], strict=True)])
         tables.append(rows.assign(perturbation=kind, strength=strength, logit=score(loaded, changed, device)))
-    table = pd.concat(tables, ignore_index=True)[COLUMNS]
-    table.attrs["key"] = key
-    with whole_file(path) as temporary:
-        table.to_parquet(temporary, index=False)
+    write_keyed(path, pd.concat(tables, ignore_index=True)[COLUMNS], key)
     return path
-
-
-def _key_of(path):
-    try:
-        return pd.read_parquet(path).attrs.get("key")
-    except Exception:  # missing, or cut short: it is made again
-        return None
 
 
 def read_scores(folder, params):

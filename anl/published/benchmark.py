@@ -9,11 +9,10 @@ import pandas as pd
 from PIL import Image, JpegImagePlugin
 from tqdm import tqdm
 
-from anl.benchmark import REAL
+from anl.benchmark import REAL, write
 from anl.data.patches import to_pixels
 from anl.errors import UserError
 from anl.files import write_csv
-from anl.making import whole_folder
 from anl.published.generators import sample
 from anl.published.split import read_files, split
 
@@ -44,12 +43,8 @@ def build(params):
             files = [encode_like(pixels, real) for pixels, real in zip(to_pixels(images), models["png"], strict=True)]
             tables[name] = _table(models.assign(generator=name, label=1, sha256=[_sha256(data) for data in files],
                                                 bytes=[len(data) for data in files]), files)
-    with whole_folder(params.benchmark.folder) as folder:
-        for generator, table in tables.items():
-            table[["sample_id", "png"]].to_parquet(folder / f"images-{generator}.parquet", index=False, compression=None)
-        manifest = pd.concat([table.drop(columns="png") for table in tables.values()], ignore_index=True)
-        manifest.to_parquet(folder / "manifest.parquet", index=False)
-        write_csv(folder / COUNTS, counts.to_dict("records"))
+    manifest = write(tables, params.benchmark.folder)
+    write_csv(Path(params.benchmark.folder) / COUNTS, counts.to_dict("records"))
     return manifest
 
 

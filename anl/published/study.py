@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from anl import bootstrap, runs
-from anl.analysis import UNSEEN, value
+from anl.analysis import UNSEEN, over_seeds, value
 from anl.benchmark import REAL
 from anl.data.formats import distribution
 from anl.predict import read_predictions
@@ -72,8 +72,7 @@ def accuracy(groups, params, view, read=read_predictions):
 
 def _interval(name, drawn, params):
     """drawn: (seeds, R + 1) -> {name, name_low, name_high}, a mean over seeds that are drawn anew in each replicate."""
-    weights = bootstrap.seed_weights(len(drawn), drawn.shape[1] - 1, params.seed)
-    mean = (weights.T * drawn).sum(0) / weights.sum(1)
+    mean = over_seeds(drawn, params)
     low, high = bootstrap.interval(mean)
     return {name: float(mean[0]), f"{name}_low": low, f"{name}_high": high}
 
