@@ -13,17 +13,18 @@ CONDITIONS = {"raw": "as patches", "files": "as their files are", "jpeg96": "thr
 
 
 def write(folder, detector):
-    """Write measured.html, its CSV and limits.html into `folder` from the card in the folder `detector`; returns {key: text} for the
-    prose. Raises UserError if the card is missing."""
+    """Write measured.html, its CSV and limits.html into `folder` from the card in the folder `detector`; returns {key: text}
+    for the prose. Raises UserError if the card is missing."""
+    from anl.runs import RunSpec  # imports torch, which the command line's other parts do without
+
     path = Path(detector) / "card.json"
     if not path.is_file():
         raise UserError(f"{path} is missing; get it with `make data`")
     card = read_json(path)
     write_csv(folder / "measured.csv", card["measured"])
     spec = card["trained_on"]["spec"]
-    run = f"{spec['target']}-t{spec['step']}-{spec['attention']}-s{spec['seed']}"
-    origin = Origin(folder.name, f"anl card runs/{card['trained_on']['profile']}/main/{run}",
-                    profile=card["trained_on"]["profile"], seeds=(spec["seed"],))
+    profile = card["trained_on"]["profile"]
+    origin = Origin(folder.name, f"anl card runs/{profile}/main/{RunSpec(**spec).slug}", profile=profile, seeds=(spec["seed"],))
     write_text(folder / "measured.html", measured_table(card["measured"], origin.link("measured.csv"))
                + details(origin, ["measured.csv"]))
     write_text(folder / "limits.html", "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in card["limits"]) + "</ul>\n")
@@ -32,7 +33,8 @@ def write(folder, detector):
     return {"threshold": f"{card['threshold']:.2f}", "lower": f"{card['lower']:.2f}", "rule": f"`{card['rule']}`",
             "size": str(card["size"]), "n_real": str(chosen["n_real"]), "n_fake": str(chosen["n_fake"]),
             "target_fpr": f"{chosen['target_fpr']:.0%}", "target_miss": f"{chosen['target_miss']:.0%}",
-            "conditions": str(len(chosen["threshold_by_condition"])), "files_generated": f"{files['called_generated']:.0%}",
+            "conditions": str(len(chosen["threshold_by_condition"])), "untouched_generated": f"{chosen['files_above_untouched_threshold']:.0%}",
+            "files_generated": f"{files['called_generated']:.0%}",
             "files_undecided": f"{files['called_undecided']:.0%}", "n_files": str(files["n"]),
             "seen_generated": f"{seen['called_generated']:.0%}", "licence": card["licence"]}
 

@@ -87,7 +87,7 @@ def detect(options):
             lines, file = report.resume(options.resume)
             done = {line["path"] for line in lines}
             writers.append(report.JsonLines(stack.enter_context(file)))
-        found = inputs.find(options.paths, sys.stdin.buffer if "-" in options.paths else None)
+        found = inputs.find(options.paths, sys.stdin.buffer if "-" in options.paths else ())
         wanted = (item for item in found if item[0] not in done)
         failed = 0
         for line in _lines(detector, wanted, options):
@@ -103,21 +103,21 @@ def _lines(detector, wanted, options):
     """Lines of the report in the order of `wanted`, (path, reason why not) pairs."""
     from tqdm import tqdm
 
-    from anl.data.decode import decode
+    from anl.data.decode import Refused, decode_bytes, read_bytes
     from anl.detect import inputs, maps, report
     from anl.detect.crops import mirrored
 
     def read(item):
         path, reason = item
         if reason is not None:
-            raise UserError(reason)
-        pixels = decode(path)
+            raise Refused(reason)
+        pixels = decode_bytes(read_bytes(path))
         return detector.tile(pixels), mirrored(pixels, detector.card.size) if options.map else None
 
     def pictures():
         for (path, _), found in inputs.read_ahead(wanted, read, options.workers):
-            if isinstance(found, UserError):
-                yield (path, _reason(found, path)), None
+            if isinstance(found, Refused):
+                yield (path, str(found)), None
                 continue
             tiled, pixels = found
             if options.map:
@@ -130,11 +130,6 @@ def _lines(detector, wanted, options):
         for (path, error), score in detector.stream(pictures(), options.batch_size):
             yield report.row(path, score, error)
             bar.update()
-
-
-def _reason(problem, path):
-    """The decoder's message without the path, which has a column of its own."""
-    return str(problem).removeprefix(f"{path!r} is refused: ").removesuffix("; replace or remove it")
 
 
 def _writer(options):

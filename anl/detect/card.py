@@ -58,11 +58,13 @@ def make(run, params, folder, licence):
     threshold = max(highest.values())
     label, logit = _photographs(paired[paired["condition"] == "raw"], rule)
     lower = min(threshold, float(np.quantile(logit[label == 1], target, method="lower")))
+    untouched = _photographs(test[test["condition"] == FILES], rule)[1] > highest["raw"]
     card = {"version": VERSION, "weights_sha256": sha256_of(run / WEIGHTS), "size": params.benchmark.size, "rule": rule,
             "temperature": temperature, "threshold": threshold, "lower": lower,
             "chosen_on": {"split": "validation", "n_real": int((label == 0).sum()), "n_fake": int((label == 1).sum()),
                           "target_fpr": target, "target_miss": target, "rules": choice.to_dict("records"),
-                          "threshold_by_condition": highest},
+                          "threshold_by_condition": highest,
+                          "files_above_untouched_threshold": float(untouched.mean())},
             "trained_on": {"profile": params.profile, "spec": described["spec"], "identity": described["identity"],
                            "generator": params.benchmark.seen, "unseen": [name for name in params.families
                                                                           if name != params.benchmark.seen],

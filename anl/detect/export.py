@@ -52,10 +52,8 @@ def export(in_use, path):
     with torch.inference_mode():
         names = OUTPUTS[:len(module(example))]
     shapes = {0: Dim("batch", min=1), 2: 16 * Dim("height", min=1), 3: 16 * Dim("width", min=1)}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet("torch.onnx"), contextlib.redirect_stdout(io.StringIO()):
             program = torch.onnx.export(module, (example,), dynamo=True, dynamic_shapes=(shapes,), opset_version=OPSET,
                                         input_names=[INPUT], output_names=list(names), verbose=False)
     except Exception as problem:  # the exporter has many errors of its own
@@ -68,6 +66,20 @@ def export(in_use, path):
         if not difference <= TOLERANCE:
             raise UserError(f"the exported file differs from PyTorch by {difference:.1e}, over {TOLERANCE:g}; nothing was written")
     return difference
+
+
+@contextlib.contextmanager
+def _quiet(name=None):
+    """Neither warnings nor a logger's advice, which are for who writes an exporter."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def parity(module, path, size):
@@ -119,17 +131,10 @@ def quantise(path, target, params):
         def get_next(self):
             return next(self.batches, None)
 
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # it advises on the root logger
-    try:
-        with whole_file(target) as temporary:
-            quantize_static(path, temporary, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
-            loss = _loss(path, temporary, rows[rows["split"] == "test"], params)
-    finally:
-        root.setLevel(level)
-    return loss
+    with _quiet(), whole_file(target) as temporary:  # it advises on the root logger
+        quantize_static(path, temporary, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+        return _loss(path, temporary, rows[rows["split"] == "test"], params)
 
 
 def _loss(path, target, rows, params):

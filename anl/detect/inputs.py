@@ -3,14 +3,14 @@
 import collections
 import glob
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
+from anl.data.decode import Refused
 from anl.data.walk import walk
 from anl.errors import UserError
 
 
-def find(names, listed=None):
+def find(names, listed=()):
     """Yield (path, reason) for what the command's arguments name, each path once: reason None, or why it is not read.
 
     names: files, folders (searched with what is below them; links are followed, never in a circle), patterns such as
@@ -27,7 +27,7 @@ def find(names, listed=None):
 
 def _one(name, listed):
     if name == "-":
-        for line in listed if listed is not None else sys.stdin.buffer:
+        for line in listed:
             if path := os.fsdecode(line.rstrip(b"\r\n")):
                 yield path, None
     elif os.path.isdir(name):
@@ -44,14 +44,14 @@ def _one(name, listed):
 
 
 def read_ahead(paths, read, workers=2):
-    """Yield (path, read(path) or the UserError it raised) in the order of `paths`, computed in threads a few ahead.
+    """Yield (path, read(path) or the Refused it raised) in the order of `paths`, computed in threads a few ahead.
 
     Memory holds at most three times `workers` results, however long `paths` is.
     """
     def guarded(path):
         try:
             return path, read(path)
-        except UserError as problem:
+        except Refused as problem:
             return path, problem
 
     with ThreadPoolExecutor(workers) as pool:

@@ -158,9 +158,8 @@ def load_detector(path_or_id=None, device="cpu", revision=None):
     path_or_id: a folder made by `anl card`, or a hub id (`owner/name`), whose `revision` should then be a commit;
     default `models/detector`. Raises UserError if it cannot be had.
 
-    >>> from anl import load_detector
-    >>> load_detector().score("data/photos/none.jpg")  # doctest: +SKIP
-    Score(probability=0.12, verdict='real', logit=-1.9, crops=16, width=800, height=600)
+    >>> load_detector().score("data/photos/Cat.png").verdict in ("generated", "real", "undecided")
+    True
     """
     path = DEFAULT if path_or_id is None else path_or_id
     if path_or_id is None or os.path.isdir(path) or str(path).count("/") != 1 or str(path).startswith((".", "/", "~")):

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from anl.data.decode import Refused
 from anl.detect.inputs import find, read_ahead
 from anl.errors import UserError
 
@@ -19,7 +20,7 @@ def tree(tmp_path, monkeypatch):
     return tmp_path
 
 
-def paths(names, listed=None):
+def paths(names, listed=()):
     return [path for path, reason in find(names, listed) if reason is None]
 
 
@@ -52,14 +53,14 @@ def test_read_ahead_keeps_the_order_and_its_limit():
             most[0] = max(most[0], held[0])
         time.sleep(0.002 * (path % 3))
         if path == 5:
-            raise UserError("five")
+            raise Refused("five")
         return path * 2
 
     found = []
     for path, value in read_ahead(range(40), read, workers=2):
         with lock:
             held[0] -= 1
-        found.append((path, str(value) if isinstance(value, UserError) else value))
+        found.append((path, str(value) if isinstance(value, Refused) else value))
     assert found == [(path, "five" if path == 5 else path * 2) for path in range(40)] and most[0] <= 6
 
 

@@ -1,3 +1,4 @@
+import doctest
 import json
 import shutil
 
@@ -106,6 +107,11 @@ def test_saved_and_read_back_by_the_hubs_mixin(in_use, tmp_path, picture):
     assert {card.CARD, card.WEIGHTS} <= {path.name for path in (tmp_path / "saved").iterdir()}
     again = scorer.ImageDetector.from_pretrained(tmp_path / "saved")
     assert again.score(picture).logit == pytest.approx(in_use.score(picture).logit, abs=1e-6)
+
+
+def test_the_documented_example_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert doctest.testmod(scorer) == (0, 1)
 
 
 def test_an_id_that_the_hub_does_not_give_is_one_line(monkeypatch):
