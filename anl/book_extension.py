@@ -81,7 +81,8 @@ def offer_files(app, exception):
     generated, target = Path(app.srcdir) / "generated", Path(app.outdir) / FILES
     if exception is not None or app.builder.format != "html":
         return
-    for path in [*generated.rglob("*.csv"), *generated.glob("*/*/*.ipynb"), *generated.glob("source_notebooks/*.ipynb")]:
+    for path in [*generated.rglob("*.csv"), *generated.glob("*/*/*.ipynb"), *generated.glob("source_notebooks/*.ipynb"),
+                 *generated.glob("demo/*.js")]:
         place = target / path.relative_to(generated).as_posix().replace("source_notebooks", "notebooks")
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)

@@ -12,8 +12,8 @@ from anl.files import sha256_of, write_csv, write_json
 from tests import synthetic
 
 OURS = ["index", "paper", "method", "protocol", "data_card", "sources", "claims", "cross_generator", "step_t", "attention",
-        "targets", "peers", "families", "cifake", "robustness", "calibration", "detector", "cost", "data", "prior", "use", "limits",
-        "rerun", "glossary", "bibliography"]
+        "targets", "peers", "families", "cifake", "robustness", "calibration", "detector", "cost", "data", "prior", "demo", "use",
+        "limits", "rerun", "glossary", "bibliography"]
 
 
 class Page(HTMLParser):
@@ -137,7 +137,8 @@ def test_unknown_key_and_unprepared_book_stop_the_build(tmp_path):
 def prepare(tmp_path, settings, results):
     return book.prepare(settings, results=results, book=tmp_path / "book", claims_path=synthetic.ROOT / "claims.yaml",
                         provenance=tmp_path / "provenance", pipeline=synthetic.ROOT / "dvc.yaml",
-                        notebooks=synthetic.ROOT / "notebooks", citation=synthetic.ROOT / "CITATION.cff")
+                        notebooks=synthetic.ROOT / "notebooks", citation=synthetic.ROOT / "CITATION.cff",
+                        cache=synthetic.ROOT / ".cache/anl")
 
 
 def test_missing_broken_and_nan_results_are_named(tmp_path):
