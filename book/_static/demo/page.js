@@ -60,6 +60,8 @@ document.addEventListener("DOMContentLoaded", () => {
   const percent = (share) => (share > 0 && share < 0.001 ? "below 0.1 %" : share < 1 && share > 0.999 ? "above 99.9 %"
     : `${(100 * share).toFixed(1)} %`);
 
+  const fixed = (number) => number.toFixed(3).replace("-", "\u2212");
+
   function show(card, bitmap, crops, score, seconds) {
     const bounds = ["lower", "threshold"].map((key) => scoring.probability(card[key], card));
     const meaning = {
@@ -73,27 +75,29 @@ document.addEventListener("DOMContentLoaded", () => {
     find("probability").textContent = percent(score.probability);
     find("threshold").textContent = percent(bounds[1]);
     find("band").textContent = `${percent(bounds[0])} to ${percent(bounds[1])}`;
-    find("logit").textContent = `${score.logit.toFixed(3)} (threshold ${card.threshold.toFixed(3)}, band from ${card.lower.toFixed(3)})`;
+    find("logit").textContent = `${fixed(score.logit)} (threshold ${fixed(card.threshold)}, band from ${fixed(card.lower)})`;
     find("crops").textContent = `${crops.length} of ${card.size} × ${card.size} pixels, of ${bitmap.width} × ${bitmap.height}`;
     find("time").textContent = `${seconds.toFixed(2)} s`;
     drawScale(card, score.probability, bounds);
     drawPictures(card, bitmap, crops, score);
     find("result").hidden = false;
+    if (find("result").getBoundingClientRect().top > 0.6 * window.innerHeight) find("status").scrollIntoView();
   }
 
   /** The probability among the three zones. */
   function drawScale({ words }, probability, [lower, threshold]) {
     const scale = find("scale");
     const zone = (word, from, to) => {
-      const part = make("span", { className: `zone ${word}`, textContent: to - from > 0.12 ? word : "" });
+      const part = make("span", { className: `zone ${word}` });
       part.style.width = `${100 * (to - from)}%`;
       return part;
     };
     const mark = make("span", { className: "mark" });
     mark.style.left = `${100 * probability}%`;
     scale.replaceChildren(zone(words.real, 0, lower), zone(words.undecided, lower, threshold), zone(words.generated, threshold, 1), mark);
-    scale.setAttribute("aria-label", `A scale from 0 to 100 %: real below ${percent(lower)}, undecided up to ${percent(threshold)}, `
-      + `generated above; this picture at ${percent(probability)}.`);
+    const legend = `${words.real} below ${percent(lower)}, ${words.undecided} up to ${percent(threshold)}, ${words.generated} above`;
+    scale.setAttribute("aria-label", `A scale from 0 to 100 %: ${legend}; this picture at ${percent(probability)}.`);
+    find("legend").textContent = `From 0 to 100 %: ${legend}.`;
   }
 
   /** Three drawings as `anl detect --map` makes them: the picture, the noise, and the attention over the picture. */
@@ -173,7 +177,7 @@ document.addEventListener("DOMContentLoaded", () => {
       if (!score) return;
       words.textContent = `Sample ${index + 1}: ${sample.of}`;
       button.setAttribute("aria-pressed", "true");
-      find("status").textContent += ` In truth it is ${sample.of}.`;
+      find("status").textContent += ` In truth: ${sample.of}.`;
       find("truth").textContent = `In truth: ${sample.of}. Photograph: ${sample.credit}.`;
       find("truth").hidden = false;
     });
