@@ -175,17 +175,17 @@ document.addEventListener("DOMContentLoaded", () => {
     button.addEventListener("click", async () => {
       const score = await tryOne(new Blob([scoring.fromBase64(sample.png)], { type: "image/png" }), `Sample ${index + 1}`);
       if (!score) return;
-      words.textContent = `Sample ${index + 1}: ${sample.of}`;
+      words.textContent = `Sample ${index + 1}: ${sample.maker}`;
       button.setAttribute("aria-pressed", "true");
       find("status").textContent += ` In truth: ${sample.of}.`;
-      find("truth").textContent = `In truth: ${sample.of}. Photograph: ${sample.credit}.`;
-      find("truth").hidden = false;
+      find("credit").textContent = `Photograph: ${sample.credit}.`;
+      find("credit").hidden = false;
     });
     find("samples").append(button);
   }
 
   function tryFiles(files) {
-    find("truth").hidden = true;
+    find("credit").hidden = true;
     if (files.length > 1) {
       turn += 1;
       find("result").hidden = true;
@@ -194,7 +194,7 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 
   samples.forEach(addSample);
-  find("samples").addEventListener("click", () => { find("truth").hidden = true; }, true);
+  find("samples").addEventListener("click", () => { find("credit").hidden = true; }, true);
   find("file").addEventListener("change", (event) => {
     tryFiles([...event.target.files]);
     event.target.value = ""; // so that the same file can be tried again
