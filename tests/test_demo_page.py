@@ -229,7 +229,7 @@ def test_no_barrier_in_either_theme_before_and_after_a_score(built_book):
 
 def test_without_scripts_a_sentence_says_what_would_be_here(built_book):
     text = (built_book / "demo.html").read_text(encoding="utf-8")
-    assert "That needs scripts" in re.search(r"<noscript>(.*?)</noscript>", text, re.DOTALL)[1]
+    assert any("That needs scripts" in part for part in re.findall(r"<noscript>(.*?)</noscript>", text, re.DOTALL))
     assert '<div id="try" hidden>' in text
 
 

@@ -32,6 +32,7 @@ document.addEventListener("DOMContentLoaded", () => {
   async function tryOne(blob, about) {
     const mine = ++turn;
     const stale = () => mine !== turn;
+    let bitmap;
     find("result").hidden = true;
     root.querySelectorAll("[aria-pressed]").forEach((button) => button.setAttribute("aria-pressed", "false"));
     try {
@@ -39,7 +40,7 @@ document.addEventListener("DOMContentLoaded", () => {
       const loaded = await detector();
       const { card } = loaded;
       const begun = performance.now();
-      const bitmap = await picture.decode(blob, card.limits);
+      bitmap = await picture.decode(blob, card.limits);
       const crops = picture.tile(bitmap, card.size, card.most);
       const score = await scoring.score(loaded, crops, (done) => {
         if (!stale() && crops.length > 1) say(`Scoring ${about}: crop ${done} of ${crops.length} …`);
@@ -51,9 +52,11 @@ document.addEventListener("DOMContentLoaded", () => {
       return score;
     } catch (problem) {
       if (stale()) return null;
-      const reason = problem instanceof picture.Refused ? problem.message : `it could not be scored: ${problem.message}`;
-      say(`${about} is refused: ${reason}. Nothing was scored.`, true);
+      const refused = problem instanceof picture.Refused ? `is refused: ${problem.message}` : `cannot be scored: ${problem.message}`;
+      say(`${about} ${refused}. Nothing was scored.`, true);
       return null;
+    } finally {
+      bitmap?.close(); // a large one holds hundreds of megabytes
     }
   }
 
