@@ -16,6 +16,13 @@ document.addEventListener("DOMContentLoaded", () => {
   function say(text, refused = false) {
     find("status").textContent = refused ? "" : text;
     find("refused").textContent = refused ? text : "";
+    if (refused) reveal(find("refused"));
+  }
+
+  /** Scroll to what the reader asked for, where it came up out of sight, as on a phone. */
+  function reveal(element, share = 0.9) {
+    const { top } = element.getBoundingClientRect();
+    if (top < 0 || top > share * window.innerHeight) element.scrollIntoView({ block: "center" });
   }
 
   /** The detector, loaded once, at the reader's first wish. */
@@ -49,6 +56,7 @@ document.addEventListener("DOMContentLoaded", () => {
       const seconds = (performance.now() - begun) / 1000;
       show(card, bitmap, crops, score, seconds);
       say(`${about}: ${score.verdict}. Probability that it is generated: ${percent(score.probability)}.`);
+      reveal(find("verdict"), 0.7);
       return score;
     } catch (problem) {
       if (stale()) return null;
@@ -78,13 +86,12 @@ document.addEventListener("DOMContentLoaded", () => {
     find("probability").textContent = percent(score.probability);
     find("threshold").textContent = percent(bounds[1]);
     find("band").textContent = `${percent(bounds[0])} to ${percent(bounds[1])}`;
-    find("logit").textContent = `${fixed(score.logit)} (threshold ${fixed(card.threshold)}, band from ${fixed(card.lower)})`;
+    find("logit").textContent = `${fixed(score.logit)}; the bounds are ${fixed(card.lower)} and ${fixed(card.threshold)}`;
     find("crops").textContent = `${crops.length} of ${card.size} × ${card.size} pixels, of ${bitmap.width} × ${bitmap.height}`;
     find("time").textContent = `${seconds.toFixed(2)} s`;
     drawScale(card, score.probability, bounds);
     drawPictures(card, bitmap, crops, score);
     find("result").hidden = false;
-    if (find("result").getBoundingClientRect().top > 0.6 * window.innerHeight) find("status").scrollIntoView();
   }
 
   /** The probability among the three zones. */
