@@ -173,7 +173,7 @@ def test_every_figure_and_table_tells_where_it_comes_from(built_book):
     for name in OURS:
         text = (built_book / f"{name}.html").read_text(encoding="utf-8")
         figures = re.findall(r"</figure>\s*(?:<div.*?</div>\s*)?(<details class=\"origin\">)?", text)
-        assert all(figures), name
+        assert name == "demo" or all(figures), name  # its figures are drawn from the reader's own picture
         tables = re.findall(r"</table></div></div>\s*(<details class=\"origin\">)?", text)
         assert name in ("data_card", "sources") or all(tables), name
 
