@@ -32,11 +32,14 @@ SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def prepare(params, results="results", book="book", claims_path="claims.yaml", provenance="provenance",
-            pipeline="dvc.yaml", notebooks="notebooks", citation="CITATION.cff", detector="models/detector"):
+            pipeline="dvc.yaml", notebooks="notebooks", citation="CITATION.cff", detector="models/detector",
+            cache=".cache/anl"):
     """Write `<book>/generated` from `<results>/<profile>`; returns its path.
 
     Raises UserError, naming the notebook and the command, when a result is missing or a notebook holds an error.
     """
+    from anl import demo  # imports torch, which the command line's other parts do without
+
     folder, target = Path(results) / params.profile, Path(book) / "generated"
     temporary = target.with_name(".generated.new")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -61,6 +64,7 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
     values["card"] = _data_card(params, temporary)
     write_text(temporary / "cite.md.txt", citation_text(yaml.safe_load(Path(citation).read_text(encoding="utf-8"))))
     values["use"] = card_page.write(temporary / "use", detector)
+    values["demo"] = demo.write(temporary / "demo", params, detector, book, cache)
     values["sources"] = source_tables.write(temporary / "sources")
     values["book"] = {"profile": f"`{params.profile}`", "banner": banner(params), "seeds": str(len(params.runs.seeds)),
                       **setting_texts(params)}

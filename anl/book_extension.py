@@ -16,12 +16,14 @@ from sphinx.errors import ExtensionError
 from anl.origins import FILES
 
 PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][\w]*(?:\.[A-Za-z_][\w]*)*)\s*\}\}")
+ON_ONE_PAGE = ("demo/", "vendor/")  # folders of book/_static
 EARLY = 100  # before the table of contents is read, so that a missing `anl book` is the first thing said
 
 
 def setup(app):
     app.connect("config-inited", give_values, priority=EARLY)
     app.connect("config-inited", leave_thebe_out)
+    app.connect("config-inited", keep_demo_to_its_page, priority=EARLY)
     app.connect("doctree-read", complete_figures)
     app.connect("build-finished", offer_files)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
@@ -44,6 +46,13 @@ def leave_thebe_out(app, _config):
             if listener.handler.__module__.startswith("sphinx_thebe"):
                 app.disconnect(listener.id)
     app.registry.css_files[:] = [entry for entry in app.registry.css_files if "thebe" not in entry[0]]
+
+
+def keep_demo_to_its_page(_app, config):
+    """Undo what Jupyter Book does with every script and style in _static: it links them on every page. Those of one page are
+    linked by that page, and the megabytes that run the detector when the reader asks."""
+    for name in ("html_js_files", "html_css_files"):
+        config[name] = [file for file in config[name] if not str(file).startswith(ON_ONE_PAGE)]
 
 
 def complete_figures(app, doctree):
@@ -81,7 +90,8 @@ def offer_files(app, exception):
     generated, target = Path(app.srcdir) / "generated", Path(app.outdir) / FILES
     if exception is not None or app.builder.format != "html":
         return
-    for path in [*generated.rglob("*.csv"), *generated.glob("*/*/*.ipynb"), *generated.glob("source_notebooks/*.ipynb")]:
+    for path in [*generated.rglob("*.csv"), *generated.glob("*/*/*.ipynb"), *generated.glob("source_notebooks/*.ipynb"),
+                 *generated.glob("demo/*.js")]:
         place = target / path.relative_to(generated).as_posix().replace("source_notebooks", "notebooks")
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)

@@ -218,13 +218,14 @@ def prepared_book(folder, profile="small"):
     """A copy of book/ under `folder`, fed from made-up results of `profile`."""
     settings = params.from_dict({**params.resolve("small", ROOT / "profiles"), "profile": profile}, "test")
     data = dataclasses.replace(settings.data, card=str(ROOT / settings.data.card))
-    settings = dataclasses.replace(settings, data=data)
+    patches = dataclasses.replace(settings.benchmark, folder=str(ROOT / settings.benchmark.folder))
+    settings = dataclasses.replace(settings, data=data, benchmark=patches)
     results = write_results(folder, profile)
     copy = Path(folder) / "book"
     shutil.copytree(ROOT / "book", copy, ignore=shutil.ignore_patterns("_build", "generated"), dirs_exist_ok=True)
     book.prepare(settings, results=results, book=copy, claims_path=ROOT / "claims.yaml",
                  provenance=Path(folder) / "provenance", pipeline=ROOT / "dvc.yaml", notebooks=ROOT / "notebooks",
-                 citation=ROOT / "CITATION.cff", detector=ROOT / "models/detector")
+                 citation=ROOT / "CITATION.cff", detector=ROOT / "models/detector", cache=ROOT / ".cache/anl")
     return copy, settings
 
 

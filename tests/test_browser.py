@@ -40,7 +40,7 @@ def test_mathematics_is_rendered_without_network(built_book, tmp_path):
         "<mjx-assistive-mml")[0]
 
 
-@pytest.mark.parametrize("page", ["index.html", "method.html", "data_card.html", "generated/notebooks/step_t.html"])
+@pytest.mark.parametrize("page", ["index.html", "method.html", "data_card.html", "generated/notebooks/step_t.html", "demo.html"])
 def test_no_console_error_and_no_request(built_book, tmp_path, page):
     done = chromium(built_book / page, tmp_path, "--dump-dom")
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
@@ -74,7 +74,7 @@ def answer_of(page, folder, script):
 @pytest.mark.parametrize("page, width, theme", [
     ("index.html", 390, "light"), ("index.html", 1280, "dark"), ("claims.html", 390, "dark"), ("claims.html", 1280, "light"),
     ("cross_generator.html", 390, "dark"), ("cross_generator.html", 1280, "light"), ("peers.html", 390, "light"),
-    ("step_t.html", 1280, "dark")])
+    ("step_t.html", 1280, "dark"), ("demo.html", 390, "dark"), ("demo.html", 1280, "light")])
 def test_screenshot_is_not_blank(built_book, tmp_path, page, width, theme):
     shot = tmp_path / "page.png"
     with altered(built_book / page, theme) as copy:

@@ -13,6 +13,9 @@ from anl.errors import UserError
 from anl.files import whole_file
 
 DIM = 0.35  # brightness of what was not looked at
+BLEND = 0.5  # share of the attention's colour over a crop
+CLIP = 3  # times the average attention: the brightest colour
+LEVELS = 32  # grey levels to a standard deviation of the noise
 
 
 @torch.inference_mode()
@@ -33,10 +36,10 @@ def draw(detector, tiled, pixels):
     relative = weights * weights[0].numel()  # 1: as much as every other place of its crop
     for crop, place, grain, share in zip(tiled.crops, tiled.places, noise, relative, strict=True):
         top, left = place
-        heat = colormaps["magma"]((share / 3).clamp(0, 1).numpy())[..., :3]
+        heat = colormaps["magma"]((share / CLIP).clamp(0, 1).numpy())[..., :3]
         heat = np.asarray(Image.fromarray((heat * 255).astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST))
-        seen[top:top + size, left:left + size] = (0.5 * crop + 0.5 * heat).astype(np.uint8)
-        levels = (128 + grain.permute(1, 2, 0).numpy() * 32).clip(0, 255)
+        seen[top:top + size, left:left + size] = ((1 - BLEND) * crop + BLEND * heat).astype(np.uint8)
+        levels = (128 + grain.permute(1, 2, 0).numpy() * LEVELS).clip(0, 255)
         heard[top:top + size, left:left + size] = levels.astype(np.uint8)
     gap = np.full((len(pixels), 8, 3), 255, np.uint8)
     return np.concatenate([seen, gap, heard], axis=1)
