@@ -17,7 +17,7 @@ from sphinx.errors import ExtensionError
 from anl.origins import FILES
 
 PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][\w]*(?:\.[A-Za-z_][\w]*)*)\s*\}\}")
-DRAWN = {"interactive": "plot", "gallery": "gallery"}  # class of a figure: of the place that plots.js or gallery.js draws in
+DRAWN = {"interactive": "plot", "gallery": "gallery-view"}  # class of a figure: of the place that plots.js or gallery.js draws in
 EARLY = 100  # before the table of contents is read, so that a missing `anl book` is the first thing said
 
 

@@ -7,7 +7,7 @@
   const SHOWN = { both: "both", real: "photograph", generated: "regeneration" };
   const FLIPPED = { both: "generated", generated: "real", real: "generated" };
 
-  const digits = (value) => value.toFixed(2).replace("-", "\u2212");
+  const digits = (value) => value.toFixed(2).replace(/^-(?=0\.00)/, "").replace("-", "\u2212");
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
   function make(tag, attributes, parent, ...children) {
@@ -59,8 +59,8 @@
     data.patches.forEach((patch, row) => {
       const block = make("section", { className: "gallery-patch" }, place);
       block.setAttribute("aria-label", patch.photograph);
-      const head = make("p", {}, block, make("a", { href: patch.card, textContent: patch.photograph }, null),
-        `, ${patch.author}, ${patch.licence} `);
+      const name = make("a", { href: patch.card, textContent: patch.photograph });
+      const head = make("p", {}, block, make("span", {}, null, name, `, ${patch.author}, ${patch.licence}`));
       const larger = make("button", { type: "button", textContent: "Larger" }, head);
       const enlarge = () => {
         const now = block.classList.toggle("large");
@@ -144,5 +144,5 @@
     redraw().then((drawn) => place.closest("figure").classList.toggle("drawn", drawn)); // hides the image
   }
 
-  document.addEventListener("DOMContentLoaded", () => document.querySelectorAll(".gallery").forEach(start));
+  document.addEventListener("DOMContentLoaded", () => document.querySelectorAll(".gallery-view").forEach(start));
 })();
