@@ -192,7 +192,7 @@ def write_gallery(place):
                                   rng.normal(size=(3, 2))) for step in (1, 10)}
     scores = gallery.scores(patches, sights, dict.fromkeys(sights, Calibration(0.4, 1.2)), "ddim", [])
     credit = gallery.credits_of(patches, photos)
-    write_csv(place / "patches.csv", credit.to_dict("records"))
+    write_csv(place / "patches.csv", credit.drop(columns="sha256").to_dict("records"))
     write_csv(place / "scores.csv", scores.to_dict("records"))
     write_json(place / "gallery.json", gallery.description(
         patches, credit, scores, figures_gallery.write_sheets(place / "sheets", patches.pixels, sights),
