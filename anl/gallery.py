@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from anl import more_families, prior_study
+from anl import arithmetic, more_families, prior_study
 from anl.attention import effective_support
 from anl.benchmark import REAL, read_images, read_manifest, use_rows
 from anl.data.patches import to_tensor
 from anl.errors import UserError
+from anl.prior import NoisePrior
 
 
 class Patches(NamedTuple):
@@ -68,6 +69,11 @@ def _test_rows(folder, params):
 
 def _by_place(table):
     return table.set_index(more_families.place(table).rename("place"))
+
+
+def load_prior(params):
+    """The profile's own prior on the CPU, in the arithmetic that targets are computed in. Raises UserError if it is missing."""
+    return NoisePrior.load(f"{params.models_folder}/prior", precision=arithmetic.in_use(params.prior.precision))
 
 
 @torch.no_grad()
