@@ -151,9 +151,13 @@ def test_loss_curves_are_drawn_from_their_numbers(built_book, tmp_path):
 
 GALLERY = """
     const figure = document.querySelector("figure.gallery");
-    while (!figure.classList.contains("drawn")) await new Promise((done) => setTimeout(done, 50));
-    const settled = () => new Promise((done) => setTimeout(done, 500));
-    const choose = async (box, value) => { box.value = value; box.dispatchEvent(new Event("change")); await settled(); };
+    // tasks, not timers: virtual time must not run out while pictures are being decoded
+    const until = async (ready) => { while (!ready()) await new Promise((done) => {
+      const { port1, port2 } = new MessageChannel();
+      port1.onmessage = done;
+      port2.postMessage(0); }); };
+    const said = (text) => until(() => figure.querySelector("output").textContent.includes(text));
+    await until(() => figure.classList.contains("drawn"));
     const state = () => ({ said: figure.querySelector("output").textContent,
       names: [...figure.querySelectorAll("canvas")].filter((canvas) => canvas.checkVisibility()).map((canvas) => canvas.getAttribute("aria-label")),
       labels: [...figure.querySelectorAll(".gallery-line > p")].map((label) => label.textContent),
@@ -166,14 +170,17 @@ GALLERY = """
 def test_gallery_shows_the_pictures_of_the_chosen_generator_and_step(built_book, tmp_path):
     first, other, flipped, image = answer_of(built_book / "gallery.html", tmp_path, GALLERY + """
         const first = state();
-        await choose(figure.querySelector("select"), "vae");
+        const select = figure.querySelector("select");
+        select.value = "vae";
+        select.dispatchEvent(new Event("change"));
         figure.querySelector("input[name$=step][value='10']").click();
-        await settled();
+        await said("vae (unseen), t = 10");
         const other = state();
-        figure.querySelector("button").focus();
-        figure.querySelector("button").dispatchEvent(new KeyboardEvent("keydown", { key: "f", bubbles: true }));
-        figure.querySelector("button").dispatchEvent(new KeyboardEvent("keydown", { key: "f", bubbles: true }));
-        await settled();
+        const press = () => figure.querySelector("button").dispatchEvent(new KeyboardEvent("keydown", { key: "f", bubbles: true }));
+        press();
+        await said("showing regeneration");
+        press();
+        await said("showing photograph");
         return [first, other, state(), getComputedStyle(figure.querySelector("img")).display];
     """, "--allow-file-access-from-files")  # lets the test, not the page, read the canvas back
     assert "ddim (trained on), t = 1, showing both" in first["said"] and image == "none"
