@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from anl import bench_page, card_page, claims, committed, origins, plots, source_tables
+from anl import bench_page, card_page, claims, committed, gallery_page, origins, plots, source_tables
 from anl.data.photos import read_card
 from anl.errors import UserError
 from anl.files import write_json, write_text
@@ -22,7 +22,7 @@ from anl.origins import Origin
 from anl.tables import card_table, copy_results, html_table, prose, value_texts
 
 NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "families",
-             "robustness", "calibration", "claims")
+             "robustness", "calibration", "gallery", "claims")
 PUBLIC = "cifake"  # the profile and notebook of the public data set, stored as a whole
 NUMBERLESS = {"smoke"}  # profiles that test the machinery
 VIEW_WORDS = {"matched": "generated images carry the formats of the reals; all are lossless here, so these are the files as "
@@ -90,6 +90,7 @@ def _gather(name, source, target, origin, params):
     """Copy one notebook's figures, tables and executed form; returns its values as {key: text}."""
     copy_results(source, target / name, {"metric": "AP", "view": params.evaluation.headline}, origin)
     plots.write(source, target / name, params.evaluation.headline)
+    gallery_page.write(source, target / name, name)
     (target / "notebooks").mkdir(exist_ok=True)
     shutil.copyfile(source / f"{name}.ipynb", target / "notebooks" / f"{name}.ipynb")
     write_text(target / name / "provenance.md.txt", origins.line(origin))

@@ -1,7 +1,8 @@
 """The Sphinx extension of the book: hands the numbers to the prose, and stops a build whose numbers are not there.
 
 Loaded by book/_config.yml. `{{ notebook.key }}` in a page is the text of that value in book/generated/values.json. Under
-each figure from book/generated it shows where the figure comes from (`X.origin.html` beside X.png), and it hands the numbers of interactive ones to their script (`X.plot.json`).
+each figure from book/generated it shows where the figure comes from (`X.origin.html` beside X.png), and it hands what interactive
+ones are drawn anew from (`X.plot.json`) to their script.
 """
 
 import html
@@ -17,6 +18,7 @@ from anl.origins import FILES
 
 PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][\w]*(?:\.[A-Za-z_][\w]*)*)\s*\}\}")
 ON_ONE_PAGE = ("demo/", "vendor/")  # folders of book/_static
+DRAWN = {"interactive": "plot", "gallery": "gallery-view"}  # class of a figure: of the place that plots.js or gallery.js draws in
 EARLY = 100  # before the table of contents is read, so that a missing `anl book` is the first thing said
 
 
@@ -58,7 +60,7 @@ def keep_demo_to_its_page(_app, config):
 def complete_figures(app, doctree):
     """Under each figure that a notebook wrote, where it comes from; raise ExtensionError where that is not known.
 
-    One of class `interactive` also gets its numbers.
+    One of a class in DRAWN also gets what its script draws.
     """
     for figure in list(doctree.findall(nodes.figure)):
         path = Path(app.srcdir) / next(figure.findall(nodes.image))["uri"]
@@ -68,16 +70,16 @@ def complete_figures(app, doctree):
         if not origin.is_file():
             raise ExtensionError(f"nothing tells where {path} comes from ({origin.name} is missing): run `anl book`")
         figure.parent.insert(figure.parent.index(figure) + 1, _raw(origin.read_text(encoding="utf-8")))
-        if "interactive" in figure["classes"]:
-            figure.insert(0, _raw(_plot(path, next(figure.findall(nodes.caption)).astext())))
+        for name in set(DRAWN) & set(figure["classes"]):
+            figure.insert(0, _raw(_plot(path, next(figure.findall(nodes.caption)).astext(), name)))
 
 
-def _plot(path, title):
-    """The numbers of a figure for book/_static/plots.js, hidden until it has run."""
+def _plot(path, title, name):
+    """What the script of a figure of class `name` draws, hidden until it has run."""
     numbers = path.with_suffix(".plot.json")
     if not numbers.is_file():
-        raise ExtensionError(f"{path} is marked interactive, and {numbers.name} is missing: run `anl book`, or take the mark away")
-    return (f'<div class="plot" data-title="{html.escape(title, quote=True)}" hidden><script type="application/json">'
+        raise ExtensionError(f"{path} is marked {name}, and {numbers.name} is missing: run `anl book`, or take the mark away")
+    return (f'<div class="{DRAWN[name]}" data-title="{html.escape(title, quote=True)}" hidden><script type="application/json">'
             f'{numbers.read_text(encoding="utf-8")}</script></div>')
 
 
@@ -90,8 +92,9 @@ def offer_files(app, exception):
     generated, target = Path(app.srcdir) / "generated", Path(app.outdir) / FILES
     if exception is not None or app.builder.format != "html":
         return
-    for path in [*generated.rglob("*.csv"), *generated.glob("*/*/*.ipynb"), *generated.glob("source_notebooks/*.ipynb"),
-                 *generated.glob("demo/*.js")]:
+    notebooks = [*generated.glob("*/*/*.ipynb"), *generated.glob("source_notebooks/*.ipynb")]
+    assets = [*generated.glob("*/sheets/*.png"), *generated.glob("demo/*.js")]
+    for path in [*generated.rglob("*.csv"), *notebooks, *assets]:
         place = target / path.relative_to(generated).as_posix().replace("source_notebooks", "notebooks")
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)

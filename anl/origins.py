@@ -11,7 +11,7 @@ from anl.errors import UserError
 from anl.files import read_json, sha256_of
 
 FILES = "files"  # the folder of the built site that holds what a page offers for download, laid out as book/generated
-# notebook/figure: the tables it is drawn from; an empty list: drawn from images or training curves, which are no table
+# notebook/figure: the tables it is drawn from; an empty list: drawn from images, which are no table
 FIGURES = {
     "anl_plus/ap_by_variant.png": ["summary.csv", "gain.csv"],
     "attention/ap_by_attention.png": ["summary.csv", "difference.csv"],
@@ -27,12 +27,13 @@ FIGURES = {
     "data/families.png": [],
     "data/photographs.png": [],
     "data/statistics.png": ["family_statistics.csv"],
-    "detector/curves.png": [],
+    "detector/curves.png": ["curves.csv"],
     "detector/noise.png": [],
     "families/AP_by_family.png": ["means.csv", "gain.csv"],
     "families/gallery.png": [],
     "families/methods.png": ["methods.csv"],
     "families/statistics.png": ["family_statistics.csv"],
+    "gallery/gallery.png": ["scores.csv", "patches.csv"],
     "leaky/ap_by_step.png": ["summary.csv"],
     "loss_weight/ap_by_weight.png": ["summary.csv", "gain.csv"],
     "peers/accuracy_and_cost.png": ["peers.csv"],
@@ -97,7 +98,7 @@ def sidecar_of(notebook, *folders):
         known = {Path(name).name: digest for name, digest in sidecar.get("files", {}).items()}
         if known.get(notebook.name) != sha256_of(notebook):
             continue
-        for file in sorted([*results.glob("*.png"), *results.glob("*.csv")]):
+        for file in sorted([*results.rglob("*.png"), *results.glob("*.csv")]):
             if known.get(file.name) != sha256_of(file):
                 raise UserError(f"{file} is not of the run that {path} tells of; make it again with "
                                 f"`{sidecar.get('command', f'anl notebook {notebook.stem}')}`")

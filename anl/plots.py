@@ -34,6 +34,12 @@ def method_rows(source):
     return rows
 
 
+def curve_rows(source):
+    """Every method's losses and validation AP, a row a training step that was logged."""
+    return [{"method": row["method"], "metric": row["quantity"], "step": int(row["step"]), "mean": float(row["value"])}
+            for row in _read(source / "curves.csv")]
+
+
 def cost_rows(source):
     """AP and multiply-adds of every method, on the seen and on unseen generators, at the headline view and through JPEG."""
     rows = []
@@ -61,4 +67,4 @@ def _read(path):
 
 # notebook/figure: how it is drawn, and from what
 PLOTS = {"step_t/ap_by_step.png": ("steps", step_rows), "cross_generator/ap_by_generator.png": ("heat", method_rows),
-         "peers/accuracy_and_cost.png": ("cost", cost_rows)}
+         "peers/accuracy_and_cost.png": ("cost", cost_rows), "detector/curves.png": ("curves", curve_rows)}

@@ -156,6 +156,11 @@ def html_table(head, rows, kind="", download=""):
     return "\n".join([*lines, "</tbody></table></div></div>"]) + "\n"
 
 
+def photo_anchor(sha256):
+    """The fragment by which a photograph is found on the page of the data card."""
+    return f"photo-{sha256[:12]}"
+
+
 def card_table(photos, splits, download):
     """The data card: a row per photograph with author, licence, source, package and SHA-256."""
     rows = []
@@ -168,5 +173,6 @@ def card_table(photos, splits, download):
         author = html.escape(photo.author or "author not stated by the package")
         terms = (f"{author}, {html.escape(photo.licence)}<br><small>package {html.escape(photo.package)}</small><br>"
                  f'<code class="hash">{photo.sha256}</code>')
+        name = f'<span id="{photo_anchor(photo.sha256)}">{name}</span>'
         rows.append([f"{name}<br><small>{photo.width} x {photo.height} {photo.format}</small>", terms, splits[photo.id]])
     return html_table(["Photograph, with its source", "Author, licence, package, SHA-256", "Split"], rows, "photo-list", download)

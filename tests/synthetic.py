@@ -9,15 +9,19 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, ImageDraw
 
-from anl import book, params
+from anl import book, figures_gallery, gallery, params
 from anl.analysis import value
 from anl.attention_study import COMPARISONS, MEASURES
 from anl.book import NOTEBOOKS
 from anl.calibration_study import TABLE, TEMPERATURE
+from anl.data.photos import read_card
 from anl.files import write_csv, write_json, write_text
+from anl.metrics import Calibration
 from anl.origins import FIGURES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,9 +80,13 @@ def values(difference=None):
     further |= {f"held_{name}": {**value(2, digits=0), "text": "2 of 3"} for name in ("unseen", "unseen_further", "unseen_jpeg96")}
     further |= {f"lost_{name}": {**value(1, digits=0), "text": "`vae`"} for name in ("unseen", "unseen_jpeg96")}
     further |= {f"spectrum_AP_{name}": interval(0.6) for name in ("dpm", "inpaint", "superres")}
+    look = {name: value(number, digits=0) for name, number in (("patches", 2), ("generators", 2), ("gain", 8), ("spread", 3),
+                                                               ("brightest", 2), ("level", 1))}
+    look |= {f"{key}_{kind}": value(0.5, n=2) for key in ("support", "correlation") for kind in ("real", "generated")}
     further |= {"altered_inpaint": value(0.37, n=240), "unseen": value(8, digits=0), "images": value(240, digits=0)}
     return {"data": data, "prior": prior, "detector": detector, "cross_generator": cross, "step_t": step,
-            "attention": attention, "targets": targets, "families": further, "robustness": robust, "calibration": calibration}
+            "attention": attention, "targets": targets, "families": further, "robustness": robust, "calibration": calibration,
+            "gallery": look}
 
 
 def tables():
@@ -120,7 +128,10 @@ def tables():
                   "amplitude": [{"step": 1, "patches": "real", "standard_deviation": 0.3, "grey_levels": 0.4, "n": 8}]},
         "detector": {"noise_correlation": [{"split": "val", "generator": "real", "correlation": 0.5, "n": 8}],
                      "effective_support": [{"generator": "real", "effective_support": 0.9, "smallest": 0.5, "n": 8}],
-                     "costs": [{"method": "plain", "parameters": 12345, "multiply_adds": 2345678}]},
+                     "costs": [{"method": "plain", "parameters": 12345, "multiply_adds": 2345678}],
+                     "curves": [{"method": method, "quantity": quantity, "step": step, "value": 1 / step}
+                                for method in ("plain", "anl") for quantity in ("classification_loss", "val_AP")
+                                for step in (10, 20, 30)]},
         "cross_generator": {"summary": summary(["plain", "anl"]), "difference": difference(["anl"], "plain"),
                             "controls": rates, "metrics": [{"method": "plain", "generator": "vae", "AP": 0.8}]},
         "step_t": {"summary": summary(["t1", "t10", "t100", "plain"]), "t1_minus_other": turned(["t10", "t100"], "t1")},
@@ -158,14 +169,34 @@ def write_results(folder, profile="small", difference=None):
         place.mkdir(parents=True, exist_ok=True)
         if name in numbers:
             write_json(place / "values.json", numbers[name])
-        for table, rows in tables()[name].items():
+        for table, rows in tables().get(name, {}).items():
             write_csv(place / f"{table}.csv", rows)
+        if name == "gallery":
+            write_gallery(place)
         write_notebook(place / f"{name}.ipynb", name)
     write_committed(results / "full")
     write_committed(results / book.PUBLIC, book.PUBLIC)
     for name, figure in wanted_figures():
         draw_with_tables(results / profile / name / figure)
     return results
+
+
+def write_gallery(place):
+    """Two patches, two generators and two steps in made-up pixels, through the library's own description and sheets."""
+    rng = np.random.default_rng(0)
+    photos = read_card(ROOT / "data/photos.csv")[:2]
+    table = pd.DataFrame({"place": [f"{photo.id}@0x0" for photo in photos], "photo": [photo.id for photo in photos]})
+    patches = gallery.Patches(table, ["real", "ddim", "vae"], rng.integers(0, 256, (3, 2, 64, 64, 3), dtype=np.uint8))
+    shape = (3, 2, 3, 64, 64)
+    sights = {step: gallery.Sight(rng.normal(size=shape), rng.normal(size=shape), rng.dirichlet(np.ones(64), (3, 2)).reshape(3, 2, 8, 8),
+                                  rng.normal(size=(3, 2))) for step in (1, 10)}
+    scores = gallery.scores(patches, sights, dict.fromkeys(sights, Calibration(0.4, 1.2)), "ddim", [])
+    credit = gallery.credits_of(patches, photos)
+    write_csv(place / "patches.csv", credit.drop(columns="sha256").to_dict("records"))
+    write_csv(place / "scores.csv", scores.to_dict("records"))
+    write_json(place / "gallery.json", gallery.description(
+        patches, credit, scores, figures_gallery.write_sheets(place / "sheets", patches.pixels, sights),
+        {"generator": "ddim", "step": 1}, {"gain": 8, "spread": 3, "brightest": 2}))
 
 
 def write_committed(folder, profile="full"):

@@ -12,8 +12,8 @@ from anl.files import sha256_of, write_csv, write_json
 from tests import synthetic
 
 OURS = ["index", "paper", "method", "protocol", "data_card", "sources", "claims", "cross_generator", "step_t", "attention",
-        "targets", "peers", "families", "cifake", "robustness", "calibration", "detector", "cost", "data", "prior", "demo", "use",
-        "limits", "rerun", "glossary", "bibliography"]
+        "targets", "peers", "families", "cifake", "robustness", "calibration", "detector", "gallery", "cost", "data", "prior",
+        "demo", "use", "limits", "rerun", "glossary", "bibliography"]
 
 
 class Page(HTMLParser):

@@ -40,7 +40,8 @@ def test_mathematics_is_rendered_without_network(built_book, tmp_path):
         "<mjx-assistive-mml")[0]
 
 
-@pytest.mark.parametrize("page", ["index.html", "method.html", "data_card.html", "generated/notebooks/step_t.html", "demo.html"])
+@pytest.mark.parametrize("page", ["index.html", "method.html", "data_card.html", "gallery.html", "demo.html",
+                                  "generated/notebooks/step_t.html"])
 def test_no_console_error_and_no_request(built_book, tmp_path, page):
     done = chromium(built_book / page, tmp_path, "--dump-dom")
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
@@ -65,16 +66,17 @@ def altered(page, theme="light", script=""):
         copy.unlink()
 
 
-def answer_of(page, folder, script):
+def answer_of(page, folder, script, *flags):
     with altered(page, script=script) as copy:
-        done = chromium(copy, folder, "--dump-dom")
+        done = chromium(copy, folder, "--dump-dom", *flags)
     return json.loads(html.unescape(re.search(r'<pre id="answer"[^>]*>(.*?)</pre>', done.stdout, re.DOTALL)[1]))
 
 
 @pytest.mark.parametrize("page, width, theme", [
     ("index.html", 390, "light"), ("index.html", 1280, "dark"), ("claims.html", 390, "dark"), ("claims.html", 1280, "light"),
     ("cross_generator.html", 390, "dark"), ("cross_generator.html", 1280, "light"), ("peers.html", 390, "light"),
-    ("step_t.html", 1280, "dark"), ("demo.html", 390, "dark"), ("demo.html", 1280, "light")])
+    ("step_t.html", 1280, "dark"), ("gallery.html", 390, "dark"), ("gallery.html", 1280, "light"),
+    ("demo.html", 390, "dark"), ("demo.html", 1280, "light")])
 def test_screenshot_is_not_blank(built_book, tmp_path, page, width, theme):
     shot = tmp_path / "page.png"
     with altered(built_book / page, theme) as copy:
@@ -135,12 +137,95 @@ def test_sorting_reads_the_first_number_of_an_interval(built_book, tmp_path):
     assert answer["points"] == 3 and answer["image"] == "none"
 
 
+def test_loss_curves_are_drawn_from_their_numbers(built_book, tmp_path):
+    answer = answer_of(built_book / "detector.html", tmp_path, """
+        const figure = document.querySelector("figure.drawn");
+        const select = figure.querySelector("select");
+        select.value = "val_AP";
+        select.dispatchEvent(new Event("change"));
+        [...figure.querySelectorAll("g.point")].find((group) => group.getAttribute("aria-label").startsWith("anl")).focus();
+        return { count: figure.querySelectorAll("circle").length, said: figure.querySelector("output").textContent,
+                 lines: figure.querySelectorAll("polyline").length, text: figure.querySelector("svg").textContent };
+    """)
+    assert answer["count"] == 6 and answer["lines"] == 2 and "validation AP" in answer["text"]
+    assert answer["said"] == "anl, step 10: 0.100"
+
+
+GALLERY = """
+    const figure = document.querySelector("figure.gallery");
+    // tasks, not timers: virtual time must not run out while pictures are being decoded
+    const until = async (ready) => { while (!ready()) await new Promise((done) => {
+      const { port1, port2 } = new MessageChannel();
+      port1.onmessage = done;
+      port2.postMessage(0); }); };
+    const said = (text) => until(() => figure.querySelector("output").textContent.includes(text));
+    await until(() => figure.classList.contains("drawn"));
+    const state = () => ({ said: figure.querySelector("output").textContent,
+      names: [...figure.querySelectorAll("canvas")].filter((canvas) => canvas.checkVisibility()).map((canvas) => canvas.getAttribute("aria-label")),
+      labels: [...figure.querySelectorAll(".gallery-line > p")].map((label) => label.textContent),
+      pixels: Object.fromEntries([...[...figure.querySelectorAll(".gallery-line.generated")].at(-1).querySelectorAll("canvas")]
+        .map((canvas) => [canvas.getAttribute("aria-label").split(",")[0],
+          [...canvas.getContext("2d").getImageData(0, 0, canvas.width, 1).data].filter((_, index) => index % 4 < 3)])) });
+"""
+
+
+def test_gallery_shows_the_pictures_of_the_chosen_generator_and_step(built_book, tmp_path):
+    first, other, flipped, image = answer_of(built_book / "gallery.html", tmp_path, GALLERY + """
+        const first = state();
+        const select = figure.querySelector("select");
+        select.value = "vae";
+        select.dispatchEvent(new Event("change"));
+        figure.querySelector("input[name$=step][value='10']").click();
+        await said("vae (unseen), t = 10");
+        const other = state();
+        const press = () => figure.querySelector("button").dispatchEvent(new KeyboardEvent("keydown", { key: "f", bubbles: true }));
+        press();
+        await said("showing regeneration");
+        press();
+        await said("showing photograph");
+        return [first, other, state(), getComputedStyle(figure.querySelector("img")).display];
+    """, "--allow-file-access-from-files")  # lets the test, not the page, read the canvas back
+    assert "ddim (trained on), t = 1, showing both" in first["said"] and image == "none"
+    assert "vae (unseen), t = 10, showing both" in other["said"]
+    assert "showing photograph" in flipped["said"]
+    assert "photograph: score" in first["labels"][0] and "ddim: score" in first["labels"][1] and "vae: score" in other["labels"][1]
+    assert len(first["names"]) == 2 * 9 and len(flipped["names"]) == 2 * 4
+    assert all("photograph" in name for name in flipped["names"])
+    sheets = built_book / "files/gallery/sheets"
+    for state, column, step in ((first, 1, 1), (other, 2, 10)):
+        for title, name, side in (("image", "images", 64), ("difference", "differences", 64), ("prior\u2019s noise", f"noise-t{step}", 64),
+                                  ("predicted noise", f"predicted-t{step}", 64), ("attention", f"attention-t{step}", 8)):
+            tile = np.asarray(Image.open(sheets / f"{name}.png"))[side, column * side:(column + 1) * side]
+            assert state["pixels"][title] == tile.ravel().tolist(), (title, step)
+
+
+def test_gallery_works_from_a_file_by_keyboard_and_leads_to_the_data_card(built_book, tmp_path):
+    answer = answer_of(built_book / "gallery.html", tmp_path, GALLERY + """
+        const controls = [...figure.querySelectorAll("select, input, button, .gallery-patch a")];
+        const reached = controls.filter((control) => { control.focus(); return document.activeElement === control; });
+        const patch = figure.querySelector(".gallery-patch");
+        const before = patch.querySelector("canvas").clientWidth;
+        patch.querySelector("button").click();
+        const pressed = patch.querySelector("button").getAttribute("aria-pressed");
+        return { controls: controls.length, reached: reached.length, before, after: patch.querySelector("canvas").clientWidth, pressed,
+                 unnamed: controls.filter((control) => !(control.labels?.length || control.textContent.trim())).length,
+                 said: figure.querySelector("output").getAttribute("aria-live"),
+                 links: [...figure.querySelectorAll(".gallery-patch a")].map((link) => link.getAttribute("href")) };
+    """)
+    assert answer["reached"] == answer["controls"] >= 10 and answer["unnamed"] == 0 and answer["said"] == "polite"
+    assert answer["pressed"] == "true" and answer["after"] > 2 * answer["before"] > 0
+    card = (built_book / "data_card.html").read_text(encoding="utf-8")
+    assert len(answer["links"]) == 2
+    for link in answer["links"]:
+        assert link.startswith("data_card.html#") and f'id="{link.partition("#")[2]}"' in card
+
+
 def test_search_finds_a_term(built_book, tmp_path):
     done = chromium(built_book / "search.html", tmp_path, "--dump-dom", query="?q=bootstrap")
     assert re.search(r'<ul class="search[^"]*">.*?href="protocol.html', done.stdout, re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["index.html", "step_t.html", "data_card.html"])
+@pytest.mark.parametrize("page", ["index.html", "step_t.html", "data_card.html", "detector.html", "gallery.html"])
 def test_no_serious_barrier_in_either_theme(built_book, tmp_path, page):
     found = answer_of(built_book / page, tmp_path, """
         document.querySelectorAll("details").forEach((part) => { part.open = true; });

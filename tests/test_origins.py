@@ -71,6 +71,8 @@ def test_figures_name_tables_that_are_stored():
     for figure, tables in FIGURES.items():
         notebook, _ = figure.split("/")
         places = [folder for folder in (ROOT / "results").glob(f"*/{notebook}") if (folder / Path(figure).name).is_file()]
+        if not (ROOT / f"book/committed/{notebook}.md.txt").is_file():  # no page shows what is stored of it
+            places = [folder for folder in places if folder.parent.name != "full"]
         assert places, figure
         for folder in places:
             assert all((folder / table).is_file() for table in tables), figure

@@ -157,7 +157,7 @@ def test_smoke_pipeline_leaves_every_result(smoke):
     copy, _ = smoke
     folder = copy / "results/smoke"
     for name in ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "families",
-                 "robustness", "calibration", "claims"):
+                 "robustness", "calibration", "gallery", "claims"):
         assert (folder / name / f"{name}.ipynb").is_file()
     assert (folder / "claims.json").is_file() and (copy / "book/generated").is_dir()
     run(copy, "dvc", "status", "-q", "dvc.yaml", "data.dvc", "detector.dvc")  # the public set has a pipeline of its own

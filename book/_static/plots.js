@@ -1,8 +1,10 @@
 /* Figures drawn anew from the numbers in the page, with selectors and values on hover and focus. The figure's own image
-   stays until this script has run, and where it does not run. Kinds: steps (curve over the step), heat, cost. */
+   stays until this script has run, and where it does not run. Kinds: steps (curve over the step), heat, cost, curves (of a
+   training). */
 (() => {
   "use strict";
-  const METRICS = { AP: "AP", balanced_accuracy: "balanced accuracy" };
+  const METRICS = { AP: "AP", balanced_accuracy: "balanced accuracy", classification_loss: "classification loss (nats)",
+    noise_loss: "noise loss (target variance 1)", val_AP: "validation AP, seen generator" };
   const SMALL = 520; // px; below, labels are shortened
 
   const unique = (values) => [...new Set(values)];
@@ -36,11 +38,11 @@
     return found;
   }
 
-  /** Axes in `root`; returns the functions from a value to its pixel. x is logarithmic. */
+  /** Axes in `root`; returns the functions from a value to its pixel. x is logarithmic, or linear where xs.linear is set. */
   function axes(root, box, xs, ys, labels) {
-    const margin = 0.06 * (Math.log(xs.high / xs.low) || 1);
-    const x = (value) => box.left + ((Math.log(value / xs.low) + margin) / (Math.log(xs.high / xs.low) + 2 * margin))
-      * (box.right - box.left);
+    const along = (value) => (xs.linear ? value - xs.low : Math.log(value / xs.low));
+    const margin = 0.06 * (along(xs.high) || 1);
+    const x = (value) => box.left + ((along(value) + margin) / (along(xs.high) + 2 * margin)) * (box.right - box.left);
     const y = (value) => box.bottom - ((value - ys.low) / (ys.high - ys.low)) * (box.bottom - box.top);
     for (const value of ticks(ys.low, ys.high)) {
       svg("line", { x1: box.left, x2: box.right, y1: y(value), y2: y(value), class: "grid" }, root);
@@ -56,8 +58,8 @@
   }
 
   function range(rows) {
-    const low = Math.min(...rows.map((row) => Math.min(row.low, row.mean)));
-    const high = Math.max(...rows.map((row) => Math.max(row.high, row.mean)));
+    const low = Math.min(...rows.map((row) => Math.min(row.low ?? row.mean, row.mean)));
+    const high = Math.max(...rows.map((row) => Math.max(row.high ?? row.mean, row.mean)));
     const margin = 0.08 * (high - low || 0.1);
     return { low: low - margin, high: high + margin };
   }
@@ -126,6 +128,29 @@
         }
       },
       note: "* trained on. Blue lies above chance (a difference: above zero), orange below.",
+    },
+    curves: {
+      selectors: (rows) => ({ metric: unique(rows.map((row) => row.metric)) }),
+      height: () => 300,
+      draw(root, size, rows, chosen, say) {
+        const mine = rows.filter((row) => row.metric === chosen.metric).sort((a, b) => a.step - b.step);
+        const box = { left: 44, right: size.width - 8, top: 26, bottom: size.height - 46 };
+        const [low, high] = [mine[0].step, mine.at(-1).step];
+        const { x, y } = axes(root, box, { low, high, linear: true, ticks: ticks(low, high, 5).map((step) => [step, step]) },
+          range(mine), { x: "training step", y: METRICS[chosen.metric] });
+        let place = box.right;
+        for (const method of unique(mine.map((row) => row.method)).reverse()) {
+          const points = mine.filter((row) => row.method === method);
+          const style = method === "anl" ? "" : " other";
+          svg("polyline", { points: points.map((row) => `${x(row.step)},${y(row.mean)}`).join(" "), class: `curve${style}` }, root);
+          for (const row of points) {
+            const group = speaking(root, `${method}, step ${row.step}: ${digits(row.mean)}`, say);
+            svg("circle", { cx: x(row.step), cy: y(row.mean), r: 3.5, class: style }, group);
+          }
+          svg("text", { x: place, y: 12, "text-anchor": "end", class: `name${style}` }, root, method);
+          place -= 8 * method.length + 12;
+        }
+      },
     },
     cost: {
       selectors: (rows) => ({ view: unique(rows.map((row) => row.view)), generator: unique(rows.map((row) => row.generator)) }),
