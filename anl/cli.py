@@ -5,7 +5,7 @@ import errno
 import os
 import sys
 
-from anl import cli_detect, cli_fetch, cli_index
+from anl import cli_compare, cli_detect, cli_fetch, cli_index
 from anl.errors import UserError
 
 
@@ -134,6 +134,7 @@ def make_parser():
     sub.add_argument("--stem-width", type=int, help="channels of the full-resolution stem (default: detector.stem_width)")
     sub.add_argument("--repeats", type=int, default=30, help="rounds (default: %(default)s)")
     cli_detect.add(command)
+    cli_compare.add(command)
     command("book", book, "gather the active profile's results for the book, in book/generated", "anl book")
     return parser
 
