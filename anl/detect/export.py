@@ -95,8 +95,8 @@ def parity(module, path, size):
     return most
 
 
-def open_session(path):
-    """An onnxruntime session on the CPU. Raises UserError if the file is damaged or keeps data outside of itself."""
+def open_session(path, threads=0):
+    """An onnxruntime session on the CPU; threads: 0 for as many as it likes. Raises UserError if the file is damaged or keeps data outside of itself."""
     import onnx
     import onnxruntime
     from onnx.external_data_helper import uses_external_data
@@ -106,7 +106,9 @@ def open_session(path):
         outside = [tensor.name for tensor in model.graph.initializer if uses_external_data(tensor)]
         if outside:
             raise UserError(f"{path} keeps the weights {outside[0]} in another file; get one that is whole")
-        return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except UserError:
         raise
     except Exception as problem:  # protobuf's and onnxruntime's own errors
