@@ -113,7 +113,7 @@ def runtimes(detector, folder, repeats):
 def memory(detector, photo, folder, counts):
     """Peak memory of `anl detect --json` in a process of its own, a row a number of pictures."""
     rows = []
-    _picture(photo, 160, 120, folder / "small.jpg")
+    _picture(photo, detector.card.size, detector.card.size, folder / "small.jpg")
     for count in counts:
         place = folder / f"pictures-{count}"
         place.mkdir()
