@@ -94,6 +94,7 @@ bench: data ## measure speed and memory (on an idle machine; a few minutes)
 	anl bench
 	anl bench --backbone resnet50 --size 224 --repeats 5
 	anl bench --backbone resnet50 --size 224 --repeats 5 --stem-width 8
+	anl bench --detect
 
 fuzz: $(STAMP) ## damage files 100,000 times each for the decoder and the manifest reader
 	ANL_FUZZ=$(COUNT) pytest -n 0 tests/test_fuzz.py

@@ -10,7 +10,12 @@ CAPTIONS = {
     "inference": "Inference: parameters and multiply-adds for one image, counted, and the time of a batch. `bare` is the timm "
                  "backbone alone, `plain` our detector without noise, the others with it and each attention.",
     "training": "One training step with cached targets, beside the plain detector's.",
-    "targets": "Images a second while targets are made, beside the bare prior called in a loop."}
+    "targets": "Images a second while targets are made, beside the bare prior called in a loop.",
+    "throughput": "`anl detect`, with one thread that reads and one for the network: pictures a second of reading alone, of the "
+                  "network alone and of the whole, and the whole's speed over that of the slower part (1 is all there is to have).",
+    "memory": "Peak memory of `anl detect` by the number of pictures.",
+    "start": "From typing `anl detect ONE.png` to its score, in seconds by the clock and of processor time.",
+    "runtimes": "The network in PyTorch and, exported, in ONNX runtime: the same crops, one thread each."}
 
 
 def gather(results, target):
@@ -22,7 +27,8 @@ def gather(results, target):
         ran = {"versions": {key: machine[key] for key in ("python", "torch")}, **machine}
         origin = Origin(f"bench/{folder.name}", "make bench", sidecar=ran)
         copy_results(folder, target / folder.name, {}, origin, "quartiles")
-        lines = [f"## `{backbone}` at {size} pixels\n",
+        title = "`anl detect`" if backbone == "detect" else f"`{backbone}` at {size} pixels"
+        lines = [f"## {title}\n",
                  (f"Measured on {machine['cores']} cores ({machine['device']}), torch {machine['torch']}, Python "
                  f"{machine['python']}, {machine['repeats']} rounds in which the calls take turns; ratios are medians over the "
                  "rounds with their quartiles. Compare the ratios: the times are this machine's.\n")]

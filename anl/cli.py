@@ -5,7 +5,7 @@ import errno
 import os
 import sys
 
-from anl import cli_detect, cli_fetch, cli_index
+from anl import cli_compare, cli_detect, cli_fetch, cli_index
 from anl.errors import UserError
 
 
@@ -133,7 +133,9 @@ def make_parser():
     sub.add_argument("--size", type=int, help="pixels on a side (default: benchmark.size)")
     sub.add_argument("--stem-width", type=int, help="channels of the full-resolution stem (default: detector.stem_width)")
     sub.add_argument("--repeats", type=int, default=30, help="rounds (default: %(default)s)")
+    sub.add_argument("--detect", action="store_true", help="measure `anl detect` instead: speed, memory, first score, ONNX")
     cli_detect.add(command)
+    cli_compare.add(command)
     command("book", book, "gather the active profile's results for the book, in book/generated", "anl book")
     return parser
 
@@ -282,6 +284,12 @@ def claims(options):
 
 
 def bench(options):
+    if options.detect:
+        from anl import bench_detect
+        from anl.detect.scorer import load_detector
+
+        bench_detect.run(load_detector(), load_params(options).data.folder, min(options.repeats, 10))
+        return
     from anl import bench
 
     bench.run(load_params(options), options.backbone, options.stride, options.size, options.repeats,

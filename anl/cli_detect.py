@@ -25,7 +25,7 @@ def add(command):
     sub.add_argument("--map", metavar="DIR", help="draw attention and predicted noise of each picture as a PNG in DIR")
     sub.add_argument("--explain", action="store_true", help="print what the detector is, how often it errs and its limits")
     sub.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
-    sub.add_argument("--batch-size", type=int, default=128, help="crops computed at once (default: %(default)s)")
+    sub.add_argument("--batch-size", type=int, default=32, help="crops computed at once (default: %(default)s)")
     sub.add_argument("--workers", type=int, default=2, help="threads that decode (default: %(default)s)")
     sub = command("card", card, "make a detector in use, with its card, of a trained run",
                   "anl card runs/small/main/prior-t1-affinity-s0 --out my_detector")
@@ -100,35 +100,16 @@ def detect(options):
 
 
 def _lines(detector, wanted, options):
-    """Lines of the report in the order of `wanted`, (path, reason why not) pairs."""
+    """Lines of the report in the order of `wanted`, (path, reason why not) pairs, with a bar on a terminal."""
     from tqdm import tqdm
 
-    from anl.data.decode import Refused, decode_bytes, read_bytes
-    from anl.detect import inputs, maps, report
-    from anl.detect.crops import mirrored
-
-    def read(item):
-        path, reason = item
-        if reason is not None:
-            raise Refused(reason)
-        pixels = decode_bytes(read_bytes(path))
-        return detector.tile(pixels), mirrored(pixels, detector.card.size) if options.map else None
-
-    def pictures():
-        for (path, _), found in inputs.read_ahead(wanted, read, options.workers):
-            if isinstance(found, Refused):
-                yield (path, str(found)), None
-                continue
-            tiled, pixels = found
-            if options.map:
-                maps.write(options.map, path, maps.draw(detector, tiled, pixels))
-            yield (path, None), tiled
+    from anl.detect import lines
 
     # on a terminal the table itself shows how far it is
     bar = tqdm(unit=" pictures", file=sys.stderr, mininterval=1, disable=True if sys.stdout.isatty() else None)
     with bar:
-        for (path, error), score in detector.stream(pictures(), options.batch_size):
-            yield report.row(path, score, error)
+        for line in lines.score(detector, wanted, options.batch_size, options.workers, options.map):
+            yield line
             bar.update()
 
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [*sorted((ROOT / "book").glob("*.md")), *sorted((ROOT / "book/committed").glob("*.md.txt")), ROOT / "README.md"]
+PAGES = [*sorted((ROOT / "book").glob("*.md")), *sorted((ROOT / "book/committed").rglob("*.md.txt")), ROOT / "README.md"]
 NUMBER = re.compile(r"(?<![\w.])[\u2212-]?\d+\.\d{2,}(?![\w.]*\d)")
 # what only happens to equal a result: page, number, and what it is
 CHANCE = {

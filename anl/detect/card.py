@@ -4,6 +4,8 @@ Rule, thresholds and temperature come from validation photographs, the errors fr
 stand for the crops of a picture. People's pictures have been through JPEG and resizing, so validation images are also
 judged after each harmless processing, and the reals as the files that the photographs came in. The threshold holds its
 false-positive rate in every one of these conditions.
+
+What only the making needs is imported there: scoring a first picture need not wait for statistics and tables.
 """
 
 import dataclasses
@@ -13,22 +15,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from sklearn.metrics import average_precision_score
 
-from anl import detector as detectors
-from anl import metrics, predict
-from anl.benchmark import REAL, read_images, read_manifest, use_rows
-from anl.data import views
-from anl.data.decode import decode
-from anl.data.patches import split_photos
-from anl.data.photos import read_card
 from anl.detect.crops import RULES, aggregate, tile
 from anl.errors import UserError
 from anl.files import read_json, sha256_of, write_json
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
 VERSION = 1
+REAL = "real"  # the generator's name of photographs, as in the benchmark
 GENERATED, REAL_WORD, UNDECIDED = "generated", "real", "undecided"
 FILES = "files"  # the condition of a photograph as its file is: all of it, in its own size and format
 LIMITS = (
@@ -45,6 +39,12 @@ def make(run, params, folder, licence):
     run: folder of an anl.runs run. licence: one sentence on the weights. Raises UserError if the run or the benchmark is
     missing.
     """
+    import pandas as pd
+    from sklearn.metrics import average_precision_score
+
+    from anl import detector as detectors
+    from anl import metrics
+
     run, folder = Path(run), Path(folder)
     described, detector = read_json(run / "run.json"), detectors.load(run / WEIGHTS)
     val, test = (_scored(detector, params, split) for split in ("val", "test"))
@@ -84,6 +84,15 @@ def make(run, params, folder, licence):
 def _scored(detector, params, split):
     """DataFrame generator, label, photo, condition, logit: a row a patch of the split, in every condition, and a row a crop
     of its photographs' files. Validation holds the seen generator only."""
+    import pandas as pd
+
+    from anl import predict
+    from anl.benchmark import read_images, read_manifest, use_rows
+    from anl.data import views
+    from anl.data.decode import decode
+    from anl.data.patches import split_photos
+    from anl.data.photos import read_card
+
     rows = use_rows(read_manifest(params.benchmark.folder), params)
     rows = rows[(rows["split"] == split) & ((split == "test") | rows["generator"].isin([REAL, params.benchmark.seen]))]
     pixels, tables = read_images(params.benchmark.folder, rows), []
@@ -108,6 +117,9 @@ def _photographs(table, rule):
 
 def _measured(test, rule, threshold, lower, seen):
     """A row per generator and condition: AP against the reals in that condition, and the shares of the three verdicts."""
+    import pandas as pd
+    from sklearn.metrics import average_precision_score
+
     rows = []
     for (generator, condition), part in test.groupby(["generator", "condition"], sort=True):
         label, logit = _photographs(part, rule)

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from anl.benchmark import REAL
+from anl.detect.card import REAL
 
 
 def text(card, width=100):

@@ -95,23 +95,40 @@ def parity(module, path, size):
     return most
 
 
-def open_session(path):
-    """An onnxruntime session on the CPU. Raises UserError if the file is damaged or keeps data outside of itself."""
+def open_session(path, threads=0):
+    """An onnxruntime session on the CPU; threads: 0 for as many as it likes. Raises UserError if the file is damaged or keeps data outside of itself."""
     import onnx
     import onnxruntime
     from onnx.external_data_helper import uses_external_data
 
     try:
         model = onnx.load(path, load_external_data=False)
-        outside = [tensor.name for tensor in model.graph.initializer if uses_external_data(tensor)]
+        outside = [tensor.name for part in (model.graph, *model.functions) for tensor in _tensors(part)
+                   if uses_external_data(tensor)]
         if outside:
             raise UserError(f"{path} keeps the weights {outside[0]} in another file; get one that is whole")
-        return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except UserError:
         raise
     except Exception as problem:  # protobuf's and onnxruntime's own errors
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         raise UserError(f"{path} is no ONNX model that can be run ({reason[:160]}); export it again") from None
+
+
+def _tensors(part):
+    """Every tensor of an ONNX graph or function, those of its nodes and of the graphs inside them too."""
+    yield from getattr(part, "initializer", ())
+    for sparse in getattr(part, "sparse_initializer", ()):
+        yield from (sparse.values, sparse.indices)
+    for node in part.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
 
 
 def quantise(path, target, params):

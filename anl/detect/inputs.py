@@ -43,10 +43,11 @@ def _one(name, listed):
         raise UserError(f"there is no file, folder or match '{name}'; check the path")
 
 
-def read_ahead(paths, read, workers=2):
-    """Yield (path, read(path) or the Refused it raised) in the order of `paths`, computed in threads a few ahead.
+def read_ahead(paths, read, workers=2, ahead=0):
+    """Yield (path, read(path) or the Refused it raised) in the order of `paths`, computed in threads some way ahead.
 
-    Memory holds at most three times `workers` results, however long `paths` is.
+    Memory holds at most `ahead` results, or three times `workers` where that is more, however long `paths` is. The threads
+    never wait for who takes the results as long as he needs no more than `ahead` at once.
     """
     def guarded(path):
         try:
@@ -59,7 +60,7 @@ def read_ahead(paths, read, workers=2):
         try:
             for path in paths:
                 waiting.append(pool.submit(guarded, path))
-                if len(waiting) >= 3 * workers:
+                if len(waiting) >= max(3 * workers, ahead):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

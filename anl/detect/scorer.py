@@ -20,7 +20,7 @@ from anl.errors import UserError
 from anl.files import sha256_of
 
 DEFAULT = Path("models") / "detector"
-BATCH = 128  # crops
+BATCH = 32  # crops; on a processor larger ones are no faster, and a batch is what reading cannot run ahead of
 MOST_WIDTH = 4096  # of any layer that a detector's settings may ask for
 
 

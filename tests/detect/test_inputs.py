@@ -64,6 +64,23 @@ def test_read_ahead_keeps_the_order_and_its_limit():
     assert found == [(path, "five" if path == 5 else path * 2) for path in range(40)] and most[0] <= 6
 
 
+def test_threads_run_ahead_of_a_batch_and_no_further():
+    started = []
+
+    def read(path):
+        started.append(path)
+        return path
+
+    taken = read_ahead(range(100), read, workers=1, ahead=8)
+    assert next(taken) == (0, 0)
+    for _ in range(200):
+        if len(started) == 8:
+            break
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert started == list(range(8)) and [path for path, _ in taken] == list(range(1, 100))
+
+
 def test_what_no_user_did_wrong_is_not_swallowed():
     with pytest.raises(ZeroDivisionError):
         list(read_ahead([1], lambda path: path / 0))
