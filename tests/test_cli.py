@@ -12,7 +12,7 @@ from anl.errors import UserError
 from tests.conftest import ROOT
 
 COMMANDS = ["profile", "photos", "fetch", "prior", "generate", "benchmark", "index", "audit", "target", "train", "predict",
-            "perturb", "families", "evaluate", "notebook", "claims", "bench", "detect", "card", "export", "book"]
+            "perturb", "families", "evaluate", "notebook", "claims", "verify", "bench", "detect", "card", "export", "book"]
 
 
 def subparser(name):
