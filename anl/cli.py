@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from anl import cli_detect, cli_fetch, cli_index, cli_verify, guard
+from anl import cli_detect, cli_fetch, cli_index, cli_paper, cli_verify, guard
 from anl.errors import UserError
 
 # run by the pipeline's stages: nothing that they read may change under them
@@ -134,6 +134,7 @@ def make_parser():
     sub = command("claims", claims, "decide the paper's claims from the results", "anl claims --check")
     sub.add_argument("--check", action="store_true", help="write nothing; exit 1 if the stored verdicts differ")
     cli_verify.add(command)
+    cli_paper.add(command)
     sub = command("bench", bench, "measure what detectors, trainings and targets cost, side by side; writes results/bench",
                   "anl bench --backbone resnet50 --size 224")
     sub.add_argument("--backbone", help="another timm model (default: detector.backbone)")
