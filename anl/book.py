@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from anl import bench_page, card_page, claims, committed, origins, plots, source_tables
+from anl import bench_page, card_page, claims, committed, origins, plots, scale_page, source_tables
 from anl.data.photos import read_card
 from anl.errors import UserError
 from anl.files import write_json, write_text
@@ -58,6 +58,7 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
     values |= committed.gather(Path(results) / PUBLIC, stored_at / PUBLIC, temporary / PUBLIC, commands, (provenance, stored),
                                PUBLIC)
     bench_page.gather(Path(results) / "bench", temporary / "bench")
+    scale_page.gather(results, temporary / "scale")
     values["card"] = _data_card(params, temporary)
     write_text(temporary / "cite.md.txt", citation_text(yaml.safe_load(Path(citation).read_text(encoding="utf-8"))))
     values["use"] = card_page.write(temporary / "use", detector)

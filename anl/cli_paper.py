@@ -23,8 +23,10 @@ def add(command):
                      "machine, as measured)")
     sub.add_argument("--gpus", type=int, default=1, help="that share the work (default: %(default)s)")
     sub.add_argument("--cores", type=int, help="that decode images (default: as measured)")
-    sub.add_argument("--measure", action="store_true", help="measure decoding and the detector's and the prior's speed here "
-                     "first (a minute or two), into results/bench/units")
+    sub.add_argument("--measure", action="store_true", help="time the decoding of images on this machine first (seconds); "
+                     "`make bench` times the rest")
+    sub.add_argument("--write", action="store_true", help="write the table that the book shows into results/scale, with hours "
+                     "for a GPU of --tflops beside those of the machine measured")
 
 
 def settings_of(options):
@@ -79,5 +81,9 @@ def budget(options):
     if options.measure:
         budget.measure(settings)
     found = budget.work_out(settings, options.tflops, options.gpus, options.cores)
+    if options.write:
+        if options.tflops is None:
+            raise UserError("--write needs --tflops: the book states the rate of a GPU beside this machine's")
+        print(budget.write(budget.work_out(settings), found))
     print(table_text(budget.COLUMNS, [[row[column] for column in budget.COLUMNS] for row in found.rows]))
     print("\n".join(["", *found.notes]))
