@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from anl import cli
+from anl import cli, params, verify_stages
 from anl.errors import UserError
 from anl.paper import images, protocol, scoring, settings, teacher, training
 from tests.conftest import ROOT, photograph
@@ -209,16 +209,17 @@ def test_pretrained_weights_stand_in_the_detectors_backbone(ran, monkeypatch):
 
 def test_the_pipelines_stages_make_every_run_and_what_they_need(tmp_path):
     full = settings.load(ROOT / "profiles/paper.yaml")
-    stages = yaml.safe_load((ROOT / "paper/dvc.yaml").read_text())["stages"]
-    for name in ("train", "score"):
-        matrix = stages[name]["matrix"]
-        assert matrix["protocol"] == list(full.protocols) and matrix["backbone"] == list(full.backbones)
-    outs = [next(iter(out)) for out in stages["score"]["outs"]]
-    assert {out.rpartition("/")[2] for out in outs} == {f"{name}.parquet" for name in ("validation", *full.tested)}
-    for stage in stages.values():
-        for dep in stage.get("do", stage)["deps"]:
-            assert "${" in dep or (ROOT / dep).is_file(), dep
+    stages = {address.partition(":")[2]: stage for address, stage in verify_stages.read(ROOT).items()
+              if address.startswith("paper/dvc.yaml:")}
+    made = {out for stage in stages.values() for out in stage.outs}
+    for run in full.runs():
+        folder = full.run(*run)
+        wanted = {f"{folder}/{training.WEIGHTS}", *(f"{folder}/{name}.parquet" for name in ("validation", *full.tested))}
+        assert wanted <= made
+    assert {str(full.manifest(name)) for name in full.sets} <= made
+    for name, stage in stages.items():
+        for dep in stage.deps:
+            known = dep in made or any(out.startswith(f"{dep}/") for out in made) or dep.startswith(full.folders.data)
+            assert known or (ROOT / dep).is_file(), f"{name} needs {dep}, which nothing makes"
     with pytest.raises(UserError, match="run `dvc repro paper/dvc.yaml`, or one stage of it with `anl paper STAGE`"):
-        from anl import params
-
         params.activate("paper", ROOT / "profiles", tmp_path / "params.yaml")
