@@ -58,7 +58,7 @@ def training_rows(settings, name):
     """(train, val) rows of the protocol `name`, each with as many real as generated images, reals first, pair by pair.
 
     Learned from are the images of its generators in the training split, with the photographs published for them. Bytes that
-    are in any tested set's test split are left out. Validation is the set's own split, or else a share of the training
+    are in the test split of any tested set that is indexed are left out. Validation is the set's own split, or else a share of the training
     images. Raises UserError where a class is missing.
     """
     protocol = settings.protocols[name]

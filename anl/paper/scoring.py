@@ -11,11 +11,12 @@ from anl import bootstrap
 from anl import detector as detectors
 from anl.data.formats import drawn_from_reals
 from anl.errors import UserError
-from anl.files import read_json, whole_file, write_csv
+from anl.files import identity, read_json, sha256_of, write_csv
 from anl.metrics import calibrate, evaluate
 from anl.paper import protocol as protocols
 from anl.paper.images import TestImages, test_loader
 from anl.paper.training import WEIGHTS, run_identity
+from anl.predict import key_of, write_keyed
 
 COLUMNS = ["sample_id", "sha256", "generator", "source_real", "split", "view", "label", "logit"]
 SHOWN = ("AP", "AUROC", "accuracy", "accuracy_at_half", "balanced_accuracy", "real_accuracy", "fake_accuracy")
@@ -32,27 +33,27 @@ def score(detector, rows, settings, view, device, drawn=None):
 
 
 def score_run(settings, protocol, backbone, method, seed, device):
-    """Write validation.parquet and one <set>.parquet for each tested set into the run's folder; sets that are there and
-    newer than the weights are left. Returns their paths."""
+    """Write validation.parquet and one <set>.parquet for each tested set into the run's folder; what is there of the same run,
+    views and manifest is left. Returns their paths."""
     folder = settings.run(protocol, backbone, method, seed)
-    weights = folder / WEIGHTS
-    detector = detectors.load(weights, device).to(memory_format=torch.channels_last)
-    if read_json(folder / "run.json")["identity"] != run_identity(settings, protocol, backbone, method, seed):
+    detector = detectors.load(folder / WEIGHTS, device).to(memory_format=torch.channels_last)
+    wanted = run_identity(settings, protocol, backbone, method, seed)
+    if read_json(folder / "run.json")["identity"] != wanted:
         raise UserError(f"{folder} was trained with other parameters; train it again with `anl paper train`")
     made = []
     for name in ("validation", *settings.tested):
         path = folder / f"{name}.parquet"
         made.append(path)
-        if path.is_file() and path.stat().st_mtime_ns > weights.stat().st_mtime_ns:
-            continue
         if name == "validation":
             rows, views = protocols.training_rows(settings, protocol)[1], ["raw"]
         else:
             rows, views = protocols.test_rows(settings, name), settings.evaluation.views
+        key = identity({"run": wanted, "weights": sha256_of(folder / WEIGHTS), "views": views, "images": rows["sha256"].tolist()})
+        if key_of(path) == key:
+            continue
         drawn = drawn_from_reals(rows, settings.seed) if "matched" in views else None
         tables = [rows.assign(view=view, logit=score(detector, rows, settings, view, device, drawn)) for view in views]
-        with whole_file(path) as temporary:
-            pd.concat(tables)[COLUMNS].to_parquet(temporary, index=False)
+        write_keyed(path, pd.concat(tables, ignore_index=True)[COLUMNS], key)
     return made
 
 

@@ -134,6 +134,20 @@ def test_a_killed_training_resumes_into_the_same_weights(ran, tmp_path, monkeypa
     assert (ran.run(*run) / training.WEIGHTS).read_bytes() == wanted and not list(tmp_path.glob("*.pt"))
 
 
+def test_scores_are_kept_until_something_that_decides_them_changes(ran, monkeypatch):
+    import dataclasses
+
+    run, asked = ran.runs()[0], []
+    monkeypatch.setattr(scoring, "score", lambda detector, rows, *_: asked.append(len(rows)) or np.zeros(len(rows)))
+    before = {path: path.read_bytes() for path in scoring.score_run(ran, *run, "cpu")}
+    assert not asked
+    fewer = dataclasses.replace(ran, evaluation=dataclasses.replace(ran.evaluation, views=["raw", "jpeg96"]))
+    scoring.score_run(fewer, *run, "cpu")
+    assert len(asked) == 2 * len(ran.tested)  # all but the validation images, which have one view
+    for path, data in before.items():
+        path.write_bytes(data)
+
+
 def test_scores_do_not_depend_on_the_batch(ran):
     import dataclasses
 
