@@ -102,7 +102,7 @@ def rates(tflops=None, gpus=1, cores=None, bench=BENCH):
     train = BACKWARD * 2 * counted.loc[ours, "multiply_adds"] * step.loc[ours, "batch"] / step.loc[ours, "seconds"]
     score = 2 * counted.loc[ours, "multiply_adds"] * 64 / (counted.loc[ours, "milliseconds"] / 1000)
     return Rates(float(train), float(score), float(made.loc["bare prior", "images_per_second"] * prior_flops), per_image, per_mb,
-                 cores or 2, "the machine of results/bench")
+                 cores or 2, "the machines measured in results/bench")
 
 
 def work_out(settings, tflops=None, gpus=1, cores=None, bench=BENCH):

@@ -22,7 +22,7 @@ def gather(results, target):
     about = read_json(source / "budget.json")
     with open(source / "budget.csv", newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    heads = [head.format(here="the machine measured", gpu=about["gpu"]) for head in HEADS.values()]
+    heads = [head.format(here="the machines measured", gpu=about["gpu"]) for head in HEADS.values()]
     cells = [[html.escape(row[key]) if key in WORDS else number(row[key]) for key in HEADS] for row in rows]
     write_text(target / "budget.html", html_table(heads, cells))
     shutil.copyfile(source / "budget.csv", target / "budget.csv")
