@@ -3,6 +3,8 @@
 PROFILE ?= small
 # damaged inputs of each kind that `make fuzz` tries
 COUNT ?= 100000
+# what `make verify` runs again, of the tiny profile; `make verify STAGES=` runs all of it
+STAGES ?= audit cross_generator
 VENV := .venv
 CACHE := $(CURDIR)/.cache
 # the first Python of 3.11 or newer; `make book PYTHON=/path/to/python3` chooses another
@@ -45,7 +47,7 @@ STAMP := $(VENV)/.installed
 PULLED := data.dvc detector.dvc prior another_prior generator benchmark more_generator more_families
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data book pdf test bench fuzz lint clean
+.PHONY: help setup data book pdf test verify bench fuzz lint clean
 .DELETE_ON_ERROR:
 
 help: ## print this list
@@ -89,6 +91,9 @@ pdf: $(STAMP) ## print the whole book into one PDF, after `make book` (needs chr
 
 test: data ## run the test suite
 	pytest
+
+verify: $(STAMP) ## run stages of the tiny profile twice in fresh clones; are the bytes the same?
+	anl verify --profile smoke $(STAGES)
 
 bench: data ## measure speed and memory (on an idle machine; a few minutes)
 	anl bench

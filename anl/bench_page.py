@@ -10,6 +10,7 @@ CAPTIONS = {
     "inference": "Inference: parameters and multiply-adds for one image, counted, and the time of a batch. `bare` is the timm "
                  "backbone alone, `plain` our detector without noise, the others with it and each attention.",
     "training": "One training step with cached targets, beside the plain detector's.",
+    "decode": "Seconds of one core for decoding an image and cutting a crop of it, with quartiles.",
     "targets": "Images a second while targets are made, beside the bare prior called in a loop.",
     "throughput": "`anl detect`, with one thread that reads and one for the network: pictures a second of reading alone, of the "
                   "network alone and of the whole, and the whole's speed over that of the slower part (1 is all there is to have).",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from anl import bench_page, card_page, claims, committed, gallery_page, origins, plots, public_page, source_tables
+from anl import bench_page, card_page, claims, committed, gallery_page, origins, plots, public_page, scale_page, source_tables
 from anl.data.photos import read_card
 from anl.errors import UserError
 from anl.files import write_json, write_text
@@ -62,6 +62,7 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
                                PUBLIC)
     bench_page.gather(Path(results) / "bench", temporary / "bench")
     values["public"] = public_page.gather(Path(results) / "use", stored_at / "use", temporary / "public")
+    scale_page.gather(results, temporary / "scale")
     values["card"] = _data_card(params, temporary)
     write_text(temporary / "cite.md.txt", citation_text(yaml.safe_load(Path(citation).read_text(encoding="utf-8"))))
     values["use"] = card_page.write(temporary / "use", detector)

@@ -4,18 +4,25 @@ import argparse
 import errno
 import os
 import sys
+import time
 
-from anl import cli_compare, cli_detect, cli_fetch, cli_index
+from anl import cli_compare, cli_detect, cli_fetch, cli_index, cli_paper, cli_verify, guard
 from anl.errors import UserError
+
+# run by the pipeline's stages: nothing that they read may change under them
+STAGES = ("prior", "generate", "benchmark", "audit", "target", "train", "perturb", "families", "claims")
 
 
 def main(arguments=None):
     """Run one command; returns the exit status (0 done, 1 a check failed, 2 a mistake to mend, 130 interrupted)."""
     parser = make_parser()
     options = parser.parse_args(arguments)
-    name = f"anl {options.command}"
+    name, started = f"anl {options.command}", time.time_ns()
     try:
-        return options.call(options) or 0
+        status = options.call(options) or 0
+        if options.command in STAGES:
+            guard.refuse_edited(started, name, options.params)
+        return status
     except UserError as problem:
         return _say(f"{name}: {problem}", 2)
     except KeyboardInterrupt:
@@ -126,6 +133,8 @@ def make_parser():
 
     sub = command("claims", claims, "decide the paper's claims from the results", "anl claims --check")
     sub.add_argument("--check", action="store_true", help="write nothing; exit 1 if the stored verdicts differ")
+    cli_verify.add(command)
+    cli_paper.add(command)
     sub = command("bench", bench, "measure what detectors, trainings and targets cost, side by side; writes results/bench",
                   "anl bench --backbone resnet50 --size 224")
     sub.add_argument("--backbone", help="another timm model (default: detector.backbone)")

@@ -280,6 +280,10 @@ def resolve(name, folder="profiles"):
 
 def activate(name, folder="profiles", path="params.yaml"):
     """Write profile `name` to params.yaml. The file is left alone if it says so already; returns whether it changed."""
+    source = Path(folder) / f"{name}.yaml"
+    if source.is_file() and (pipeline := _read_yaml(source).get("pipeline")):
+        raise UserError(f"profile {name} is of another kind and has a pipeline of its own, beside the active profile: run "
+                        f"`dvc repro {pipeline}`, or one stage of it with `anl {name} STAGE`")
     value = resolve(name, folder)
     if value.get("published"):
         raise UserError(f"profile {name} has a pipeline of its own, beside the active profile: run `dvc repro "

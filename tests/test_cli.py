@@ -12,7 +12,8 @@ from anl.errors import UserError
 from tests.conftest import ROOT
 
 COMMANDS = ["profile", "photos", "fetch", "prior", "generate", "benchmark", "index", "audit", "target", "train", "predict",
-            "perturb", "families", "evaluate", "notebook", "claims", "bench", "detect", "card", "export", "compare", "book"]
+            "perturb", "families", "evaluate", "notebook", "claims", "verify", "paper", "budget", "bench", "detect", "card", "export",
+            "compare", "book"]
 
 
 def subparser(name):
@@ -115,7 +116,7 @@ def test_profile_sets_and_shows(tmp_path, monkeypatch, capsys):
     assert cli.main(["--params", path, "profile"]) == 0
     assert capsys.readouterr().out == "profile smoke is now active\nsmoke\n"
     assert cli.main(["--params", path, "profile", "smoek"]) == 2
-    assert "there is no profile 'smoek'; choose one of cifake, cifake_long, full, small, smoke" in capsys.readouterr().err
+    assert "there is no profile 'smoek'; choose one of cifake, cifake_long, full, paper, small, smoke" in capsys.readouterr().err
 
 
 def test_train_takes_what_is_left_out_from_the_profile(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,55 @@
+"""Whether files were changed while something that reads them ran: its outputs would be of no one state of its inputs."""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+from anl.errors import UserError
+
+LEFT_OUT = ("__pycache__", ".ipynb_checkpoints")  # made by reading, not by editing
+
+
+def fingerprints(paths):
+    """{path: (SHA-256, size, time of change in ns)} of files, and of the files in folders; a missing path stands as None.
+
+    The time is part of it because a file that was edited and put back has been read in between, by whom nobody knows.
+    """
+    found = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            found[str(path)] = None
+        for file in _files(path):
+            status = file.stat()
+            with open(file, "rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            found[str(file)] = (digest, status.st_size, status.st_mtime_ns)
+    return found
+
+
+def changed(before, after):
+    """Sorted paths that differ between two `fingerprints`: edited, added or removed."""
+    return sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+
+
+def _files(path):
+    if path.is_file():
+        return [path]
+    return sorted(item for item in path.rglob("*")
+                  if item.is_file() and not set(LEFT_OUT) & set(item.relative_to(path).parts))
+
+
+def refuse_edited(since_ns, name, params):
+    """Raise UserError if a module of anl that this process has read, or the file `params`, changed after `since_ns` (ns since
+    the epoch).
+
+    DVC hashes a stage's inputs when the stage has ended: what was edited under it would be recorded as what made the
+    outputs. The command line's own modules decide nothing and are left alone; a notebook's kernel is a process of its own,
+    which is not seen here. name: of the command, for the message.
+    """
+    read = [loaded.__file__ for module, loaded in sorted(sys.modules.items())
+            if module.partition(".")[0] == "anl" and not module.startswith("anl.cli") and getattr(loaded, "__file__", None)]
+    for path in [*read, params]:
+        if not os.path.exists(path) or os.stat(path).st_mtime_ns > since_ns:
+            raise UserError(f"{os.path.relpath(path)} was changed while this ran, so what it wrote is of no one state of its "
+                            f"inputs; run `{name}` again")
