@@ -9,7 +9,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from anl import families_study, launch, params, predict, processes, robustness, runs, sync_norm, targets, train
+from anl import (
+    detector,
+    families_study,
+    launch,
+    params,
+    predict,
+    processes,
+    robustness,
+    runs,
+    sync_norm,
+    targets,
+    train,
+)
 from anl.errors import UserError
 from tests.conftest import tiny_settings
 
@@ -68,23 +80,19 @@ def compute(place):
     for kind in ("prior", "shuffled"):
         targets.compute(profile, 10, kind, folder="together")
     run = Path("runs/tiny/adhoc") / spec_of(profile).slug
-    table = predict.score_benchmark(train_model(run), profile)
-    return {"scores": table, "robustness": robustness.score_run(run, profile), "families": families_study.score_run(run, profile),
-            "uneven": fitted(place, "c1", batch_size=10, accumulate=2, ema=0.5),
+    table = predict.score_benchmark(detector.load(run / "model.safetensors"), profile)
+    robustness.score_run(run, profile)
+    families_study.score_run(run, profile)
+    return {"scores": table, "run": runs.train_run(spec_of(profile), profile, "main"),
             "peer": fitted(place, "c2", spec_of(profile, "none", baseline="npr"))}
 
 
-def train_model(run):
-    from anl import detector
-
-    return detector.load(run / "model.safetensors")
-
-
 def double(place):
-    """Twelve steps in double precision, where rounding has no time to grow: `float` is made to mean it."""
+    """Trainings in double precision, where rounding has no time to grow: `float` is made to mean it. The second one's
+    batches cannot be shared evenly."""
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double
-    return fitted(place, "c3", steps=12)
+    return {"even": fitted(place, "c3", steps=12), "uneven": fitted(place, "c1", batch_size=10, accumulate=2, ema=0.5)}
 
 
 def broken(place, me):
@@ -121,15 +129,15 @@ def killed(place, at):
             os.kill(os.getpid(), signal.SIGKILL)
 
     train.Checkpoint.save = save_and_die
-    return fitted(place, "resumed" if at else "whole", steps=4)
+    return fitted(place, "resumed" if at else "whole")
 
 
 def main(place, act, *rest):
     me = processes.here()
-    acts = {"shares": lambda: {"shares": shares(me), "normalised": normalised(me)}, "compute": lambda: compute(place),
+    acts = {"all": lambda: {"shares": shares(me), "normalised": normalised(me), **compute(place), "whole": killed(place, 0),
+                            "double": double(place)},
             "double": lambda: double(place), "broken": lambda: broken(place, me), "die": lambda: die(me, *rest),
-            "killed": lambda: killed(place, int(rest[0])), "resume": lambda: fitted(place, "resumed", steps=4),
-            "single": lambda: fitted(place, *rest)}
+            "killed": lambda: killed(place, int(rest[0])), "resume": lambda: fitted(place, "resumed")}
     os.chdir(place)
     made = acts[act]()
     with open(f"made-{act}-{me.index}-of-{me.count}.pickle", "wb") as stream:
