@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from anl import cost, targets
+from anl import arithmetic, cost, targets
 from anl.benchmark import read_images
 from anl.data.patches import to_tensor
 from anl.errors import UserError
@@ -38,8 +38,9 @@ def run(params, backbone=None, stride=None, size=None, repeats=30, stem_width=No
     named = f"{settings['backbone']}-stem{stem_width}" if stem_width else settings["backbone"]
     folder = Path(folder) / f"{named}-{size}"
     batch = params.training.batch_size if size <= 64 else 8
+    used = arithmetic.in_use(params.training.precision, device)
     tables = {"inference": cost.inference_table(settings, size, repeats=repeats, device=device),
-              "training": cost.training_table(settings, size, batch, params.training.precision, repeats, device)}
+              "training": cost.training_table(settings, size, batch, used, repeats, device)}
     if not backbone and size == params.benchmark.size:
         tables["targets"] = _target_speed(params, device)
     for name, table in tables.items():
@@ -47,14 +48,14 @@ def run(params, backbone=None, stride=None, size=None, repeats=30, stem_width=No
         print(f"\n{name}\n{table.round(3).to_string(index=False)}")
     write_json(folder / "machine.json", {
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(), "cores": os.cpu_count(),
-        "torch": torch.__version__, "python": platform.python_version(), "repeats": repeats,
+        "torch": torch.__version__, "training_precision": used, "python": platform.python_version(), "repeats": repeats,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
     return folder
 
 
 def _target_speed(params, device):
     rows = targets.training_rows(params)
-    prior = NoisePrior.load("models/prior", device, params.prior.precision)
+    prior = NoisePrior.load("models/prior", device, arithmetic.in_use(params.prior.precision, device))
     pixels = to_tensor(read_images(params.benchmark.folder, rows))
     with tempfile.TemporaryDirectory() as temporary:
         made = iter(range(1000))  # a new folder each time, so that the cache is never found

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from anl import __version__, baselines, detector, files, predict, processes, train
+from anl import __version__, arithmetic, baselines, detector, files, predict, processes, train
 from anl.errors import UserError
 from anl.params import FORMATS, GRADIENTS, LOSSLESS, NOISE_ON
 
@@ -165,6 +165,7 @@ def train_run(spec, params, group, root="runs"):
     count = processes.here().count
     about = {
         "spec": dataclasses.asdict(spec), "identity": identity, "group": group, "device": device,
+        "precision": arithmetic.in_use(params.training.precision, device),
         "wall_seconds": time.monotonic() - started, "parameters": sum(p.numel() for p in trained.parameters()),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "versions": {"anl": __version__, "torch": torch.__version__, "python": platform.python_version()},

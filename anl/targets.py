@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from anl import live_targets, processes, seeds
+from anl import arithmetic, live_targets, processes, seeds
 from anl.benchmark import REAL, read_images, read_manifest, use_rows
 from anl.data.formats import as_published
 from anl.data.patches import to_tensor
@@ -92,12 +92,14 @@ def compute(params, step, kind="prior", formats=LOSSLESS, prior_folder=None, fol
         raise UserError(f"an ensemble needs a second prior; add '{SECOND}' to other_priors")
     prior_folder = prior_folder or f"{params.models_folder}/prior"
     source = prior_of(params, kind, prior_folder)
-    prior = NoisePrior.load(source, "cuda" if torch.cuda.is_available() else "cpu", params.prior.precision)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    computed_in = arithmetic.in_use(params.prior.precision, device)
+    prior = NoisePrior.load(source, device, computed_in)
     prior.check_step(step)
     prior.check_size(params.benchmark.size)
     rows = training_rows(params)
     path = target_path(params, step, kind, formats, folder)
-    second = NoisePrior.load(prior_of(params, SECOND, prior_folder), prior.device, params.prior.precision) \
+    second = NoisePrior.load(prior_of(params, SECOND, prior_folder), device, computed_in) \
         if kind == "ensemble" else None
     if kind == "multistep":
         prior.check_step(MULTISTEP[-1] * step)
@@ -180,7 +182,8 @@ def load(params, step, rows, kind="prior", formats=LOSSLESS, prior_folder=None, 
         order = derangement(known["split"].to_numpy(), params.seed)[order]
     from anl.prior import NoisePrior
 
-    prior = NoisePrior.load(source, "cuda" if torch.cuda.is_available() else "cpu", params.prior.precision)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    prior = NoisePrior.load(source, device, arithmetic.in_use(params.prior.precision, device))
     names = pair_names(known)
     return live_targets.LiveTargets(_residual(kind, prior, step, params.seed), pixels, names, order, header), header["scale"]
 

@@ -18,7 +18,7 @@ from sklearn.metrics import average_precision_score
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from anl import baselines, processes, seeds, targets, tracking
+from anl import arithmetic, baselines, processes, seeds, targets, tracking
 from anl.benchmark import REAL, read_images
 from anl.data import augment, formats
 from anl.data.patches import to_tensor
@@ -137,7 +137,8 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
 def _accelerator(precision):
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("training.precision fp16 needs a GPU, and there is none here; choose bf16 or fp32")
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, log_with=tracking.TRACKER)
+    used = arithmetic.in_use(precision, "cuda" if torch.cuda.is_available() else "cpu")
+    return Accelerator(mixed_precision="no" if used == "fp32" else used, log_with=tracking.TRACKER)
 
 
 def _resumed(checkpoint, me):

@@ -7,6 +7,7 @@ from safetensors import safe_open
 from scipy.ndimage import convolve
 
 from anl import benchmark, seeds, targets
+from anl.arithmetic import in_use
 from anl.data import views
 from anl.data.patches import to_tensor
 from anl.errors import UserError
@@ -23,7 +24,7 @@ def test_target_is_the_priors_noise_over_its_training_deviation(world, tmp_path)
     train = (rows["split"] == "train").to_numpy(copy=True)
     assert target[train].float().std().item() == pytest.approx(1, abs=1e-3)
     x = to_tensor(benchmark.read_images(world.params.benchmark.folder, rows.head(4)))
-    expected = NoisePrior.load(f"{world.models}/prior").noise(x, 10) / scale
+    expected = NoisePrior.load(f"{world.models}/prior", precision=in_use("bf16")).noise(x, 10) / scale
     torch.testing.assert_close(target[:4].float(), expected, atol=2e-2, rtol=2e-2)
 
 
@@ -104,7 +105,7 @@ def test_noised_is_what_the_prior_says_of_a_draw_that_a_pair_shares(world, tmp_p
     pair = rows[rows["sample_id"].str.endswith(rows["sample_id"].iloc[0].split("/", 1)[1])]
     assert len(pair) == 2
     target, scale = targets.load(world.params, 10, pair, "noised", **arguments(world, tmp_path))
-    frozen = NoisePrior.load(f"{world.models}/prior")
+    frozen = NoisePrior.load(f"{world.models}/prior", precision=in_use("bf16"))
     draw = torch.randn(3, 32, 32, generator=seeds.torch_generator(world.params.seed, "targets",
                                                                   rows["sample_id"].iloc[0].split("/", 1)[1], 0))
     alpha = frozen.alphas_cumprod[9].float()
@@ -133,7 +134,7 @@ def test_another_prior_makes_targets_of_its_own(world, tmp_path):
     other, scale = targets.load(world.params, 10, rows, "other_prior", **arguments(world, tmp_path))
     assert not torch.allclose(own, other, atol=0.1)
     x = to_tensor(benchmark.read_images(world.params.benchmark.folder, rows.head(4)))
-    expected = NoisePrior.load(f"{world.models}/other_prior").noise(x, 10) / scale
+    expected = NoisePrior.load(f"{world.models}/other_prior", precision=in_use("bf16")).noise(x, 10) / scale
     assert (other[:4].float() - expected).std((0, 2, 3)).max() < 4e-3
 
 
@@ -151,7 +152,8 @@ def test_a_leaky_copy_has_targets_of_its_own_pixels_in_a_file_of_its_own(world, 
     assert not torch.equal(honest, leaky)
     pixels = benchmark.read_images(world.params.benchmark.folder, rows.head(1))[0]
     assert rows["label"].iloc[0] == 0
-    expected = NoisePrior.load(f"{world.models}/prior").noise(to_tensor(views.apply("jpeg96", pixels)[None].copy()), 10) / scale
+    x = to_tensor(views.apply("jpeg96", pixels)[None].copy())
+    expected = NoisePrior.load(f"{world.models}/prior", precision=in_use("bf16")).noise(x, 10) / scale
     torch.testing.assert_close(leaky[:1].float(), expected, atol=5e-2, rtol=0)  # bf16, in another batch
 
 

@@ -5,18 +5,17 @@ import sys
 
 import pandas as pd
 import pytest
-from accelerate import Accelerator
 
 from anl import tracking
 from anl.errors import UserError
+from anl.train import _accelerator
 
 POINTS = [{"step": 10, "loss": 1.5, "classification_loss": 0.7, "noise_loss": None, "val_AP": None},
           {"step": 20, "loss": 1.25, "classification_loss": 0.5, "noise_loss": None, "val_AP": 0.75}]
 
 
 def write(folder, points, before=()):
-    # the precision of the other tests: it is fixed once a process
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16", log_with=tracking.TRACKER)
+    accelerator = _accelerator("bf16")  # the precision of the other tests: it is fixed once a process
     tracking.start(accelerator, folder, before)
     for point in points:
         tracking.log(accelerator, point)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from anl import arithmetic
 from anl.baselines.interface import Baseline, Classifier
 from anl.baselines.stored import Stored
 from anl.files import sha256_of
@@ -17,7 +18,7 @@ def represent(settings, models):
 def load_prior(models):
     from anl.prior import NoisePrior  # not above: who trains another baseline need not wait for diffusers
 
-    return NoisePrior.load(Path(models) / "prior", precision="bf16")
+    return NoisePrior.load(Path(models) / "prior", precision=arithmetic.in_use("bf16"))
 
 
 def prior_hash(models):
