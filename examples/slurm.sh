@@ -14,7 +14,7 @@
 set -euo pipefail
 . .venv/bin/activate
 gpus=${SLURM_GPUS_ON_NODE:-1}
-main=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+main=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 export OMP_NUM_THREADS=$(( ${SLURM_CPUS_PER_TASK:-1} / gpus > 0 ? ${SLURM_CPUS_PER_TASK:-1} / gpus : 1 ))
 # shellcheck disable=SC2016  # SLURM_NODEID is each node's own
 srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch --multi_gpu --mixed_precision no --dynamo_backend no \
