@@ -14,7 +14,18 @@ from pathlib import Path
 
 import yaml
 
-from anl import bench_page, card_page, claims, committed, gallery_page, origins, plots, public_page, scale_page, source_tables
+from anl import (
+    bench_page,
+    card_page,
+    claims,
+    committed,
+    gallery_page,
+    origins,
+    plots,
+    public_page,
+    scale_page,
+    source_tables,
+)
 from anl.data.photos import read_card
 from anl.errors import UserError
 from anl.files import write_json, write_text

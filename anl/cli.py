@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from anl import cli_compare, cli_detect, cli_fetch, cli_index, cli_paper, cli_verify, guard
+from anl import cli_compare, cli_detect, cli_fetch, cli_index, cli_paper, cli_verify, guard, launch
 from anl.errors import UserError
 
 # run by the pipeline's stages: nothing that they read may change under them
@@ -15,10 +15,16 @@ STAGES = ("prior", "generate", "benchmark", "audit", "target", "train", "perturb
 
 def main(arguments=None):
     """Run one command; returns the exit status (0 done, 1 a check failed, 2 a mistake to mend, 130 interrupted)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
     options = parser.parse_args(arguments)
     name, started = f"anl {options.command}", time.time_ns()
     try:
+        count = launch.wanted(options.command, options.processes, lambda: load_params(options))
+        if count > 1:
+            return launch.start(arguments, count)
+        if launch.asked() > 1:
+            return launch.share(lambda: options.call(options), name, _disk_is_full)
         status = options.call(options) or 0
         if options.command in STAGES:
             guard.refuse_edited(started, name, options.params)
@@ -55,6 +61,8 @@ def make_parser():
     parser = argparse.ArgumentParser(prog="anl", description="Attention-guided Noise Learning, end to end. "
                                      "Run every command from the repository's root.")
     parser.add_argument("--params", default="params.yaml", help="the active profile (default: %(default)s)")
+    parser.add_argument("--processes", type=int, metavar="N", help="processes that share the work of train, target, predict, "
+                        "perturb or families on this machine, one a GPU (default: the profile's launch.processes)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name, call, summary, example):

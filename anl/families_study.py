@@ -13,13 +13,13 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from anl import analysis, detector, more_families
+from anl import analysis, detector, more_families, processes
 from anl.benchmark import REAL
 from anl.data import views
 from anl.errors import UserError
 from anl.files import identity, read_json, sha256_of
 from anl.params import LOSSLESS
-from anl.predict import COLUMNS, key_of, read_predictions, score, write_keyed
+from anl.predict import COLUMNS, key_of, read_predictions, score_treated, write_keyed
 
 METRICS = ("AP", "balanced_accuracy", "fake_accuracy")
 BENCHMARK, FURTHER = "unseen_benchmark", "unseen_further"  # means over the two parts of the unseen families
@@ -39,11 +39,11 @@ def score_run(folder, params):
         raise UserError(f"{folder} was trained on files of other formats; the further families are lossless")
     manifest, pixels = more_families.read(params)
     weights, loaded = sha256_of(folder / "model.safetensors"), None
-    for name in tqdm(params.more_families, desc=folder.name, mininterval=5, file=sys.stderr):
+    for name in tqdm(params.more_families, desc=folder.name, mininterval=5, file=sys.stderr, disable=not processes.here().main):
         wanted = ((manifest["generator"] == name) & (manifest["split"] == "test")).to_numpy()
         rows, path = manifest[wanted].reset_index(drop=True), target / f"{name}.parquet"
         key = identity({"weights": weights, "samples": list(rows["sha256"]), "views": params.evaluation.views})
-        if key_of(path) == key:
+        if processes.agreed(lambda path=path: key_of(path)) == key:
             continue
         loaded = loaded or detector.load(folder / "model.safetensors")
         write_keyed(path, _scored(loaded, rows, pixels[wanted], params.evaluation.views), key)
@@ -52,12 +52,12 @@ def score_run(folder, params):
 
 def _scored(loaded, rows, pixels, names):
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    logits = {"raw": score(loaded, pixels, device)}
+    logits = {"raw": score_treated(loaded, pixels, lambda image, _: image, device)}
     for view in names:
         if view == "matched":  # the reals are lossless, and so are these
             logits[view] = logits["raw"]
         elif view != "raw":
-            logits[view] = score(loaded, np.stack([views.apply(view, image) for image in pixels]), device)
+            logits[view] = score_treated(loaded, pixels, lambda image, _, view=view: views.apply(view, image), device)
     return pd.concat([rows.assign(view=view, logit=logits[view]) for view in names], ignore_index=True)[COLUMNS]
 
 

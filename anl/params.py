@@ -212,6 +212,21 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Launch:
+    """processes: how many share a training, targets or scores on one machine. Not part of a run's identity."""
+
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class Cache:
+    """targets: gigabytes that a file of targets may take; where it would take more, a training asks the prior for each
+    batch. Not part of a run's identity: the targets are the same."""
+
+    targets: float = 200.0
+
+
+@dataclass(frozen=True)
 class Published:
     """A public data set in the place of the embedded benchmark (anl.published).
 
@@ -251,6 +266,8 @@ class Params:
     more_models: dict[str, MoreModel] = field(default_factory=dict)
     more_families: dict[str, MoreFamily] = field(default_factory=dict)
     more_patches: HeldOut = field(default_factory=HeldOut)
+    launch: Launch = field(default_factory=Launch)
+    cache: Cache = field(default_factory=Cache)
     published: Published | None = None
 
     @property

@@ -116,6 +116,8 @@ def check(params, origin):
         need(all(least <= strength <= most for strength in strengths), key, f"strengths must be from {least} to {most}")
         need(len(set(strengths)) == len(strengths), key, "an entry stands twice")
     need(0 < params.evaluation.target_fpr < 0.5, "evaluation.target_fpr", "it must be between 0 and 0.5")
+    need(params.launch.processes >= 1, "launch.processes", "it must be at least 1")
+    need(params.cache.targets > 0, "cache.targets", "gigabytes, above 0")
     need(params.evaluation.bootstrap >= 20, "evaluation.bootstrap", "at least 20 replicates make an interval")
     for key in ("train", "val", "test"):
         need(getattr(params.use, key) >= 2, f"use.{key}", "it must be at least 2")

@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 
 from anl import detector as detectors
+from anl import processes
 from anl.benchmark import REAL, read_images, read_manifest, use_rows
 from anl.data import views
 from anl.data.formats import as_published, drawn_from_reals, encoded, matched
@@ -28,11 +29,20 @@ def score(detector, pixels, device="cpu"):
     return torch.cat(logits).double().numpy()
 
 
+def score_treated(detector, pixels, treat, device="cpu"):
+    """Logits (N,) of uint8 images (N, H, W, 3) after `treat` (image, its index) -> image; several processes share the batches,
+    and each treats its own."""
+    def part(batch):
+        return score(detector, np.stack([treat(pixels[index], index) for index in range(batch.start, batch.stop)]), device)
+
+    return np.concatenate(processes.spread(part, len(pixels), BATCH))
+
+
 def score_benchmark(detector, params, device="cpu", formats=LOSSLESS):
     """Score validation (reals and the seen family, raw) and test (all, every view; reals also processed).
 
     formats: those of the benchmark's files, see anl.data.formats. `matched` re-encodes fakes with formats and qualities
-    drawn from the reals'. Where both classes are encoded alike, as in the embedded set, that changes no byte, and the raw
+    drawn from the reals'. Several processes share the batches, and all return the whole table. Where both classes are encoded alike, as in the embedded set, that changes no byte, and the raw
     scores stand for it.
     """
     rows = use_rows(read_manifest(params.benchmark.folder), params)
@@ -59,8 +69,7 @@ def score_benchmark(detector, params, device="cpu", formats=LOSSLESS):
 
 
 def _scored(detector, rows, pixels, view, device):
-    pixels = np.stack([views.apply(view, image) for image in pixels])
-    return rows.assign(view=view, logit=score(detector, pixels, device))
+    return rows.assign(view=view, logit=score_treated(detector, pixels, lambda image, _: views.apply(view, image), device))
 
 
 def score_run(folder, params):
@@ -69,7 +78,7 @@ def score_run(folder, params):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     formats = read_json(folder / "run.json")["spec"].get("formats", LOSSLESS)
     table = score_benchmark(detectors.load(folder / "model.safetensors"), params, device, formats)
-    write_predictions(folder, table)
+    processes.agreed(lambda: write_predictions(folder, table))
     return table
 
 
@@ -79,10 +88,13 @@ def write_predictions(folder, table):
 
 
 def write_keyed(path, table, key):
-    """Write scores with the identity of all that decided them; see key_of."""
-    table.attrs["key"] = key
-    with whole_file(path) as temporary:
-        table.to_parquet(temporary, index=False)
+    """Write scores with the identity of all that decided them; see key_of. Of several processes the main one writes."""
+    def write():
+        table.attrs["key"] = key
+        with whole_file(path) as temporary:
+            table.to_parquet(temporary, index=False)
+
+    processes.agreed(write)
 
 
 def key_of(path):

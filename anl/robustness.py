@@ -7,19 +7,18 @@ of the run's own validation scores. Curves are computed from the files.
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from anl import analysis, detector
+from anl import analysis, detector, processes
 from anl.benchmark import REAL, read_images, read_manifest, use_rows
 from anl.data import perturb
 from anl.data.formats import as_published
 from anl.errors import UserError
 from anl.files import identity, read_json, sha256_of
 from anl.params import LOSSLESS
-from anl.predict import key_of, read_predictions, score, write_keyed
+from anl.predict import key_of, read_predictions, score_treated, write_keyed
 
 COLUMNS = ["sample_id", "photo", "cluster", "generator", "split", "perturbation", "strength", "label", "logit"]
 FILE = "perturbations.parquet"
@@ -51,15 +50,16 @@ def score_run(folder, params):
     formats = spec.get("formats", LOSSLESS)
     key = identity({"weights": sha256_of(folder / "model.safetensors"), "seed": params.seed, "formats": formats,
                     "samples": list(rows["sha256"]), "perturbations": pairs})
-    if key_of(path) == key:
+    if processes.agreed(lambda: key_of(path)) == key:
         return path
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pixels = as_published(read_images(params.benchmark.folder, rows), rows["label"], formats)
     tables = []
-    for kind, strength in tqdm(pairs, desc=folder.name, mininterval=5, file=sys.stderr):
-        changed = np.stack([perturb.apply(kind, strength, image, params.seed, sample)
-                            for image, sample in zip(pixels, rows["sample_id"], strict=True)])
-        tables.append(rows.assign(perturbation=kind, strength=strength, logit=score(loaded, changed, device)))
+    samples = rows["sample_id"].tolist()
+    for kind, strength in tqdm(pairs, desc=folder.name, mininterval=5, file=sys.stderr, disable=not processes.here().main):
+        logit = score_treated(loaded, pixels, lambda image, index, kind=kind, strength=strength: perturb.apply(
+            kind, strength, image, params.seed, samples[index]), device)
+        tables.append(rows.assign(perturbation=kind, strength=strength, logit=logit))
     write_keyed(path, pd.concat(tables, ignore_index=True)[COLUMNS], key)
     return path
 

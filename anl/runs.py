@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from anl import __version__, arithmetic, baselines, detector, files, predict, train
+from anl import __version__, arithmetic, baselines, detector, files, predict, processes, train
 from anl.errors import UserError
 from anl.params import FORMATS, GRADIENTS, LOSSLESS, NOISE_ON
 
@@ -147,27 +147,38 @@ def run_folder(params, spec, group, root="runs"):
 
 
 def train_run(spec, params, group, root="runs"):
-    """Train and score one run; its folder appears whole or not at all. Returns the folder."""
+    """Train and score one run; its folder appears whole or not at all. Returns the folder.
+
+    Several processes that have joined (anl.processes) share the work; the main one writes.
+    """
     if group not in GROUPS:
         raise UserError(f"there is no group '{group}'; choose one of {', '.join(GROUPS)}")
     folder = run_folder(params, spec, group, root)
     started = time.monotonic()
     identity = spec.identity(params)
     temporary = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
+    processes.agreed(lambda: shutil.rmtree(temporary, ignore_errors=True))
     trained, _ = train.fit_detector(spec, params, identity=identity, curves=temporary / CURVES)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     table = predict.score_benchmark(trained, params, device, spec.formats)
-    detector.save(trained.cpu().to(memory_format=torch.contiguous_format), temporary / "model.safetensors")
-    predict.write_predictions(temporary, table)
-    files.write_json(temporary / "run.json", {
+    trained = trained.cpu().to(memory_format=torch.contiguous_format)
+    count = processes.here().count
+    about = {
         "spec": dataclasses.asdict(spec), "identity": identity, "group": group, "device": device,
         "precision": arithmetic.in_use(params.training.precision, device),
         "wall_seconds": time.monotonic() - started, "parameters": sum(p.numel() for p in trained.parameters()),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "versions": {"anl": __version__, "torch": torch.__version__, "python": platform.python_version()}})
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+        "versions": {"anl": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        **({"processes": count} if count > 1 else {})}
+
+    def write():
+        detector.save(trained, temporary / "model.safetensors")
+        predict.write_predictions(temporary, table)
+        files.write_json(temporary / "run.json", about)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+
+    processes.agreed(write)
     return folder
 
 

@@ -11,7 +11,7 @@ step. No noise is added to x: a network that sees only x can know the target. Th
   image of the split;
 - any name in a profile's `other_priors`: the noise of that prior, another model or one trained for less.
 
-Targets are computed once and cached.
+Targets are computed once and cached, or asked for batch by batch where the cache would be too large (anl.live_targets).
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from anl import arithmetic, seeds
+from anl import arithmetic, live_targets, processes, seeds
 from anl.benchmark import REAL, read_images, read_manifest, use_rows
 from anl.data.formats import as_published
 from anl.data.patches import to_tensor
@@ -79,8 +79,10 @@ def compute(params, step, kind="prior", formats=LOSSLESS, prior_folder=None, fol
     """Write the targets of `kind` and `step` for `training_rows`, float16 (N, C, h, w), unless a file of that key is there.
 
     kind: one of `kinds(params)`; `highpass` and `random` are the same at every step, and always (N, 3, H, W). formats:
-    one of anl.data.formats.FORMATS. prior_folder: default that of the profile. Returns the path. Raises UserError if the
-    kind is unknown, the step is not one of the prior's, or the prior cannot take the benchmark's patches.
+    one of anl.data.formats.FORMATS. prior_folder: default that of the profile. Returns the path. Where the file would be
+    larger than the profile's cache.targets it holds no targets, but what anl.live_targets needs. Several processes that have
+    joined share the batches. Raises UserError if the kind is unknown, the step is not one of the prior's, or the prior
+    cannot take the benchmark's patches.
     """
     from anl.prior import NoisePrior  # not above: who finds its targets made need not wait for diffusers
 
@@ -102,18 +104,41 @@ def compute(params, step, kind="prior", formats=LOSSLESS, prior_folder=None, fol
     if kind == "multistep":
         prior.check_step(MULTISTEP[-1] * step)
     key = cache_key(rows, source, step, kind, formats)
-    if _stored_key(path) == key:
+    stored = processes.agreed(lambda: _stored_key(path))
+    if stored == key:
         return path
     pixels = as_published(read_images(params.benchmark.folder, rows), rows["label"], formats)
     residual = _residual(kind, prior, step, params.seed, second)
-    # a pair shares its draws of noise: what differs between its targets is then the images' own
-    names = rows["sample_id"].str.split("/", n=1).str[1].tolist()
-    with torch.no_grad():
-        noise = torch.cat([residual(to_tensor(pixels[i:i + BATCH]), names[i:i + BATCH])
-                           for i in tqdm(range(0, len(pixels), BATCH), desc=f"targets {kind} t={step}", mininterval=5,
-                                         file=sys.stderr)])
+    names = pair_names(rows)
+
+    def part(batch):
+        with torch.no_grad():
+            return residual(to_tensor(pixels[batch]), names[batch])
+
+    def progress(starts):
+        return tqdm(starts, desc=f"targets {kind} t={step}", mininterval=5, file=sys.stderr,
+                    disable=not processes.here().main)
+
+    if live_targets.too_large(len(rows), part(slice(0, 1))[0].numel(), params):
+        if stored != live_targets.key_of(key):
+            live_targets.write(path, live_targets.key_of(key), kind, rows, part, BATCH, progress)
+        return path
+    batches = processes.spread(part, len(pixels), BATCH, everywhere=False, progress=progress)
+    # the main process has them all, scales them and writes; the others wait for its file
+    processes.agreed(lambda: _write(path, key, kind, rows, torch.cat(batches), params.seed, source, step))
+    return path
+
+
+def pair_names(rows):
+    """What both images of a pair are called: it shares its draws of noise, and what differs between its targets is the
+    images' own."""
+    return rows["sample_id"].str.split("/", n=1).str[1].tolist()
+
+
+def _write(path, key, kind, rows, noise, seed, source, step):
+    """Scale the noise (N, C, h, w) and write it."""
     if kind == "shuffled":
-        noise = noise[derangement(rows["split"].to_numpy(), params.seed)]
+        noise = noise[derangement(rows["split"].to_numpy(), seed)]
     train = torch.from_numpy((rows["split"] == "train").to_numpy(copy=True))
     if kind != "prior":  # a predicted noise needs no centring: its mean is small beside its deviation
         noise = noise - noise[train].double().mean((0, 2, 3), keepdim=True).float()
@@ -128,25 +153,39 @@ def compute(params, step, kind="prior", formats=LOSSLESS, prior_folder=None, fol
         # one metadata entry: safetensors writes several in no fixed order, and the file's bytes would change
         save_file({"target": (noise / scale).half().contiguous()}, temporary, metadata={"anl": json.dumps(
             {"key": key, "scale": scale, "samples": rows["sample_id"].tolist()})})
-    return path
 
 
 def load(params, step, rows, kind="prior", formats=LOSSLESS, prior_folder=None, folder="targets"):
-    """Targets for `rows`, float16 (N, C, h, w), and their scale s_t. A stale, truncated or foreign file is rebuilt."""
+    """Targets for `rows`, float16 (N, C, h, w), and their scale s_t. A stale, truncated or foreign file is rebuilt.
+
+    Where the cache would be too large, the targets are an anl.live_targets.LiveTargets: indexed alike, made when asked for.
+    """
     path = target_path(params, step, kind, formats, folder)
     prior_folder = prior_folder or f"{params.models_folder}/prior"
     source = prior_of(params, kind, prior_folder)
-    if not source.is_dir() or _stored_key(path) != cache_key(training_rows(params), source, step, kind, formats):
+    known = training_rows(params)
+    if not source.is_dir() or processes.agreed(lambda: _stored_key(path)) != cache_key(known, source, step, kind, formats):
         compute(params, step, kind, formats, prior_folder, folder)
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["anl"])
-        target = file.get_tensor("target")
+        target = file.get_tensor("target") if "live" not in header else None
     place = {sample: index for index, sample in enumerate(header["samples"])}
     missing = [sample for sample in rows["sample_id"] if sample not in place]
     if missing:
         raise UserError(f"{path} holds no target for {missing[0]}; delete it and run "
                         f"`anl target --target {kind} --step {step}`")
-    return target[[place[sample] for sample in rows["sample_id"]]], header["scale"]
+    order = [place[sample] for sample in rows["sample_id"]]
+    if target is not None:
+        return target[order], header["scale"]
+    pixels = as_published(read_images(params.benchmark.folder, known), known["label"], formats)
+    if kind == "shuffled":
+        order = derangement(known["split"].to_numpy(), params.seed)[order]
+    from anl.prior import NoisePrior
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    prior = NoisePrior.load(source, device, arithmetic.in_use(params.prior.precision, device))
+    names = pair_names(known)
+    return live_targets.LiveTargets(_residual(kind, prior, step, params.seed), pixels, names, order, header), header["scale"]
 
 
 def _residual(kind, prior, step, seed, second=None):

@@ -1,9 +1,11 @@
 """One training loop, from top to bottom, on Accelerate: a CPU here, a GPU where there is one, with no change of code.
 
 A batch holds pairs, a real patch and its regeneration, so that content tells nothing; batch k is a pure function of
-the seed and k, so that a killed run resumes into the very batches it would have seen.
+the seed and k, so that a killed run resumes into the very batches it would have seen, and several processes share the batch
+that one would take: losses are sums of shares of it, and batch norm standardises by all of it.
 """
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -16,7 +18,7 @@ from sklearn.metrics import average_precision_score
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from anl import arithmetic, baselines, seeds, targets, tracking
+from anl import arithmetic, baselines, processes, seeds, targets, tracking
 from anl.benchmark import REAL, read_images
 from anl.data import augment, formats
 from anl.data.patches import to_tensor
@@ -25,6 +27,7 @@ from anl.errors import UserError
 from anl.files import write_text
 from anl.fitting import Checkpoint, learning_rate_factor
 from anl.losses import anl_loss
+from anl.sync_norm import synchronised
 
 CHECKPOINT_SECONDS = 10
 CURVE_POINTS = 40
@@ -36,11 +39,16 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
     """Train one detector; returns (detector in eval mode on the CPU, curve: list of dicts).
 
     spec: an anl.runs.RunSpec. identity: the run's hash, which names its checkpoint. curves: folder into which the
-    curve's points are written as they come (anl.tracking). Raises UserError on a loss that is not finite, naming the
-    step and the samples of its batch.
+    curve's points are written as they come (anl.tracking). Several processes that have joined (anl.processes) share each
+    batch, and all return the same detector. Raises UserError on a loss that is not finite, naming the step and the samples
+    of its batch, and on a checkpoint of another number of processes.
     """
     config = baselines.recipe_of(spec, params)
     accelerator = accelerator or _accelerator(config.precision)
+    me = processes.here()
+    if config.batch_size // 2 < me.count:
+        raise UserError(f"a batch of {config.batch_size // 2} pairs cannot be shared by {me.count} processes; raise "
+                        "training.batch_size or lower launch.processes")
     data = _load_data(spec, params)
     seeds.fix(spec.seed, "detector", spec.target, spec.attention)
     detector = _build(spec, params, data)
@@ -49,6 +57,8 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
         baselines.prepare(detector, spec, params, data)
         if not peer.trained:
             return detector.eval(), []
+    if me.count > 1:
+        detector = synchronised(detector, accelerator.device)
     detector.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(detector.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     detector, optimiser = accelerator.prepare(detector, optimiser)
@@ -60,7 +70,7 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
     resumable = {"detector": bare, "optimiser": optimiser, "average": average, "scaler": accelerator.scaler}
     checkpoint = Checkpoint(cache, spec.slug, {"identity": identity})
     curve, start = [], 0
-    if state := checkpoint.load():
+    if state := _resumed(checkpoint, me):
         for name, part in resumable.items():
             if part is not None:
                 part.load_state_dict(state[name])
@@ -74,46 +84,53 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
         pairs = pair_batch(len(data["real"]), config.batch_size // 2, spec.seed, step)
         plan = augment.plan(pairs, config, spec.seed, step)
         fakes = _fake_rows(data, spec.seed, step)
-        pairs = pairs[accelerator.process_index::accelerator.num_processes]
         detector.train()
         optimiser.zero_grad(set_to_none=True)
         batch = (2 * len(pairs), int(_counted(pairs, plan, spec).sum()))
         losses = {}
-        for part in np.array_split(pairs, min(config.accumulate, len(pairs))):
-            rows = np.concatenate([data["real"][part], fakes[part]])
-            plans = [plan[pair] for pair in part.tolist()] * 2  # both images of a pair alike
-            x = _inputs(data, rows, plans).to(accelerator.device, memory_format=torch.channels_last)
-            label = torch.from_numpy(data["label"][rows]).to(accelerator.device)
-            target = None if data["target"] is None else data["target"][rows].to(accelerator.device)
-            counts = torch.from_numpy(_counted(part, plan, spec)).to(accelerator.device)
-            with accelerator.autocast():
-                output = detector(x, represented=True) if peer else detector(x)
-            share = anl_loss(output.logit, label, output.noise, target, counts, spec.loss_weight, batch)
-            if peer and peer.extra_loss:
-                guide = None if "guide" not in data else _chosen(data["guide"], rows, plans).to(accelerator.device)
-                share["loss"] = share["loss"] + len(label) / batch[0] * peer.extra_loss(
-                    output, label, guide, dataclasses.asdict(params.baselines))
-            if not torch.isfinite(share["loss"]):
-                _stop(spec, share["loss"], step, output, data["samples"][rows], cache)
-            accelerator.backward(share["loss"])
+        parts = np.array_split(pairs, min(config.accumulate, len(pairs) // me.count))
+        for number, whole in enumerate(parts, 1):
+            part = whole[me.index::me.count]
+            # gradients are sent once a step, with the last part
+            with contextlib.nullcontext() if number == len(parts) else accelerator.no_sync(detector):
+                rows = np.concatenate([data["real"][part], fakes[part]])
+                plans = [plan[pair] for pair in part.tolist()] * 2  # both images of a pair alike
+                x = _inputs(data, rows, plans).to(accelerator.device, memory_format=torch.channels_last)
+                label = torch.from_numpy(data["label"][rows]).to(accelerator.device)
+                target = None if data["target"] is None else data["target"][rows].to(accelerator.device)
+                counts = torch.from_numpy(_counted(part, plan, spec)).to(accelerator.device)
+                with accelerator.autocast():
+                    output = detector(x, represented=True) if peer else detector(x)
+                share = anl_loss(output.logit, label, output.noise, target, counts, spec.loss_weight, batch)
+                if peer and peer.extra_loss:
+                    guide = None if "guide" not in data else _chosen(data["guide"], rows, plans).to(accelerator.device)
+                    share["loss"] = share["loss"] + len(label) / batch[0] * peer.extra_loss(
+                        output, label, guide, dataclasses.asdict(params.baselines))
+                if processes.any_of(not torch.isfinite(share["loss"]), accelerator.device):
+                    _stop(spec, share["loss"], step, output, data["samples"][rows], cache)
+                # gradients are averaged over processes
+                accelerator.backward(share["loss"] * me.count if me.count > 1 else share["loss"])
             losses = {key: None if value is None else losses.get(key, 0) + value.detach() for key, value in share.items()}
         accelerator.clip_grad_norm_(detector.parameters(), 1.0)
         optimiser.step()
         if average:
             average.update_parameters(bare)
         if due(step, config.steps, CURVE_POINTS):
-            point = {"step": step + 1, **{key: None if v is None else float(v) for key, v in losses.items()},
-                     "val_AP": None}
+            known = {key: value for key, value in losses.items() if value is not None}
+            sums = processes.summed(known.values(), accelerator.device)
+            point = {"step": step + 1, **dict.fromkeys(losses), **dict(zip(known, sums)), "val_AP": None}
             if due(step, config.steps, VAL_POINTS):
                 point["val_AP"] = float(_validate(final, data, accelerator.device))
             curve.append(point)
             tracking.log(accelerator, point)
         if accelerator.is_main_process and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
             states = {name: part.state_dict() for name, part in resumable.items() if part is not None}
-            checkpoint.save({**states, "curve": curve, "step": step + 1})
+            checkpoint.save({**states, "curve": curve, "step": step + 1, "processes": me.count})
             saved_at = time.monotonic()
-    accelerator.end_training()
-    checkpoint.remove()
+    for tracker in accelerator.trackers:  # not end_training, which would part the processes
+        tracker.finish()
+    if me.main:
+        checkpoint.remove()
     return final.cpu().eval(), curve
 
 
@@ -122,6 +139,20 @@ def _accelerator(precision):
         raise UserError("training.precision fp16 needs a GPU, and there is none here; choose bf16 or fp32")
     used = arithmetic.in_use(precision, "cuda" if torch.cuda.is_available() else "cpu")
     return Accelerator(mixed_precision="no" if used == "fp32" else used, log_with=tracking.TRACKER)
+
+
+def _resumed(checkpoint, me):
+    """The state in a checkpoint, or None. Raises UserError if it is of another number of processes, whose sums round
+    otherwise, or not all processes see it."""
+    state = checkpoint.load()
+    steps = processes.gathered(state["step"] if state else 0)
+    if len(set(steps)) > 1:
+        raise UserError(f"{checkpoint.path} is not the same file for all processes; put .cache/anl on a disk they share")
+    made_by = state.get("processes", 1) if state else me.count
+    if made_by != me.count:
+        raise UserError(f"{checkpoint.path} was left by a training in {made_by} process{'es' if made_by > 1 else ''}, and this "
+                        f"is one in {me.count}; run it again with --processes {made_by}, or delete the file to start afresh")
+    return state
 
 
 def _build(spec, params, data):
@@ -166,13 +197,21 @@ def _counted(pairs, plan, spec):
 
 
 def _stop(spec, loss, step, output, samples, cache):
-    """Raise the UserError of a loss that is not finite; the samples of its batch go into a file."""
+    """Raise the UserError of a loss that is not finite on some process; the samples of its batch go into a file."""
     path = Path(cache) / f"{spec.slug}-stopped.txt"
-    write_text(path, "\n".join(samples) + "\n")
-    bad = ~torch.isfinite(output.logit.detach().float().cpu())
-    first = samples[bad.numpy()][:3] if bad.any() else samples[:3]
-    raise UserError(f"{spec.slug}: the loss is {loss.item()} at step {step + 1} (batch of {', '.join(first)}, ...; all "
-                    f"of it in {path}); lower training.learning_rate")
+    bad = samples[~torch.isfinite(output.logit.detach().float().cpu()).numpy()]
+    shares = processes.gathered((float(loss.detach()), bad.tolist(), samples.tolist()))
+    samples = [name for _, _, names in shares for name in names]
+    first = ([name for _, names, _ in shares for name in names] or samples)[:3]
+    ranks = [rank for rank, (value, _, _) in enumerate(shares) if not np.isfinite(value)]
+    where = "" if len(shares) == 1 else f" in process {' and '.join(map(str, ranks))} of {len(shares)}"
+
+    def stop():
+        write_text(path, "\n".join(samples) + "\n")
+        raise UserError(f"{spec.slug}: the loss is {shares[ranks[0]][0]} at step {step + 1}{where} (batch of "
+                        f"{', '.join(first)}, ...; all of it in {path}); lower training.learning_rate")
+
+    processes.agreed(stop)
 
 
 def pair_batch(pairs, size, seed, step):
@@ -213,6 +252,6 @@ def _load_data(spec, params):
 @torch.no_grad()
 def _validate(detector, data, device):
     detector.eval()
-    logit = torch.cat([detector(to_tensor(data["val_pixels"][i:i + 64]).to(device)).logit.float().cpu()
-                       for i in range(0, len(data["val_pixels"]), 64)])
+    logit = torch.cat(processes.spread(lambda batch: detector(to_tensor(data["val_pixels"][batch]).to(device)).logit.float()
+                                       .cpu(), len(data["val_pixels"]), 64))
     return average_precision_score(data["val_label"], logit.numpy())

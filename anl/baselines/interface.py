@@ -156,7 +156,8 @@ def recipe_of(spec, params):
 
 
 def in_batches(function, pixels, size=128):
-    """`function` of uint8 images (N, H, W, 3), a batch at a time, as one tensor."""
+    """`function` of uint8 images (N, H, W, 3), a batch at a time, as one tensor; several processes share the batches."""
+    from anl import processes
     from anl.data.patches import to_tensor
 
-    return torch.cat([function(to_tensor(pixels[i:i + size])) for i in range(0, len(pixels), size)])
+    return torch.cat(processes.spread(lambda batch: function(to_tensor(pixels[batch])), len(pixels), size))

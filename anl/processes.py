@@ -1,0 +1,121 @@
+"""Several processes that share one command, under Accelerate: who this one is, and how work is shared and gathered.
+
+Whole batches are shared, never single images: every batch holds the same images as in one process, so that what is
+computed of it is the same whoever computes it. A process alone takes every batch, and nothing is sent.
+"""
+
+import datetime
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+
+from anl.errors import UserError
+
+WAIT = datetime.timedelta(hours=6)  # for a process that waits while the main one computes or writes alone
+
+
+class OtherFailed(UserError):
+    """An error that another process has met and tells of: this one stops without a word."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """index: of this process, from 0, over all machines. count: how many there are."""
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def main(self):
+        """Whether this process writes files and speaks for all."""
+        return self.index == 0
+
+
+def join():
+    """Join the others that a launcher has started (anl.launch.asked). Call it once, before any work."""
+    from accelerate import PartialState
+
+    PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
+
+
+def leave():
+    """Part from the others; does nothing in a process alone."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def here():
+    """This process among those that have joined."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return Here()
+    return Here(distributed.get_rank(), distributed.get_world_size())
+
+
+def spread(function, count, size, everywhere=True, progress=iter):
+    """[function(slice)] over range(count) cut into batches of `size`, in order; each process computes its share.
+
+    function: slice -> an array or tensor of as many rows as the slice. everywhere: whether every process gets the list, or
+    the main one alone (None for the others). progress: what a process's own batches pass through, for example tqdm.
+    Raises UserError if rows were lost or stand twice.
+    """
+    me, starts = here(), range(0, count, size)
+    mine = [function(slice(start, min(start + size, count))) for start in progress(starts[me.index::me.count])]
+    if me.count == 1:
+        shares = [mine]
+    elif everywhere:
+        shares = gathered(mine)
+    else:
+        shares = [None] * me.count if me.main else None
+        distributed.gather_object(mine, shares)
+        if not me.main:
+            return None
+    batches = [shares[number % me.count][number // me.count] for number in range(len(starts))]
+    if sum(map(len, shares)) != len(starts) or sum(map(len, batches)) != count:
+        raise UserError(f"{me.count} processes made {sum(map(len, batches))} results of {count} images; run the command again")
+    return batches
+
+
+def gathered(value):
+    """[value of process 0, of process 1, ...] on every process."""
+    me = here()
+    if me.count == 1:
+        return [value]
+    values = [None] * me.count
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def agreed(decide):
+    """What `decide()` returns on the main process, on all: for what is read from files that others may be writing.
+
+    A UserError of the main process stops all.
+    """
+    if here().count == 1:
+        return decide()
+    found, failed = [None, None], None
+    if here().main:
+        try:
+            found = [decide(), None]
+        except UserError as problem:
+            found, failed = [None, str(problem)], problem
+    distributed.broadcast_object_list(found)
+    if failed:
+        raise failed
+    if found[1] is not None:
+        raise OtherFailed(found[1])
+    return found[0]
+
+
+def summed(values, device="cpu"):
+    """The sum over processes of each of a list of numbers, as floats."""
+    if here().count == 1:
+        return [float(value) for value in values]
+    total = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
+    distributed.all_reduce(total)
+    return total.tolist()
+
+
+def any_of(flag, device="cpu"):
+    """Whether `flag` (a bool) holds on any process; all get the same answer."""
+    return summed([flag], device)[0] > 0
