@@ -89,8 +89,11 @@ def make_parser():
                   "anl generate vae")
     sub.add_argument("model", metavar="MODEL", help="pixel, flow, vae, vq, latent (needs the vae), superres or unconditional")
     sub = command("benchmark", benchmark, "cut the patches and regenerate them with every family", "anl benchmark --more")
-    sub.add_argument("--more", action="store_true", help="regenerate them with the profile's more_families instead, into "
-                     "data/more_families")
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--more", action="store_true", help="regenerate them with the profile's more_families instead, into "
+                       "data/more_families")
+    which.add_argument("--leave-out", metavar="FAMILY", help="pair training patches with all families but this one, into "
+                       "data/leave_one_out/FAMILY")
     cli_index.add_index(command)
     sub = command("audit", audit, "score what needs no detector: simple statistics, formats, compression, duplicates", "anl audit")
     sub.add_argument("--more", action="store_true", help="simple statistics of the profile's more_families")
@@ -102,6 +105,7 @@ def make_parser():
     sub.add_argument("--target", default="prior", help="prior, noised, error, highpass, random, shuffled, or one of the "
                      "profile's other_priors (default: %(default)s)")
     sub.add_argument("--formats", default="lossless", help="lossless, or leaky: reals through JPEG 96 (default: %(default)s)")
+    sub.add_argument("--leave-out", metavar="FAMILY", help="of the benchmark without this family, see `anl benchmark`")
 
     sub = command("train", train, "train and score one detector",
                   "anl train --group adhoc --target prior --step 10 --attention gate --seed 1")
@@ -118,6 +122,8 @@ def make_parser():
     sub.add_argument("--consistent", action="store_true", help="ask an augmented image for the noise of the untouched one")
     sub.add_argument("--pairs", type=int, default=0, help="training pairs used, 0 for all (default: %(default)s)")
     sub.add_argument("--formats", default="lossless", help="lossless or leaky (default: %(default)s)")
+    sub.add_argument("--leave-out", metavar="FAMILY", help="train on all families but this one, into "
+                     "runs/<profile>/leave_one_out/FAMILY")
     sub.add_argument("--seed", type=int, required=True)
 
     sub = command("predict", predict, "score a trained run on the benchmark again",
@@ -164,12 +170,16 @@ def load_params(options):
 
 
 def with_benchmark(options):
-    """The profile's parameters; where it is of a public data set, its benchmark must have been made."""
+    """The profile's parameters, or those of the benchmark without a family; of a public data set, it must have been made."""
     settings = load_params(options)
     if settings.published:
         from anl.published import benchmark
 
         benchmark.check(settings)
+    if getattr(options, "leave_out", None):
+        from anl import leave_one_out
+
+        return leave_one_out.prepared(settings, options.leave_out)
     return settings
 
 
@@ -212,14 +222,19 @@ def generate(options):
 
 def benchmark(options):
     settings = load_params(options)
-    if settings.published:
-        from anl.published import benchmark as maker
-    elif options.more:
-        from anl import more_families as maker
-    else:
-        from anl import benchmark as maker
+    if options.leave_out:
+        from anl import leave_one_out
 
-    manifest = maker.build(settings)
+        manifest = leave_one_out.build(settings, options.leave_out)
+    else:
+        if settings.published:
+            from anl.published import benchmark as maker
+        elif options.more:
+            from anl import more_families as maker
+        else:
+            from anl import benchmark as maker
+
+        manifest = maker.build(settings)
     among = "" if options.more else ", the reals among them"
     print(f"{len(manifest)} images of {manifest['generator'].nunique()} generators{among}")
 

@@ -21,7 +21,7 @@ GRADIENTS = ("joint", "detached")
 NOISE_ON = ("both", "real", "generated")
 LOSSLESS = "lossless"
 FORMATS = (LOSSLESS, "leaky")
-EXPERIMENTS = ("loss_weight", "attention_loss", "sample_size", "leaky", "anl_plus", "peers")
+EXPERIMENTS = ("loss_weight", "attention_loss", "sample_size", "leaky", "anl_plus", "peers", "leave_one_out")
 BASELINES = ("blur_jpeg", "npr", "srm", "spectrum", "dnf", "lare", "dire", "distildire", "drct", "aeroblade")
 DIFFUSION_STEPS = 1000
 PUBLISHED = "published"  # the model of the family whose images a public data set holds
@@ -196,6 +196,7 @@ class Runs:
     plus_targets: list[str] = field(default_factory=list)
     consistent_targets: list[str] = field(default_factory=list)
     baselines: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     experiments: list[str] = field(default_factory=list)
 
 

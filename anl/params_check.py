@@ -87,6 +87,8 @@ def check(params, origin):
     need(not params.runs.leaky_steps or "leaky" in params.runs.formats, "runs.leaky_steps", "add leaky to runs.formats")
     need(all(pairs >= 1 for pairs in params.runs.pairs), "runs.pairs", "they must be at least 1")
     need(set(params.runs.baselines) <= set(BASELINES), "runs.baselines", f"any of {', '.join(BASELINES)}")
+    need(set(params.runs.left_out) <= set(params.families), "runs.left_out", f"any of {', '.join(params.families)}")
+    need(not params.runs.left_out or len(params.families) >= 3, "runs.left_out", "to leave one family out takes three or more")
     for key in ("noise_step", "error_step"):
         need(1 <= getattr(params.baselines, key) <= DIFFUSION_STEPS, f"baselines.{key}", f"a step from 1 to {DIFFUSION_STEPS}")
     for key in ("error_draws", "inversion_steps", "reconstruction_steps"):

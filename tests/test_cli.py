@@ -159,6 +159,20 @@ def test_a_run_scored_again_has_the_same_scores(world, monkeypatch):
     assert predict.score_run(folder, world.params)["logit"].equals(first["logit"])
 
 
+def test_a_family_left_out_makes_benchmark_targets_and_run_of_its_own(world, monkeypatch, capsys):
+    monkeypatch.chdir(world.root)
+    path = world.root / "left_out.yaml"
+    path.write_text(yaml.safe_dump(world.settings))
+    for words, said in ((["benchmark"], " images of 8 generators, the reals among them"),
+                        (["target", "--step", "1"], "targets/tiny/leave_one_out/vq/prior-t1.safetensors"),
+                        (["train", "--group", "main", "--target", "none", "--seed", "0"],
+                         "runs/tiny/leave_one_out/vq/main/plain-s0")):
+        assert cli.main(["--params", str(path), *words, "--leave-out", "vq"]) == 0
+        assert capsys.readouterr().out.strip().endswith(said.strip())
+    assert cli.main(["--params", str(path), "train", "--seed", "0", "--leave-out", "gan"]) == 2
+    assert "no family 'gan' to leave out" in capsys.readouterr().err
+
+
 def test_claims_pass_their_status_on(tmp_path, monkeypatch):
     stub = types.ModuleType("anl.claims")
     stub.run = lambda params, check: int(check)

@@ -121,6 +121,7 @@ def test_a_file_with_a_base_is_read_with_it(tmp_path):
     ("runs.formats", ["lossless"], "'runs.formats' cannot work: any of leaky"),
     ("runs.leaky_steps", [1], "'runs.leaky_steps' cannot work: add leaky to runs.formats"),
     ("runs.experiments", ["leak"], "'runs.experiments' cannot work: any of loss_weight"),
+    ("runs.left_out", ["gan"], "'runs.left_out' cannot work: any of ddim"),
     ("detector.attention_dim", 0, "'detector.attention_dim' cannot work"),
     ("training.accumulate", 0, "'training.accumulate' cannot work"),
     ("training.ema", 1.0, "'training.ema' cannot work"),

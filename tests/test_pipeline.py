@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from anl import params, runs
+from anl import leave_one_out, params, runs
 from anl.files import read_json, sha256_of
 from tests.conftest import ROOT
 
@@ -75,8 +75,9 @@ def test_stages_make_the_runs_that_the_library_asks_for(copies, profile):
     peers = runs.experiment_specs(settings)["peers"]
     scored = {f"runs/{profile}/robustness/{spec.slug}" for spec in first}
     scored |= {f"runs/{profile}/families/{spec.slug}" for spec in (*first, *peers)}
+    left_out = {str(runs.run_folder(own, spec, "main")) for own, specs in leave_one_out.specs(settings).values() for spec in specs}
     made = {out for outs, _ in stages(copy).values() for out in outs if out.startswith("runs/")}
-    assert made == wanted | scored
+    assert made == wanted | scored | left_out
 
 
 def test_the_public_sets_stages_make_its_runs_beside_any_profile(copies):
@@ -170,7 +171,8 @@ def test_a_second_repro_does_nothing_and_is_quick(smoke):
 @pytest.mark.parametrize("name, setting, figure", [
     ("loss_weight", "weights=[0]", "ap_by_weight"), ("attention_loss", "attentions=[energy]", "ap_by_attention"),
     ("sample_size", "pairs=[20, 0]", "gain_by_pairs"), ("leaky", "steps=[1, 100]", "ap_by_step"),
-    ("anl_plus", "consistent=[prior]", "ap_by_variant"), ("peers", "others=[npr, dnf, aeroblade]", "accuracy_and_cost")])
+    ("anl_plus", "consistent=[prior]", "ap_by_variant"), ("peers", "others=[npr, dnf, aeroblade]", "accuracy_and_cost"),
+    ("leave_one_out", "families=[flow, vq]", "ap_by_left_out")])
 def test_an_experiment_of_the_research_profile_can_be_run_alone(smoke, name, setting, figure):
     """It trains what it lacks into runs/smoke/adhoc, in seconds here."""
     run(smoke[0], "anl", "notebook", name, "--set", setting)
