@@ -93,4 +93,4 @@ def test_every_command_shown_can_be_typed(built_book):
         else:
             options = cli.make_parser().parse_args(words[1:])
             known = options.command == "notebook" and options.name in (*NOTEBOOKS, *EXPERIMENTS)
-            assert known or options.command in ("profile", "fetch", "card"), line
+            assert known or options.command in ("profile", "fetch", "card", "compare"), line

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from anl import arithmetic
 from anl.errors import UserError
 from anl.files import identity, read_json, write_json
 from anl.paper.images import TrainingBatches, training_loader
@@ -20,7 +21,8 @@ from anl.prior_presets import PRESETS, overlap_warning
 
 def load_prior(settings, device):
     """The frozen prior of the profile. Raises UserError if it cannot be had, or does not fit the crop or the step."""
-    prior = NoisePrior.load(settings.prior.source, device, settings.prior.precision, settings.prior.revision)
+    used = arithmetic.in_use(settings.prior.precision, device)
+    prior = NoisePrior.load(settings.prior.source, device, used, settings.prior.revision)
     prior.check_step(settings.prior.step)
     prior.check_size(settings.crop)
     return prior

@@ -14,8 +14,8 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from anl import arithmetic, seeds
 from anl import detector as detectors
-from anl import seeds
 from anl.errors import UserError
 from anl.files import identity, write_csv, write_json
 from anl.fitting import Checkpoint, learning_rate_factor
@@ -68,7 +68,8 @@ def train(settings, protocol, backbone, method, seed, cache=".cache/anl", accele
     Processes of `accelerate launch` share each batch. Raises UserError on a loss that is not finite, naming its files.
     """
     config, folder = settings.training, settings.run(protocol, backbone, method, seed)
-    accelerator = accelerator or Accelerator(mixed_precision="no" if config.precision == "fp32" else config.precision)
+    used = arithmetic.in_use(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
+    accelerator = accelerator or Accelerator(mixed_precision="no" if used == "fp32" else used)
     device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
     if config.batch_size // 2 < world:
         raise UserError(f"a batch of {config.batch_size // 2} pairs cannot be shared by {world} processes; raise "
