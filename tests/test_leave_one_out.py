@@ -2,7 +2,6 @@ import collections
 import dataclasses
 
 import pytest
-import torch
 
 from anl import benchmark, leave_one_out, predict, runs, targets, train
 from anl.benchmark import REAL
@@ -62,7 +61,7 @@ def test_every_real_patch_has_one_partner_of_another_family(world, without_vae):
 
 
 def test_a_second_family_takes_the_images_made_for_the_first(world, without_vae, monkeypatch):
-    monkeypatch.setattr(leave_one_out, "_regenerated", lambda *_: pytest.fail("regenerated twice"))
+    monkeypatch.setattr(leave_one_out, "regenerations", lambda *_: pytest.fail("regenerated twice"))
     manifest = leave_one_out.build(world.params, "ddim", world.models, world.cache)
     assert set(manifest.loc[manifest["generator"] == OTHERS, "family"]) == set(world.params.families) - {"ddim"}
 
@@ -108,13 +107,6 @@ def test_runs_on_the_main_benchmark_keep_their_identity(world):
         benchmark=dataclasses.replace(world.params.benchmark, folder="benchmark"))
     found = {spec.slug: spec.identity(placed) for spec in runs.main_specs(placed)}
     assert {slug: found[slug] for slug in KNOWN} == KNOWN
-
-
-def test_models_compute_in_full_precision():
-    model = leave_one_out._in_full_precision(torch.nn.Conv2d(3, 3, 1))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert model(torch.ones(1, 3, 2, 2)).dtype == torch.float32
-        assert torch.nn.Conv2d(3, 3, 1)(torch.ones(1, 3, 2, 2)).dtype == torch.bfloat16
 
 
 def test_what_cannot_be_left_out_is_named(world):
