@@ -9,6 +9,7 @@ import yaml
 from anl.data import registry
 from anl.errors import UserError
 from anl.params import ATTENTIONS, PRECISIONS, VIEWS
+from anl.params_parts import Learning
 from anl.typed import build
 
 METHODS = ("plain", "anl")
@@ -76,19 +77,10 @@ class Backbone:
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Learning):
     """workers: processes that decode, of each training process."""
 
-    steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    precision: str
     workers: int
-    augment_probability: float
-    jpeg_quality: list[int]
-    resize_scale: list[float]
-    blur_radius: list[float]
 
 
 @dataclass(frozen=True)
