@@ -20,7 +20,9 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     name, started = f"anl {options.command}", time.time_ns()
     try:
-        count = launch.wanted(options.command, options.processes, lambda: load_params(options))
+        paper_ = options.command == "paper"
+        count = launch.wanted(cli_paper.shared(options.stage) if paper_ else options.command, options.processes,
+                              lambda: (cli_paper.settings_of if paper_ else load_params)(options))
         if count > 1:
             return launch.start(arguments, count)
         if launch.asked() > 1:

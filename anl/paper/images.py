@@ -9,6 +9,7 @@ from anl.data import augment, views
 from anl.data.decode import decode
 from anl.data.formats import encoded
 from anl.data.patches import to_tensor
+from anl.errors import UserError
 from anl.paper.protocol import pair_batch
 
 
@@ -29,10 +30,11 @@ def crop(pixels, side, place=(0.5, 0.5)):
 
 class TrainingBatches(Dataset):
     """Item k is this process's share of batch k: {"x": uint8 (2 P, side, side, 3), reals first, "label": (2 P,), "untouched":
-    bool (2 P,), images whose noise is asked for, "files"}.
+    bool (2 P,), images whose noise is asked for, "files", "whole": numbers of images and of untouched ones of the whole batch}.
 
     rows: as training_rows gives them, P reals and P fakes. config: the profile's training. A crop, a flip and a processing
-    are drawn by the seed, the batch and the place in it. rank, world: this process among those that share a batch.
+    are drawn by the seed, the batch and the place in it. rank, world: this process among those that share a batch, of which
+    the first ones have a pair more where it cannot be shared evenly.
     """
 
     def __init__(self, rows, side, config, seed, rank=0, world=1):
@@ -58,7 +60,8 @@ class TrainingBatches(Dataset):
                 files.append(file)
         untouched = [plan[place] is None for place in mine] * 2
         return {"x": np.stack(images), "label": np.repeat([0.0, 1.0], len(mine)).astype(np.float32),
-                "untouched": np.array(untouched), "files": files}
+                "untouched": np.array(untouched), "files": files,
+                "whole": (2 * size, 2 * sum(what is None for what in plan.values()))}
 
 
 class TestImages(Dataset):
@@ -80,22 +83,48 @@ class TestImages(Dataset):
         return views.apply(self.view, image)
 
 
-def training_loader(batches, start, workers):
-    """Batches `start`, `start + 1`, ... of TrainingBatches, in order, decoded ahead by `workers` processes."""
-    return DataLoader(batches, batch_size=None, sampler=range(start, len(batches)), num_workers=workers,
-                      collate_fn=_as_tensors, pin_memory=torch.cuda.is_available(), prefetch_factor=2 if workers else None)
+def training_loader(batches, wanted, workers):
+    """The batches `wanted` (a range) of TrainingBatches, in order, decoded ahead by `workers` processes."""
+    return _raising(DataLoader(_Handed(batches), batch_size=None, sampler=wanted, num_workers=workers, collate_fn=_as_tensors,
+                               pin_memory=torch.cuda.is_available()))
 
 
-def test_loader(images, batch_size, workers):
-    """Tensors (B, 3, side, side) in [-1, 1] of TestImages, in order, the last batch as small as it comes."""
-    return DataLoader(images, batch_size=batch_size, num_workers=workers, collate_fn=_stacked,
-                      pin_memory=torch.cuda.is_available())
+def test_loader(images, starts, batch_size, workers):
+    """Tensors (B, 3, side, side) in [-1, 1] of TestImages: the batches that begin at `starts`, in order, the last one of the
+    images as small as it comes."""
+    chosen = [range(start, min(start + batch_size, len(images))) for start in starts]
+    return _raising(DataLoader(_Handed(images), batch_sampler=chosen, num_workers=workers, collate_fn=_stacked,
+                               pin_memory=torch.cuda.is_available()))
+
+
+class _Handed(Dataset):
+    """A data set whose refusals are handed on as items: raised in a worker, they would arrive with its traceback as words."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, place):
+        try:
+            return self.items[place]
+        except UserError as refusal:
+            return refusal
+
+
+def _raising(loader):
+    for item in loader:
+        if isinstance(item, UserError):
+            raise item
+        yield item
 
 
 def _as_tensors(item):
-    return {**item, "x": to_tensor(item["x"]), "label": torch.from_numpy(item["label"]),
+    return item if isinstance(item, UserError) else {**item, "x": to_tensor(item["x"]), "label": torch.from_numpy(item["label"]),
             "untouched": torch.from_numpy(item["untouched"])}
 
 
 def _stacked(items):
-    return to_tensor(np.stack(items))
+    refused = [item for item in items if isinstance(item, UserError)]
+    return refused[0] if refused else to_tensor(np.stack(items))

@@ -1,5 +1,6 @@
 """Scores of a trained run on its validation images and on every tested set, in every view, one file a set; and their table."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from anl import bootstrap
+from anl import bootstrap, processes
 from anl import detector as detectors
 from anl.data.formats import drawn_from_reals
 from anl.errors import UserError
@@ -24,12 +25,17 @@ SHOWN = ("AP", "AUROC", "accuracy", "accuracy_at_half", "balanced_accuracy", "re
 
 @torch.no_grad()
 def score(detector, rows, settings, view, device, drawn=None):
-    """Logits (N,), float64, of rows' centre crops in full precision, whatever the batch."""
-    images = TestImages(rows, settings.crop, view, drawn)
-    loader = test_loader(images, settings.evaluation.batch_size, settings.training.workers)
-    found = [detector(x.to(device, memory_format=torch.channels_last)).logit.cpu()
-             for x in tqdm(loader, desc=view, mininterval=5, leave=False, disable=None)]
-    return torch.cat(found).double().numpy()
+    """Logits (N,), float64, of rows' centre crops in full precision, whatever the batch. Several processes share the batches,
+    and all get every logit."""
+    me, size = processes.here(), settings.evaluation.batch_size
+    mine = range(0, len(rows), size)[me.index::me.count]
+    loader = iter(test_loader(TestImages(rows, settings.crop, view, drawn), mine, size, settings.training.workers))
+
+    def part(_):  # batches come in the order in which they are asked for
+        return detector(next(loader).to(device, memory_format=torch.channels_last, non_blocking=True)).logit.cpu()
+
+    shown = partial(tqdm, desc=view, mininterval=5, leave=False, disable=None if me.main else True)
+    return torch.cat(processes.spread(part, len(rows), size, progress=shown)).double().numpy()
 
 
 def score_run(settings, protocol, backbone, method, seed, device):
@@ -49,7 +55,7 @@ def score_run(settings, protocol, backbone, method, seed, device):
         else:
             rows, views = protocols.test_rows(settings, name), settings.evaluation.views
         key = identity({"run": wanted, "weights": sha256_of(folder / WEIGHTS), "views": views, "images": rows["sha256"].tolist()})
-        if key_of(path) == key:
+        if processes.agreed(lambda path=path, key=key: key_of(path) == key):
             continue
         drawn = drawn_from_reals(rows, settings.seed) if "matched" in views else None
         tables = [rows.assign(view=view, logit=score(detector, rows, settings, view, device, drawn)) for view in views]

@@ -1,7 +1,7 @@
 """The typed view of profiles/paper.yaml, checked."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -84,6 +84,14 @@ class Training(Learning):
 
 
 @dataclass(frozen=True)
+class Launch:
+    """processes: of this machine that share targets, trainings and scores; None for one a GPU, or one without a GPU. Not part
+    of a run's identity."""
+
+    processes: int | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     views: list[str]
     headline: str
@@ -111,6 +119,7 @@ class Settings:
     seeds: list[int]
     training: Training
     evaluation: Evaluation
+    launch: Launch = field(default_factory=Launch)
 
     def manifest(self, name):
         """Where the manifest of a set lies."""
@@ -180,6 +189,7 @@ def check(settings, origin):
     need(settings.training.steps >= 1, "training.steps", "at least 1")
     need(settings.training.workers >= 0, "training.workers", "0, to decode in the training process, or more")
     need(0 < settings.validation.share < 1, "validation.share", "a share between 0 and 1")
+    need(settings.launch.processes is None or settings.launch.processes >= 1, "launch.processes", "at least 1, or null for one a GPU")
     need(settings.prior.scale_images >= 2, "prior.scale_images", "at least 2")
     need("raw" in settings.evaluation.views and set(settings.evaluation.views) <= set(VIEWS), "evaluation.views",
          f"raw and any of {', '.join(VIEWS)}")

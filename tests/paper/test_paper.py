@@ -90,9 +90,9 @@ def test_a_batch_is_a_function_of_seed_and_number_and_processes_share_it(ran):
 def test_workers_decode_the_same_batches(ran):
     rows, _ = protocol.training_rows(ran, "genimage")
     batches = images.TrainingBatches(rows, 32, ran.training, 0)
-    for alone, spread in zip(images.training_loader(batches, 0, 0), images.training_loader(batches, 0, 2), strict=True):
+    for alone, spread in zip(images.training_loader(batches, range(2), 0), images.training_loader(batches, range(2), 2), strict=True):
         assert torch.equal(alone["x"], spread["x"]) and alone["files"] == spread["files"]
-    assert len(list(images.training_loader(batches, 1, 0))) == 1  # resumed at the second
+    assert len(list(images.training_loader(batches, range(1, len(batches)), 0))) == 1  # resumed at the second
 
 
 def test_a_crop_is_cut_or_mirrored_and_never_resized():
@@ -106,11 +106,12 @@ def test_a_crop_is_cut_or_mirrored_and_never_resized():
 def test_the_teacher_gives_unit_noise_for_untouched_images_alone(ran):
     given = teacher.Teacher(ran, "genimage", "cpu")
     rows, _ = protocol.training_rows(ran, "genimage")
-    x = next(iter(images.training_loader(images.TrainingBatches(rows, 32, ran.training, 0), 0, 0)))["x"]
+    x = next(iter(images.training_loader(images.TrainingBatches(rows, 32, ran.training, 0), range(1), 0)))["x"]
     untouched = torch.tensor([True, False, True, False])
     target = given.target(x, untouched)
     assert target.shape == (4, given.channels, 32 // given.cell, 32 // given.cell) and given.cell == 2
     assert not target[~untouched].any() and 0.2 < float(target[untouched].std()) < 5
+    assert not given.target(x, torch.zeros(4, dtype=torch.bool)).any()  # a batch, or a process's share, of processed images
 
 
 def test_a_killed_training_resumes_into_the_same_weights(ran, tmp_path, monkeypatch):
