@@ -35,7 +35,7 @@ class Detector(nn.Module):
     """A detector of generated images. x: (B, 3, H, W) in [-1, 1], H = W = `size` or any multiple of 16.
 
     backbone: name of a timm model with `features_only`; its deepest stage of at most `stride` pixels a feature is used,
-    and deeper ones are not built. noise: whether it predicts noise. attention: one of
+    and deeper ones are not built; one that takes images of a fixed size, as most vision transformers do, takes `size` alone. noise: whether it predicts noise. attention: one of
     `none`, `energy`, `gate`, `affinity`; all but `none` need the noise head. attention_dim: width of the queries and
     keys of `affinity`. gradient: `joint`, or `detached`: classification then leaves the noise head alone, so that the
     attention reads nothing but what the noise loss taught it. noise_channels, noise_factor: channels of the noise, and
@@ -55,7 +55,7 @@ class Detector(nn.Module):
         self.detached = gradient == "detached"
         # at full resolution, unstrided: noise at t = 1 has no energy left after a stride of 4
         self.stem = nn.Sequential(conv(3, stem_width), conv(stem_width, stem_width))
-        self.backbone = features_of(backbone, stride, stem_width)
+        self.backbone = features_of(backbone, stride, stem_width, size)
         info = self.backbone.feature_info
         channels, grid = info.channels()[-1], size // info.reduction()[-1]
         # one linear convolution: the noise must stand in the features that the backbone reads
@@ -78,18 +78,29 @@ def _head(inputs, channels, factor):
     return nn.Conv2d(inputs, channels, 3, 1, 1) if factor == 1 else nn.Conv2d(inputs, channels, factor, factor)
 
 
-def features_of(name, stride, in_chans):
-    """The timm model `name` up to its deepest stage of at most `stride` pixels a feature, untrained."""
-    options = {"pretrained": False, "in_chans": in_chans, "features_only": True}
+def features_of(name, stride, in_chans, size=None, pretrained=False):
+    """The timm model `name` up to its deepest stage of at most `stride` pixels a feature.
+
+    size: pixels on a side of its images, needed for a model that takes one size alone. pretrained: with timm's published
+    weights; those of the first layer, which are of three channels, timm repeats over in_chans and scales by 3 / in_chans, and
+    position embeddings it resamples. Raises UserError on a model that has no features, or none so fine, or another size; what
+    timm raises where weights cannot be had is passed on.
+    """
+    options = {"in_chans": in_chans, "features_only": True}
     try:
-        reductions = timm.create_model(name, **options).feature_info.reduction()
+        if timm.get_pretrained_cfg(name, allow_unregistered=False).fixed_input_size and size:
+            options["img_size"] = size
+        reductions = timm.create_model(name, pretrained=False, **options).feature_info.reduction()
     except (RuntimeError, ValueError, AttributeError) as problem:
         raise UserError(f"detector.backbone '{name}' is no timm model with features ({problem}); see "
                         "timm.list_models()") from None
     index = max((i for i, reduction in enumerate(reductions) if reduction <= stride), default=None)
     if index is None:
         raise UserError(f"detector.stride {stride} is finer than the first stage of {name} ({reductions[0]}); raise it")
-    return timm.create_model(name, **options, out_indices=(index,))
+    if "img_size" in options and size % reductions[index]:
+        raise UserError(f"{name} cuts images into patches of {reductions[index]} pixels, and {size} is no multiple; choose another "
+                        "size, or another backbone")
+    return timm.create_model(name, pretrained=pretrained, **options, out_indices=(index,))
 
 
 def conv(inputs, outputs):

@@ -27,6 +27,16 @@ def test_plain_has_no_noise_branch_and_fewer_parameters():
     assert names and all(name.startswith(("head.", "attention.")) for name in names)
 
 
+def test_a_vision_transformer_is_built_for_the_images_size_and_every_weight_of_it_learns():
+    detector = make(backbone="vit_small_patch14_dinov2", stride=14, size=112, patch=16).train()  # of 518 pixels, as published
+    out = detector(torch.rand(2, 3, 112, 112))
+    assert out.map.shape == (2, 8, 8) and detector.backbone.feature_info.reduction() == [14]
+    (out.logit.sum() + out.noise.sum()).backward()
+    assert [name for name, weight in detector.named_parameters() if weight.grad is None] == []  # DDP would wait for it
+    with pytest.raises(UserError, match="vit_small_patch14_dinov2 cuts images into patches of 14 pixels, and 128 is no multiple"):
+        make(backbone="vit_small_patch14_dinov2", stride=14, size=128)
+
+
 def test_attention_without_noise_is_refused():
     with pytest.raises(UserError, match="needs the predicted noise"):
         make(noise=False, attention="gate")

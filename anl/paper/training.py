@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import timm
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
@@ -43,8 +42,9 @@ def run_identity(settings, protocol, backbone, method, seed):
 def build(settings, backbone, method, teacher=None):
     """The untrained Detector, its backbone as timm gives it: pretrained where the profile says so.
 
-    timm folds pretrained weights of the first layer from three channels to the stem's. Raises UserError where they cannot be
-    had.
+    timm repeats the first layer's pretrained weights, which are of three channels, over the stem's. The stem itself starts
+    untrained, so that layer has to learn anew what its inputs mean, while deeper ones begin where they were. Raises UserError
+    where the weights cannot be had.
     """
     chosen, shape = settings.backbones[backbone], settings.detector
     noise = method != "plain"
@@ -52,15 +52,12 @@ def build(settings, backbone, method, teacher=None):
                               attention=shape.attention if noise else "none", attention_dim=shape.attention_dim,
                               noise_channels=teacher.channels if teacher else 3, noise_factor=teacher.cell if teacher else 1)
     if chosen.pretrained:
-        index = made.backbone.feature_info.out_indices
         try:
-            source = timm.create_model(chosen.model, pretrained=True, in_chans=shape.stem_width, features_only=True,
-                                       out_indices=index)
+            made.backbone = detectors.features_of(chosen.model, chosen.stride, shape.stem_width, settings.crop, pretrained=True)
         except Exception as problem:  # of the hub, the network or the cache: many kinds
             raise UserError(f"pretrained weights of {chosen.model} cannot be had ({' '.join(str(problem).split())[:150]}); "
                             "unset HF_HUB_OFFLINE where the hub can be reached, or set backbones."
                             f"{backbone}.pretrained to false") from None
-        made.backbone.load_state_dict(source.state_dict())
     return made
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 import yaml
 
@@ -199,27 +200,34 @@ def test_pretrained_weights_that_cannot_be_had_are_one_line(ran, monkeypatch):
             raise OSError("offline")
         return real(*words, **names)
 
-    real = training.timm.create_model
-    monkeypatch.setattr(training.timm, "create_model", offline)
+    real = timm.create_model
+    monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(UserError, match="pretrained weights of resnet50 cannot be had.*backbones.resnet50.pretrained"):
         training.build(dataclasses.replace(ran, backbones=backbones), "resnet50", "plain")
 
 
-def test_pretrained_weights_stand_in_the_detectors_backbone(ran, monkeypatch):
+@pytest.mark.parametrize("model, stride, first", [("test_resnet", 8, "conv1.0.weight"),
+                                                  ("test_vit", 16, "patch_embed.proj.weight")])
+def test_pretrained_weights_of_three_channels_are_repeated_over_the_stems(ran, monkeypatch, tmp_path, model, stride, first):
     import dataclasses
 
-    made = []
-    real = training.timm.create_model
+    make = timm.create_model
+    published = make(model, in_chans=3)
+    torch.save(published.state_dict(), tmp_path / "weights.pth")
 
-    def local(name, **names):
-        made.append(real(name, **{**names, "pretrained": False}))
-        return made[-1]
+    def stored(name, pretrained=False, **names):
+        return make(name, pretrained=pretrained, **names, **({"pretrained_cfg_overlay": {"file": str(tmp_path / "weights.pth")}}
+                                                             if pretrained else {}))
 
-    monkeypatch.setattr(training.timm, "create_model", local)
-    backbones = {"tiny": settings.Backbone("test_resnet", 8, True)}
-    detector = training.build(dataclasses.replace(ran, backbones=backbones), "tiny", "plain")
-    source, stands = made[-1].state_dict(), detector.backbone.state_dict()
-    assert all(torch.equal(source[key], stands[key]) for key in source)
+    monkeypatch.setattr(timm, "create_model", stored)
+    detector = training.build(dataclasses.replace(ran, backbones={"tiny": settings.Backbone(model, stride, True)}), "tiny", "anl")
+    weights = {key.removeprefix("model."): value for key, value in detector.backbone.state_dict().items()}
+    wanted = published.state_dict()[first]
+    width = ran.detector.stem_width
+    for channel in range(width):  # R, G, B, R, ... scaled so that the sum over channels stays
+        torch.testing.assert_close(weights[first][:, channel], wanted[:, channel % 3] * 3 / width)
+    same = [key for key in weights if key != first and weights[key].shape == published.state_dict()[key].shape]
+    assert len(same) > 10 and all(torch.equal(weights[key], published.state_dict()[key]) for key in same)
 
 
 def test_the_pipelines_stages_make_every_run_and_what_they_need(tmp_path):
