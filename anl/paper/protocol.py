@@ -17,8 +17,8 @@ COLUMNS = ["path", "sha256", "label", "generator", "split", "source_real", "form
 def index(settings, name, say=print):
     """Write the manifest of one set, every image decoded once to find damage; returns its path."""
     if not settings.root(name).is_dir():
-        raise UserError(f"{settings.root(name)} is missing; get the data set with `anl fetch {name}`, or name its folder as "
-                        f"sets.{name}.root in the profile")
+        raise UserError(f"{settings.root(name)} is missing; get the data set with `anl fetch {name}`, or say where it "
+                        f"is with `anl fetch {name} --from FOLDER`")
     out = settings.manifest(name)
     root = settings.root(name) if settings.limit is None else _sampled(settings, name)
     indexing.index(root, out, settings.sets[name].layout, name, say=say)

@@ -7,7 +7,9 @@ from pathlib import Path
 import yaml
 
 from anl.data import registry
+from anl.data.fetch import RECORD
 from anl.errors import UserError
+from anl.files import read_json
 from anl.params import ATTENTIONS, PRECISIONS, VIEWS
 from anl.params_parts import Learning
 from anl.typed import build
@@ -26,10 +28,9 @@ class Folders:
 
 @dataclass(frozen=True)
 class Set:
-    """assumed: number of test images before the set is indexed. root, layout: instead of <data>/<id> and the guess."""
+    """assumed: number of test images before the set is indexed. layout: instead of the guess."""
 
     assumed: int
-    root: str | None = None
     layout: str | None = None
 
 
@@ -126,8 +127,9 @@ class Settings:
         return Path(self.folders.manifests) / f"{name}.parquet"
 
     def root(self, name):
-        """Where the images of a set lie."""
-        return Path(self.sets[name].root or Path(self.folders.data) / name)
+        """Where the images of a set lie: in <data>/<id>, or where `anl fetch ID --from FOLDER` was told that they are."""
+        folder = Path(self.folders.data) / name
+        return Path((read_json(folder / RECORD)["folder"] if (folder / RECORD).is_file() else None) or folder)
 
     def run(self, protocol, backbone, method, seed):
         """The folder of a run."""

@@ -1,6 +1,7 @@
 """Every stage of profiles/paper.yaml, end to end, on stand-ins with the data sets' own trees and names."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -51,6 +52,17 @@ def test_the_table_has_a_row_a_generator_and_says_what_crosses_data_sets(ran):
     assert set(rows.loc[rows["cross"], "set"]) == {"forensynths", "diffusionforensics"}
     assert not pd.read_csv(f"{ran.folders.results}/forensynths.csv").query("set == 'forensynths'")["cross"].any()
     assert {"progan", "deepfake", "stylegan"} <= set(rows.loc[rows["set"] == "forensynths", "generator"])
+
+
+def test_a_set_that_was_fetched_in_place_is_used_where_it_lies(stand_in, tmp_path, monkeypatch):
+    whole = yaml.safe_load(stand_in[1].read_text())
+    there = f"{whole['folders']['data']}/forensynths"
+    whole["folders"] |= {"data": str(tmp_path / "sources"), "manifests": str(tmp_path / "manifests")}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
+    assert cli.main(["fetch", "forensynths", "--from", there, "--to", f"{tmp_path}/sources/forensynths", "--accept-licence"]) == 0
+    assert cli.main(["--params", str(tmp_path / "p.yaml"), "paper", "index", "--set", "forensynths", "--limit", "2"]) == 0
+    rows = protocol.test_rows(settings.load(tmp_path / "p.yaml", 2), "forensynths")
+    assert len(rows) == 5 * 2 * 2 and all(Path(file).is_file() for file in rows["file"])
 
 
 def test_training_learns_from_the_protocols_generators_alone_and_never_from_a_test_image(ran):
