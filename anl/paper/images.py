@@ -6,11 +6,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from anl import seeds
 from anl.data import augment, views
-from anl.data.decode import decode
 from anl.data.formats import encoded
 from anl.data.patches import to_tensor
 from anl.errors import UserError
 from anl.paper.protocol import pair_batch
+from anl.paper.store import Files
 
 
 def crop(pixels, side, place=(0.5, 0.5)):
@@ -34,11 +34,13 @@ class TrainingBatches(Dataset):
 
     rows: as training_rows gives them, P reals and P fakes. config: the profile's training. A crop, a flip and a processing
     are drawn by the seed, the batch and the place in it. rank, world: this process among those that share a batch, of which
-    the first ones have a pair more where it cannot be shared evenly.
+    the first ones have a pair more where it cannot be shared evenly. pictures: their pixels (anl.paper.store), by default the
+    files'.
     """
 
-    def __init__(self, rows, side, config, seed, rank=0, world=1):
+    def __init__(self, rows, side, config, seed, rank=0, world=1, pictures=None):
         self.files, self.side, self.config, self.seed = rows["file"].tolist(), side, config, seed
+        self.pictures = Files(self.files) if pictures is None else pictures
         self.rank, self.world = rank, world
 
     def __len__(self):
@@ -52,12 +54,11 @@ class TrainingBatches(Dataset):
         images, files = [], []
         for label, chosen in ((0, real), (1, pairs + fake)):
             for place in mine:
-                file = self.files[chosen[place]]
                 rng = seeds.generator(self.seed, "crop", step, place, label)
-                image = crop(decode(file), self.side, rng.random(2))
+                image = crop(self.pictures[chosen[place]], self.side, rng.random(2))
                 image = image[:, ::-1] if rng.random() < 0.5 else image
                 images.append(image if plan[place] is None else augment.process(np.ascontiguousarray(image), *plan[place]))
-                files.append(file)
+                files.append(self.files[chosen[place]])
         untouched = [plan[place] is None for place in mine] * 2
         return {"x": np.stack(images), "label": np.repeat([0.0, 1.0], len(mine)).astype(np.float32),
                 "untouched": np.array(untouched), "files": files,
@@ -65,19 +66,23 @@ class TrainingBatches(Dataset):
 
 
 class TestImages(Dataset):
-    """Item i: the centre crop of row i in one view, uint8 (side, side, 3). drawn: how view `matched` encodes each row
+    """Item i: the centre crop of picture i in one view, uint8 (side, side, 3). pictures: pixels by row (anl.paper.store). drawn: how view `matched` encodes each row
     (anl.data.formats.drawn_from_reals), needed for that view alone."""
 
     __test__ = False  # pytest: this tests nothing
 
-    def __init__(self, rows, side, view="raw", drawn=None):
-        self.files, self.side, self.view, self.drawn = rows["file"].tolist(), side, view, drawn
+    def __init__(self, pictures, side, view="raw", drawn=None):
+        self.pictures, self.side, self.view, self.drawn = pictures, side, view, drawn
 
     def __len__(self):
-        return len(self.files)
+        return len(self.pictures)
 
     def __getitem__(self, place):
-        image = crop(decode(self.files[place]), self.side)
+        return self.treated(self.pictures[place], place)
+
+    def treated(self, pixels, place):
+        """Pixels (H, W, 3) of row `place` as the view has them."""
+        image = crop(pixels, self.side)
         if self.view == "matched":
             return encoded(image[None], [self.drawn[place]])[0]
         return views.apply(self.view, image)

@@ -38,8 +38,9 @@ def _sampled(settings, name):
 
 
 def rows_of(settings, name, split=None):
-    """A DataFrame of COLUMNS, `sample_id` and `file` (absolute path), sorted by a draw of the seed and the images' own bytes, without
-    bytes that came before in their split and source; at most settings.limit rows of each split, generator, source and label."""
+    """A DataFrame of COLUMNS, `sample_id`, `file` (absolute path) and `number` (place among the test images, or among the others:
+    anl.paper.store), sorted by a draw of the seed and the images' own bytes, without bytes that came before in their split and
+    source; at most settings.limit rows of each split, generator, source and label."""
     path = settings.manifest(name)
     table = manifest.read(path, COLUMNS, **({"split": split} if split else {}))
     for column in ("generator", "split", "source_real", "format"):
@@ -51,6 +52,7 @@ def rows_of(settings, name, split=None):
     table["sample_id"] = name + "/" + table["path"]
     root = manifest.root_of(path)
     table["file"] = [os.path.join(root, manifest.file_path(text)) for text in table["path"]]
+    table["number"] = table.groupby(table["split"] == "test").cumcount()
     return table.reset_index(drop=True)
 
 

@@ -15,6 +15,7 @@ from anl.errors import UserError
 from anl.files import identity, read_json, sha256_of, write_csv
 from anl.metrics import calibrate, evaluate
 from anl.paper import protocol as protocols
+from anl.paper import store
 from anl.paper.images import TestImages, test_loader
 from anl.paper.training import WEIGHTS, run_identity
 from anl.predict import key_of, write_keyed
@@ -24,17 +25,26 @@ SHOWN = ("AP", "AUROC", "accuracy", "accuracy_at_half", "balanced_accuracy", "re
 
 
 @torch.no_grad()
-def score(detector, rows, settings, view, device, drawn=None):
+def score(detector, rows, settings, name, view, device, drawn=None):
     """Logits (N,), float64, of rows' centre crops in full precision, whatever the batch. Several processes share the batches,
-    and all get every logit."""
+    and all get every logit. name: of their set; from Arrow files, its whole test split is streamed."""
     me, size = processes.here(), settings.evaluation.batch_size
+    shown = partial(tqdm, desc=view, mininterval=5, leave=False, disable=None if me.main else True)
+
+    def logits(x):
+        return detector(x.to(device, memory_format=torch.channels_last, non_blocking=True)).logit.cpu()
+
+    if settings.storage == "arrow" and set(rows["split"]) == {"test"}:
+        treat = TestImages((), settings.crop, view, drawn).treated
+        return store.once(processes.gathered([(places, logits(x).double().numpy())
+                                              for places, x in shown(store.stream(settings, name, treat))]), len(rows))
     mine = range(0, len(rows), size)[me.index::me.count]
-    loader = iter(test_loader(TestImages(rows, settings.crop, view, drawn), mine, size, settings.training.workers))
+    images = TestImages(store.pictures(settings, name, rows), settings.crop, view, drawn)
+    loader = iter(test_loader(images, mine, size, settings.training.workers))
 
     def part(_):  # batches come in the order in which they are asked for
-        return detector(next(loader).to(device, memory_format=torch.channels_last, non_blocking=True)).logit.cpu()
+        return logits(next(loader))
 
-    shown = partial(tqdm, desc=view, mininterval=5, leave=False, disable=None if me.main else True)
     return torch.cat(processes.spread(part, len(rows), size, progress=shown)).double().numpy()
 
 
@@ -50,6 +60,7 @@ def score_run(settings, protocol, backbone, method, seed, device):
     for name in ("validation", *settings.tested):
         path = folder / f"{name}.parquet"
         made.append(path)
+        source = settings.protocols[protocol].train if name == "validation" else name
         if name == "validation":
             rows, views = protocols.training_rows(settings, protocol)[1], ["raw"]
         else:
@@ -58,7 +69,7 @@ def score_run(settings, protocol, backbone, method, seed, device):
         if processes.agreed(lambda path=path, key=key: key_of(path) == key):
             continue
         drawn = drawn_from_reals(rows, settings.seed) if "matched" in views else None
-        tables = [rows.assign(view=view, logit=score(detector, rows, settings, view, device, drawn)) for view in views]
+        tables = [rows.assign(view=view, logit=score(detector, rows, settings, source, view, device, drawn)) for view in views]
         write_keyed(path, pd.concat(tables, ignore_index=True)[COLUMNS], key)
     return made
 

@@ -10,6 +10,7 @@ from anl.data import registry
 from anl.data.fetch import RECORD
 from anl.errors import UserError
 from anl.files import read_json
+from anl.paper.store import STORAGES
 from anl.params import ATTENTIONS, PRECISIONS, VIEWS
 from anl.params_parts import Learning
 from anl.typed import build
@@ -121,6 +122,7 @@ class Settings:
     training: Training
     evaluation: Evaluation
     launch: Launch = field(default_factory=Launch)
+    storage: str = "files"
 
     def manifest(self, name):
         """Where the manifest of a set lies."""
@@ -191,6 +193,7 @@ def check(settings, origin):
     need(settings.training.steps >= 1, "training.steps", "at least 1")
     need(settings.training.workers >= 0, "training.workers", "0, to decode in the training process, or more")
     need(0 < settings.validation.share < 1, "validation.share", "a share between 0 and 1")
+    need(settings.storage in STORAGES, "storage", f"choose one of {', '.join(STORAGES)}")
     need(settings.launch.processes is None or settings.launch.processes >= 1, "launch.processes", "at least 1, or null for one a GPU")
     need(settings.prior.scale_images >= 2, "prior.scale_images", "at least 2")
     need("raw" in settings.evaluation.views and set(settings.evaluation.views) <= set(VIEWS), "evaluation.views",

@@ -14,6 +14,7 @@ from anl.errors import UserError
 from anl.files import identity, read_json, write_json
 from anl.paper.images import TrainingBatches, training_loader
 from anl.paper.protocol import training_rows
+from anl.paper.store import pictures
 from anl.prior import NoisePrior
 from anl.prior_presets import PRESETS, overlap_warning
 
@@ -48,7 +49,8 @@ def measure_scale(settings, protocol, device):
     train, _ = training_rows(settings, protocol)
     untouched = dataclasses.replace(settings.training, augment_probability=0.0,
                                     batch_size=min(2 * settings.prior.batch_size, settings.prior.scale_images))
-    batches = TrainingBatches(train, settings.crop, untouched, settings.seed)
+    kept = pictures(settings, settings.protocols[protocol].train, train)
+    batches = TrainingBatches(train, settings.crop, untouched, settings.seed, pictures=kept)
     needed = -(-settings.prior.scale_images // untouched.batch_size)
     batches.config = dataclasses.replace(untouched, steps=needed)
     me = processes.here()

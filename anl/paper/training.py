@@ -22,6 +22,7 @@ from anl.fitting import Checkpoint, learning_rate_factor
 from anl.losses import anl_loss
 from anl.paper.images import TrainingBatches, training_loader
 from anl.paper.protocol import training_rows
+from anl.paper.store import pictures
 from anl.paper.teacher import Teacher
 from anl.sync_norm import synchronised
 
@@ -97,7 +98,8 @@ def train(settings, protocol, backbone, method, seed, cache=".cache/anl", accele
         optimiser.load_state_dict(state["optimiser"])
         curve, start = state["curve"], state["step"]
     detector, optimiser = accelerator.prepare(bare, optimiser)
-    batches = training_loader(TrainingBatches(rows, settings.crop, config, seed, me.index, me.count),
+    kept = pictures(settings, settings.protocols[protocol].train, rows)
+    batches = training_loader(TrainingBatches(rows, settings.crop, config, seed, me.index, me.count, kept),
                               range(start, config.steps), config.workers)
     saved_at = time.monotonic()
     for step, batch in enumerate(tqdm(batches, initial=start, total=config.steps, desc=f"{protocol} {folder.name}",

@@ -170,7 +170,8 @@ def test_scores_do_not_depend_on_the_batch(ran):
     model = detector.load(ran.run("genimage", "tiny", "anl", 0) / training.WEIGHTS)
     rows = protocol.test_rows(ran, "genimage").head(6)
     one = dataclasses.replace(ran, evaluation=dataclasses.replace(ran.evaluation, batch_size=1))
-    assert np.allclose(scoring.score(model, rows, ran, "raw", "cpu"), scoring.score(model, rows, one, "raw", "cpu"), atol=1e-5)
+    assert np.allclose(scoring.score(model, rows, ran, "genimage", "raw", "cpu"),
+                       scoring.score(model, rows, one, "genimage", "raw", "cpu"), atol=1e-5)
 
 
 @pytest.mark.parametrize("key, value, words", [
