@@ -34,11 +34,15 @@ def shared(stage):
     return f"paper {stage}" if stage in ("index", "table") else "paper"
 
 
+def profile_of(options):
+    """The file that the experiment is read from."""
+    return PROFILE if options.params == "params.yaml" else options.params
+
+
 def settings_of(options):
     from anl.paper import settings
 
-    path = PROFILE if options.params == "params.yaml" else options.params
-    return settings.load(path, getattr(options, "limit", None))
+    return settings.load(profile_of(options), getattr(options, "limit", None))
 
 
 def paper(options):
