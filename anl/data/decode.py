@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from anl.data.jpeg import estimate_quality
-from anl.errors import UserError
+from anl.errors import UserError, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb; here it is an error
@@ -130,8 +130,7 @@ def _opened(data, max_pixels):
     except MemoryError:
         raise Refused("cannot be decoded (not enough memory)") from None
     except Exception as problem:  # Pillow's plugins raise OSError, ValueError, SyntaxError, struct.error, KeyError, ...
-        words = " ".join(str(problem).split())[:120] or type(problem).__name__
-        raise Refused(f"cannot be decoded ({words})") from None
+        raise Refused(f"cannot be decoded ({reason(problem)})") from None
 
 
 def _cut_short(data, kind):

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from anl.detect.crops import RULES, aggregate, tile
-from anl.errors import UserError
+from anl.errors import UserError, reason
 from anl.files import read_json, sha256_of, write_json
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
@@ -25,6 +25,13 @@ VERSION = 1
 REAL = "real"  # the generator's name of photographs, as in the benchmark
 GENERATED, REAL_WORD, UNDECIDED = "generated", "real", "undecided"
 FILES = "files"  # the condition of a photograph as its file is: all of it, in its own size and format
+# what a card must say for `--explain` and the book: a type, a list of it, or a part with its own; SHARE lies in [0, 1]
+SHARE = "share"
+STATED = {"licence": str, "limits": [str],
+          "chosen_on": {"n_real": int, "n_fake": int, "target_fpr": SHARE, "target_miss": SHARE, "threshold_by_condition": dict},
+          "trained_on": {"profile": str, "generator": str, "unseen": [str], "data": str},
+          "measured": [{"of": str, "condition": str, "seen": bool, "n": int,
+                        **{f"called_{word}": SHARE for word in (GENERATED, UNDECIDED, REAL_WORD)}}]}
 LIMITS = (
     "A demonstration: trained for minutes on regenerations of some hundred photographs, it knows no large generator.",
     "It was trained on downsampled photographs; pictures straight from a camera, screenshots and drawings are new to it.",
@@ -165,17 +172,33 @@ def read(folder):
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: a detector in use needs its card; {mend}") from None
-    except (OSError, ValueError) as problem:
-        raise UserError(f"{path} cannot be read ({str(problem)[:120]}); {mend}") from None
+    except (OSError, ValueError, RecursionError) as problem:
+        raise UserError(f"{path} cannot be read ({reason(problem)}); {mend}") from None
     try:
+        _check(value, STATED)
         numbers = {key: float(value[key]) for key in ("temperature", "threshold", "lower")}
         card = Card(size=value["size"], rule=value["rule"], weights_sha256=value["weights_sha256"], whole=value, **numbers)
         sound = (value["version"] == VERSION and type(card.size) is int and 16 <= card.size <= 1024
                  and card.size % 16 == 0 and card.rule in RULES and all(map(math.isfinite, numbers.values()))
-                 and card.temperature > 0 and card.lower <= card.threshold and isinstance(value["limits"], list)
-                 and isinstance(value["measured"], list))
-    except (KeyError, TypeError, ValueError) as problem:
-        raise UserError(f"{path} lacks or misstates {problem}; {mend}") from None
+                 and card.temperature > 0 and card.lower <= card.threshold and isinstance(card.weights_sha256, str))
+    except (KeyError, TypeError, ValueError, OverflowError) as problem:
+        raise UserError(f"{path} lacks or misstates {reason(problem)}; {mend}") from None
     if not sound:
         raise UserError(f"{path} holds a version, size, rule or number that cannot be; {mend}")
     return card
+
+
+def _check(value, shape, place="the card"):
+    """Raise KeyError or TypeError, naming the place, unless `value` is stated as `shape` (see STATED) says."""
+    if shape == SHARE:
+        sound = type(value) in (int, float) and 0 <= value <= 1
+    else:
+        sound = type(value) is (shape if isinstance(shape, type) else type(shape))
+    if not sound:
+        raise TypeError(place)
+    if isinstance(shape, dict):
+        for key, inner in shape.items():
+            _check(value[key], inner, key)
+    elif isinstance(shape, list):
+        for item in value:
+            _check(item, shape[0], place)

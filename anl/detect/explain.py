@@ -3,10 +3,12 @@
 import textwrap
 
 from anl.detect.card import REAL
+from anl.errors import printable
 
 
 def text(card, width=100):
-    """The card's facts, errors and limits as lines of at most `width` characters."""
+    """The card's facts, errors and limits as lines of at most `width` characters. The card may come from anywhere: nothing in it
+    steers a terminal."""
     whole = card.whole
     chosen, trained = whole["chosen_on"], whole["trained_on"]
     trained_on = (f"Trained on {trained['data']} and its regenerations by {trained['generator']}, profile "
@@ -25,4 +27,4 @@ def text(card, width=100):
     body += ["", "Limits:"]
     for limit in whole["limits"]:
         body += textwrap.wrap(limit, width, initial_indent="- ", subsequent_indent="  ")
-    return "\n".join([*body, f"Licence: {whole['licence']}"])
+    return "\n".join(map(printable, [*body, f"Licence: {whole['licence']}"]))

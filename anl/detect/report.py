@@ -4,7 +4,7 @@ import csv
 import json
 import os
 
-from anl.errors import UserError
+from anl.errors import UserError, printable
 
 FIELDS = ("path", "verdict", "probability", "logit", "crops", "width", "height", "error")
 
@@ -54,11 +54,6 @@ class JsonLines:
     def add(self, line):
         self.stream.write(json.dumps(line) + "\n")
         self.stream.flush()
-
-
-def printable(name):
-    """A path as text that any terminal and file takes: control characters and undecodable bytes escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
 
 
 def resume(path):

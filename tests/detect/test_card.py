@@ -56,9 +56,16 @@ def test_the_explanation_names_errors_and_limits(folder):
     assert all(len(line) <= 80 for line in text.splitlines())
 
 
+def test_a_card_from_elsewhere_does_not_steer_the_terminal(folder, tmp_path):
+    value = json.loads((folder / card.CARD).read_text()) | {"limits": ["\x1b[2Jnone \u202e"], "licence": "\x07\nMIT"}
+    (tmp_path / card.CARD).write_text(json.dumps(value))
+    assert all(line.isprintable() for line in explain.text(card.read(tmp_path)).splitlines())
+
+
 @pytest.mark.parametrize("change", [
     {"version": 2}, {"size": 33}, {"size": 10**6}, {"size": "32"}, {"rule": "__import__"}, {"temperature": 0}, {"lower": 1e9},
-    {"threshold": float("nan")}, {"limits": None}, {"temperature": None}, {"threshold": "x"}])
+    {"threshold": float("nan")}, {"limits": None}, {"temperature": None}, {"threshold": "x"}, {"threshold": 10**400},
+    {"chosen_on": {}}, {"trained_on": {"generator": "a"}}, {"measured": [{"of": "real"}]}, {"licence": 1}])
 def test_a_card_that_cannot_be_is_refused(folder, tmp_path, change):
     value = json.loads((folder / card.CARD).read_text()) | change
     (tmp_path / card.CARD).write_text(json.dumps(value))
