@@ -3,13 +3,11 @@
 import html
 from pathlib import Path
 
+from anl.detect.explain import CONDITIONS
 from anl.errors import UserError
 from anl.files import read_json, write_csv, write_text
 from anl.origins import Origin, details
 from anl.tables import html_table
-
-CONDITIONS = {"raw": "as patches", "files": "as their files are", "jpeg96": "through JPEG 96", "blur": "blurred slightly",
-              "resize75": "resized to 75 % and back", "denoise": "denoised"}
 
 
 def write(folder, detector):

@@ -28,6 +28,7 @@ from anl.errors import UserError, reason
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb; here it is an error
 MAX_BYTES = 256 * 2**20
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
 
 
@@ -113,7 +114,7 @@ def _opened(data, max_pixels):
             try:
                 image = Image.open(io.BytesIO(data), formats=FORMATS)
             except Image.UnidentifiedImageError:
-                raise Refused("no image of a known format") from None
+                raise Refused(f"no image of a known format{_looks_like(data)}") from None
             with image:
                 width, height = image.size
                 if width * height > max_pixels:
@@ -131,6 +132,18 @@ def _opened(data, max_pixels):
         raise Refused("cannot be decoded (not enough memory)") from None
     except Exception as problem:  # Pillow's plugins raise OSError, ValueError, SyntaxError, struct.error, KeyError, ...
         raise Refused(f"cannot be decoded ({reason(problem)})") from None
+
+
+def _looks_like(data):
+    """What a file that is no image of FORMATS may be, in brackets, where its first bytes tell; else nothing."""
+    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if data[4:8] == b"ftyp":  # ISO base media: the brand tells pictures from films
+        return " (HEIC: save it as JPEG or PNG)" if data[8:12] in HEIF_BRANDS else " (a film)"
+    if b"<svg" in start:
+        return " (SVG, a drawing without pixels)"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return " (a web page)"
+    return " (PDF)" if start.startswith(b"%pdf-") else ""
 
 
 def _cut_short(data, kind):

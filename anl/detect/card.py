@@ -18,7 +18,7 @@ import numpy as np
 
 from anl.detect.crops import RULES, aggregate, tile
 from anl.errors import UserError, reason
-from anl.files import read_json, sha256_of, write_json
+from anl.files import identity, read_json, sha256_of, write_json
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
 VERSION = 1
@@ -156,6 +156,11 @@ class Card:
     lower: float
     weights_sha256: str
     whole: dict = dataclasses.field(repr=False)
+
+    @property
+    def identity(self):
+        """A short hash of the whole card, and so of the weights it speaks of."""
+        return identity(self.whole)
 
     def probability(self, logit):
         return 1 / (1 + math.exp(-max(-700.0, min(700.0, logit / self.temperature))))
