@@ -192,7 +192,7 @@ def whole_card():
     """A card as `anl card` writes it, of a detector of two generators."""
     rows = [{"of": name, "condition": "raw", "seen": name == "ddim", "n": 33, "AP": None if name == "real" else 0.9,
              "called_generated": 0.1, "called_undecided": 0.5, "called_real": 0.4} for name in ("real", "ddim")]
-    return {"version": card.VERSION, "weights_sha256": "0" * 64, "size": 64, "rule": "mean", "temperature": 0.5,
+    return {"version": card.VERSION, "weights_sha256": "0" * 64, "size": 64, "rule": "mean", "midpoint": 0.2, "temperature": 0.5,
             "threshold": 1.0, "lower": -0.5, "measured": rows, "limits": ["A demonstration."], "licence": "MIT",
             "chosen_on": {"split": "validation", "n_real": 31, "n_fake": 31, "target_fpr": 0.05, "target_miss": 0.05,
                           "rules": [{"rule": "mean", "AP": 0.8}], "threshold_by_condition": {"raw": 0.0, "files": 1.0},

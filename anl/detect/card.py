@@ -1,9 +1,10 @@
-"""The card of a detector in use: what it was trained on, its rule, thresholds and temperature, its measured errors, its limits.
+"""The card of a detector in use: what it was trained on, its rule, thresholds and probability, its measured errors, its limits.
 
-Rule, thresholds and temperature come from validation photographs, the errors from test photographs; a photograph's patches
+Rule, thresholds and probability come from validation photographs, the errors from test photographs; a photograph's patches
 stand for the crops of a picture. People's pictures have been through JPEG and resizing, so validation images are also
 judged after each harmless processing, and the reals as the files that the photographs came in. The threshold holds its
-false-positive rate in every one of these conditions.
+false-positive rate in every one of these conditions; the probability holds for all of them together, with as many
+generated images as photographs.
 
 What only the making needs is imported there: scoring a first picture need not wait for statistics and tables.
 """
@@ -21,7 +22,7 @@ from anl.errors import UserError, reason
 from anl.files import identity, read_json, sha256_of, write_json
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
-VERSION = 1
+VERSION = 2
 REAL = "real"  # the generator's name of photographs, as in the benchmark
 GENERATED, REAL_WORD, UNDECIDED = "generated", "real", "undecided"
 FILES = "files"  # the condition of a photograph as its file is: all of it, in its own size and format
@@ -36,7 +37,7 @@ LIMITS = (
     "A demonstration: trained for minutes on regenerations of some hundred photographs, it knows no large generator.",
     "It was trained on downsampled photographs; pictures straight from a camera, screenshots and drawings are new to it.",
     "JPEG, resizing and blurring wipe out much of what it reads; it then has little to say, as the shares above show.",
-    "The probability holds for a collection that is half generated, made by the generator it was trained on.",
+    "The probability holds for a collection that is half generated, by what it was trained on, and processed in the ways above.",
     "A verdict is a hint, and no proof of anything about a picture or a person.")
 
 
@@ -50,7 +51,7 @@ def make(run, params, folder, licence):
     from sklearn.metrics import average_precision_score
 
     from anl import detector as detectors
-    from anl import metrics
+    from anl.detect import platt
 
     run, folder = Path(run), Path(folder)
     described, detector = read_json(run / "run.json"), detectors.load(run / WEIGHTS)
@@ -59,15 +60,16 @@ def make(run, params, folder, licence):
     choice = pd.DataFrame([{"rule": rule, "AP": average_precision_score(*_photographs(paired, rule))} for rule in RULES])
     rule = str(choice.loc[choice["AP"].idxmax(), "rule"])  # the first of equals
     target = params.evaluation.target_fpr
-    temperature = metrics.calibrate(*_photographs(paired, rule), target).temperature
-    highest = {condition: float(np.quantile(_photographs(part, rule)[1], 1 - target, method="higher"))
-               for condition, part in val[val["label"] == 0].groupby("condition", sort=False)}
+    real, fake = ({condition: _photographs(part, rule)[1] for condition, part in val[val["label"] == label].groupby(
+        "condition", sort=False)} for label in (0, 1))
+    highest = {condition: float(np.quantile(logit, 1 - target, method="higher")) for condition, logit in real.items()}
     threshold = max(highest.values())
+    midpoint, temperature = platt.fit(list(real.values()), list(fake.values()), min(map(len, [*real.values(), *fake.values()])))
     label, logit = _photographs(paired[paired["condition"] == "raw"], rule)
     lower = min(threshold, float(np.quantile(logit[label == 1], target, method="lower")))
     untouched = _photographs(test[test["condition"] == FILES], rule)[1] > highest["raw"]
     card = {"version": VERSION, "weights_sha256": sha256_of(run / WEIGHTS), "size": params.benchmark.size, "rule": rule,
-            "temperature": temperature, "threshold": threshold, "lower": lower,
+            "midpoint": midpoint, "temperature": temperature, "threshold": threshold, "lower": lower,
             "chosen_on": {"split": "validation", "n_real": int((label == 0).sum()), "n_fake": int((label == 1).sum()),
                           "target_fpr": target, "target_miss": target, "rules": choice.to_dict("records"),
                           "threshold_by_condition": highest,
@@ -147,10 +149,12 @@ def verdict(logit, threshold, lower):
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What scoring needs of a card. size: pixels on a side of a crop. threshold, lower: logits of a whole picture."""
+    """What scoring needs of a card. size: pixels on a side of a crop. midpoint, threshold, lower: logits of a whole picture, the
+    first that of a probability of one half. temperature: what logits beyond it are divided by."""
 
     size: int
     rule: str
+    midpoint: float
     temperature: float
     threshold: float
     lower: float
@@ -163,7 +167,7 @@ class Card:
         return identity(self.whole)
 
     def probability(self, logit):
-        return 1 / (1 + math.exp(-max(-700.0, min(700.0, logit / self.temperature))))
+        return 1 / (1 + math.exp(-max(-700.0, min(700.0, (logit - self.midpoint) / self.temperature))))
 
     def verdict(self, logit):
         return verdict(logit, self.threshold, self.lower)
@@ -181,7 +185,7 @@ def read(folder):
         raise UserError(f"{path} cannot be read ({reason(problem)}); {mend}") from None
     try:
         _check(value, STATED)
-        numbers = {key: float(value[key]) for key in ("temperature", "threshold", "lower")}
+        numbers = {key: float(value[key]) for key in ("midpoint", "temperature", "threshold", "lower")}
         card = Card(size=value["size"], rule=value["rule"], weights_sha256=value["weights_sha256"], whole=value, **numbers)
         sound = (value["version"] == VERSION and type(card.size) is int and 16 <= card.size <= 1024
                  and card.size % 16 == 0 and card.rule in RULES and all(map(math.isfinite, numbers.values()))
