@@ -34,7 +34,7 @@ def write(folder, detector):
             "conditions": str(len(chosen["threshold_by_condition"])), "untouched_generated": f"{chosen['files_above_untouched_threshold']:.0%}",
             "files_generated": f"{files['called_generated']:.0%}",
             "files_undecided": f"{files['called_undecided']:.0%}", "n_files": str(files["n"]),
-            "seen_generated": f"{seen['called_generated']:.0%}", "licence": card["licence"]}
+            "seen_generated": f"{seen['called_generated']:.0%}", "generators": f"`{card['trained_on']['generator']}`", "licence": card["licence"]}
 
 
 def measured_table(rows, download=""):

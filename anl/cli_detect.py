@@ -95,7 +95,7 @@ def detect(options):
 
         def wanted():
             nonlocal earlier
-            for item in found:
+            for item in inputs.without(found, options.resume, options.map):
                 if item[0] in done:
                     earlier += 1
                     counts[done[item[0]]] += 1

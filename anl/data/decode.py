@@ -95,7 +95,7 @@ def decode_bytes(data, max_pixels=MAX_PIXELS):
     """uint8 RGB (H, W, 3) of image bytes. Raises Refused."""
     with _opened(data, max_pixels) as image:
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(ImageOps.exif_transpose(image))
 
 
 def _kind(image):
@@ -157,7 +157,8 @@ def _cut_short(data, kind):
     return False
 
 
-def _to_rgb(image):
+def to_rgb(image):
+    """uint8 RGB (H, W, 3) of a Pillow image, as the module's heading says. Raises Refused."""
     if image.mode.startswith("I"):  # 16 bits, or 32 of which PNG and TIFF readers use 16
         values = np.asarray(image).astype(np.float64)
         grey = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)

@@ -3,8 +3,8 @@
 Rule, thresholds and probability come from validation photographs, the errors from test photographs; a photograph's patches
 stand for the crops of a picture. People's pictures have been through JPEG and resizing, so validation images are also
 judged after each harmless processing, and the reals as the files that the photographs came in. The threshold holds its
-false-positive rate in every one of these conditions; the probability holds for all of them together, with as many
-generated images as photographs.
+false-positive rate in every one of these conditions. The probability holds for a collection of what people have: one half
+photographs as their files are, the other half generated, in every condition there is of those.
 
 What only the making needs is imported there: scoring a first picture need not wait for statistics and tables.
 """
@@ -34,10 +34,10 @@ STATED = {"licence": str, "limits": [str],
           "measured": [{"of": str, "condition": str, "seen": bool, "n": int,
                         **{f"called_{word}": SHARE for word in (GENERATED, UNDECIDED, REAL_WORD)}}]}
 LIMITS = (
-    "A demonstration: trained for minutes on regenerations of some hundred photographs, it knows no large generator.",
+    "A demonstration, trained for minutes on some hundred photographs: it knows none of the large generators.",
     "It was trained on downsampled photographs; pictures straight from a camera, screenshots and drawings are new to it.",
     "JPEG, resizing and blurring wipe out much of what it reads; it then has little to say, as the shares above show.",
-    "The probability holds for a collection that is half generated, by what it was trained on, and processed in the ways above.",
+    "The probability holds for a collection that is half generated, by what it was trained on, untouched or processed.",
     "A verdict is a hint, and no proof of anything about a picture or a person.")
 
 
@@ -64,7 +64,7 @@ def make(run, params, folder, licence):
         "condition", sort=False)} for label in (0, 1))
     highest = {condition: float(np.quantile(logit, 1 - target, method="higher")) for condition, logit in real.items()}
     threshold = max(highest.values())
-    midpoint, temperature = platt.fit(list(real.values()), list(fake.values()), min(map(len, [*real.values(), *fake.values()])))
+    midpoint, temperature = platt.fit([real[FILES]], list(fake.values()), len(real[FILES]))
     label, logit = _photographs(paired[paired["condition"] == "raw"], rule)
     lower = min(threshold, float(np.quantile(logit[label == 1], target, method="lower")))
     untouched = _photographs(test[test["condition"] == FILES], rule)[1] > highest["raw"]

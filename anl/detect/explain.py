@@ -44,12 +44,11 @@ def meaning(card, width=100):
     rows = card.whole["measured"]
     real = [row for row in rows if row["of"] == REAL]
     fakes = [row for row in rows if row["seen"]]
-    said = ["`undecided`: the detector has nothing to say. P(generated) is for a collection that is half generated."]
+    said = ["`undecided`: it has nothing to say. P(generated) is for a collection that is half generated."]
     for row, of in ((next((row for row in real if row["condition"] == FILES), None), "photographs, as their files are"),
-                    (next((row for row in fakes if row["condition"] == "raw"), None),
-                     "untouched images of the kind it was trained on")):
+                    (next((row for row in fakes if row["condition"] == "raw"), None), "images of the kind it was trained on")):
         if row:
-            said.append(f"Of {row['n']} {of}, it called {row['called_generated']:.0%} generated, {row['called_undecided']:.0%} "
+            said.append(f"Of {row['n']} {of}: called {row['called_generated']:.0%} generated, {row['called_undecided']:.0%} "
                         f"undecided, {row['called_real']:.0%} real.")
     said += [*card.whole["limits"][:1], "No verdict proves anything; `anl detect --explain` says more."]
     return "\n".join(printable(line) for sentence in said for line in textwrap.wrap(sentence, width))

@@ -23,6 +23,15 @@ def find(names, listed=()):
     return _each(names, listed)
 
 
+def without(found, file=None, folder=None):
+    """The items of `find` but what the command itself writes: the file `file`, and what lies in `folder`."""
+    file, folder = (None if path is None else os.path.realpath(path) for path in (file, folder))
+    for path, reason in found:
+        real = os.path.realpath(path) if file or folder else None
+        if real is None or (real != file and os.path.dirname(real) != folder):
+            yield path, reason
+
+
 def _each(names, listed):
     seen = set()
     for name in names:
