@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from anl.files import read_json, write_text
 from anl.origins import Origin
 from anl.tables import copy_results
@@ -20,7 +22,8 @@ CAPTIONS = {
 
 
 def gather(results, target):
-    """Copy every measurement in `results` to `target`, with a section each in target/bench.md.txt (empty where none is)."""
+    """Copy every measurement in `results` to `target`, with a section each in target/bench.md.txt, and what was measured of
+    `anl detect` in a sentence in target/detect.md.txt (both empty where none is)."""
     sections = []
     for folder in sorted(path.parent for path in Path(results).glob("*/machine.json")):
         machine = read_json(folder / "machine.json")
@@ -40,3 +43,15 @@ def gather(results, target):
                           f"```{{raw}} html\n:file: {place}.html\n```\n"]
         sections.append("\n".join(lines))
     write_text(target / "bench.md.txt", "\n".join(sections) or "\n")
+    write_text(target / "detect.md.txt", "\n".join(map(detect_words, sorted(Path(results).glob("detect-*")))) or "\n")
+
+
+def detect_words(folder):
+    """What the tables of `anl bench --detect` in `folder` say, as a paragraph."""
+    start, whole, memory, runtimes = (pd.read_csv(folder / f"{name}.csv") for name in ("start", "throughput", "memory", "runtimes"))
+    faster = runtimes.loc[runtimes["runtime"] != "PyTorch", "speed_over_pytorch"]
+    return (f"**How fast.** Measured on {read_json(folder / 'machine.json')['cores']} idle cores: {start['seconds'].max():.1f} s from "
+            f"typing the command to the first score; then {whole['whole_over_slower'].min():.0%} or more of the speed of the slower "
+            f"part, reading or network; {memory['pictures'].max():,} pictures take {memory['memory_over_first'].max():.2f} times the "
+            f"memory of {memory['pictures'].min():,}; in ONNX runtime the network is {faster.min():.1f} to {faster.max():.1f} times as "
+            "fast as in PyTorch. [](cost.md) has the tables.\n")

@@ -3,13 +3,11 @@
 import html
 from pathlib import Path
 
+from anl.detect.explain import CONDITIONS
 from anl.errors import UserError
 from anl.files import read_json, write_csv, write_text
 from anl.origins import Origin, details
 from anl.tables import html_table
-
-CONDITIONS = {"raw": "as patches", "files": "as their files are", "jpeg96": "through JPEG 96", "blur": "blurred slightly",
-              "resize75": "resized to 75 % and back", "denoise": "denoised"}
 
 
 def write(folder, detector):
@@ -36,7 +34,7 @@ def write(folder, detector):
             "conditions": str(len(chosen["threshold_by_condition"])), "untouched_generated": f"{chosen['files_above_untouched_threshold']:.0%}",
             "files_generated": f"{files['called_generated']:.0%}",
             "files_undecided": f"{files['called_undecided']:.0%}", "n_files": str(files["n"]),
-            "seen_generated": f"{seen['called_generated']:.0%}", "licence": card["licence"]}
+            "seen_generated": f"{seen['called_generated']:.0%}", "generators": f"`{card['trained_on']['generator']}`", "licence": card["licence"]}
 
 
 def measured_table(rows, download=""):
