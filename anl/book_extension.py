@@ -2,7 +2,7 @@
 
 Loaded by book/_config.yml. `{{ notebook.key }}` in a page is the text of that value in book/generated/values.json. Under
 each figure from book/generated it shows where the figure comes from (`X.origin.html` beside X.png), and it hands what interactive
-ones are drawn anew from (`X.plot.json`) to their script.
+ones are drawn anew from (`X.plot.json`, `X.forest.json`) to their script.
 """
 
 import html
@@ -12,13 +12,18 @@ import shutil
 from pathlib import Path
 
 from docutils import nodes
+from PIL import Image
 from sphinx.errors import ExtensionError
 
 from anl.origins import FILES
 
 PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_][\w]*(?:\.[A-Za-z_][\w]*)*)\s*\}\}")
 ON_ONE_PAGE = ("demo/", "vendor/")  # folders of book/_static
-DRAWN = {"interactive": "plot", "gallery": "gallery-view"}  # class of a figure: of the place that plots.js or gallery.js draws in
+# class of a figure: of the place that plots.js, forest.js or gallery.js draws in, and what ends the name of its numbers
+DRAWN = {"interactive": ("plot", ".plot.json"), "forest": ("plot", ".forest.json"), "gallery": ("gallery-view", ".plot.json")}
+DPI, PAGE_DPI = 144, 96  # of the notebooks' figures, and of a page
+WIDE = 600  # pixels of a page; a wider image would be illegible on a phone and scrolls there, at LEAST of its size
+LEAST = 0.7
 EARLY = 100  # before the table of contents is read, so that a missing `anl book` is the first thing said
 
 
@@ -70,16 +75,28 @@ def complete_figures(app, doctree):
         if not origin.is_file():
             raise ExtensionError(f"nothing tells where {path} comes from ({origin.name} is missing): run `anl book`")
         figure.parent.insert(figure.parent.index(figure) + 1, _raw(origin.read_text(encoding="utf-8")))
+        _scroll(figure, path)
         for name in set(DRAWN) & set(figure["classes"]):
             figure.insert(0, _raw(_plot(path, next(figure.findall(nodes.caption)).astext(), name)))
 
 
+def _scroll(figure, path):
+    """Put the figure's image into a box of its own, so that it may scroll where its caption does not."""
+    with Image.open(path) as image:
+        width = image.width / DPI * PAGE_DPI
+    wide = f' class="figure-image wide" style="--least: {LEAST * width:.0f}px"' if width > WIDE else ' class="figure-image"'
+    place = next(index for index, child in enumerate(figure.children) if list(child.findall(nodes.image)))
+    figure.insert(place + 1, _raw("</div>"))
+    figure.insert(place, _raw(f"<div{wide}>"))
+
+
 def _plot(path, title, name):
     """What the script of a figure of class `name` draws, hidden until it has run."""
-    numbers = path.with_suffix(".plot.json")
+    place, suffix = DRAWN[name]
+    numbers = path.with_suffix(suffix)
     if not numbers.is_file():
         raise ExtensionError(f"{path} is marked {name}, and {numbers.name} is missing: run `anl book`, or take the mark away")
-    return (f'<div class="{DRAWN[name]}" data-title="{html.escape(title, quote=True)}" hidden><script type="application/json">'
+    return (f'<div class="{place}" data-title="{html.escape(title, quote=True)}" hidden><script type="application/json">'
             f'{numbers.read_text(encoding="utf-8")}</script></div>')
 
 
