@@ -6,8 +6,11 @@ X.forest.json, taken from the notebook's CSV.
 
 import csv
 import json
+import re
+from collections import Counter
 
 from anl.files import rounded, write_text
+from anl.tables import signed
 
 DIGITS = 6  # as the CSV; the page rounds once, to three, as its tables do
 METRICS = ("AP", "balanced_accuracy")
@@ -16,17 +19,19 @@ METRICS = ("AP", "balanced_accuracy")
 def write(source, target, headline):
     """Write X.plot.json and X.forest.json into `target` for each figure X.png that can be drawn anew. source: a notebook's results."""
     for name, (kind, rows_of) in PLOTS.items():
-        _write(source, target, name, headline, ".plot.json", lambda folder: {"kind": kind, "rows": rows_of(folder)})
+        _write(source, target / name, headline, ".plot.json", kind, rows_of)
     for name, (value_of, view) in FORESTS.items():
-        _write(source, target, name, view or headline, ".forest.json", lambda folder: {"kind": "forest", **value_of(folder)})
+        _write(source, target / name, view or headline, ".forest.json", "forest", value_of)
 
 
-def _write(source, target, name, view, suffix, value_of):
-    notebook, figure = name.split("/")
-    if source.name == notebook and (source / figure).is_file():
-        value = {**value_of(source), "start": {"view": view, "metric": "AP", "generator": "unseen"}}
+def _write(source, figure, view, suffix, kind, numbers_of):
+    """figure: target / notebook / name of the image. numbers_of: gives rows, or a dict that holds them."""
+    if source.name == figure.parent.name and (source / figure.name).is_file():
+        found = numbers_of(source)
+        value = {"kind": kind, **(found if isinstance(found, dict) else {"rows": found}),
+                 "start": {"view": view, "metric": "AP", "generator": "unseen"}}
         text = json.dumps(rounded(value, DIGITS), separators=(",", ":"), allow_nan=False)
-        write_text((target / figure).with_suffix(suffix), text.replace("</", "<\\/"))
+        write_text(figure.parents[1] / (figure.stem + suffix), text.replace("</", "<\\/"))
 
 
 def step_rows(source):
@@ -93,6 +98,20 @@ def by_part(source):
     return {"rows": rows, "baseline": ""}
 
 
+def by_verdict(source):
+    """A line a rule of the claims, with its limit; a series a verdict."""
+    rows, table = [], _read(source / "verdicts.csv")
+    rules = Counter(row["id"] for row in table)
+    for row in table:
+        if row["value"]:
+            value = float(row["value"])
+            rows.append({"line": row["title"] if rules[row["id"]] == 1 else row["measure"], "series": row["verdict"], "panel": 0, "view": "matched", "metric": "AP", "mean": value,
+                         "low": float(row["low"] or value), "high": float(row["high"] or value),
+                         "limit": float(re.search(r"[\d.]+$", row["rule"])[0]),
+                         "said": signed(f"{row['title']}: {row['verdict']}. {row['measure']}: {row['text']} (rule: {row['rule']})")})
+    return {"rows": rows, "label": "value; the stroke is the rule's limit"}
+
+
 def _forest(row, panel, line, series, mean):
     return {"line": line, "series": series, "panel": panel, "view": row["view"], "metric": row["metric"], "mean": float(mean),
             **{name: float(row[name]) for name in ("low", "high")}, **{name: int(row[name]) for name in ("seeds", "n")}}
@@ -116,7 +135,7 @@ PLOTS = {"step_t/ap_by_step.png": ("steps", step_rows), "cross_generator/ap_by_g
 FORESTS = {"cross_generator/ap_by_generator.png": (by_generator("summary.csv", "difference.csv"), None),
            "cross_generator/ap_by_generator_jpeg96.png": (by_generator("summary.csv", "difference.csv"), "jpeg96"),
            "families/AP_by_family.png": (by_generator("means.csv", "gain.csv"), None),
-           "families/methods.png": (by_part, None),
+           "families/methods.png": (by_part, None), "claims/verdicts.png": (by_verdict, None),
            "attention/ap_by_attention.png": (by_variant("summary.csv", "difference.csv"), None),
            "attention_loss/ap_by_attention.png": (by_variant("summary.csv", "gain.csv"), None),
            "loss_weight/ap_by_weight.png": (by_variant("summary.csv", "gain.csv"), None),
