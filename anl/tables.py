@@ -24,19 +24,24 @@ WORDS = {"n": "n", "psnr": "PSNR (dB)", "ap_against_real": "AP against real", "s
 NAMES = {"plain", "anl", "ddim", "ddpm", "flow", "vae", "vq", "latent", "dpm", "inpaint", "superres", "gan", "jpeg96"}
 LEADING = ("unseen_AP", "unseen_AP_jpeg96", "seen_AP", "seen_AP_jpeg96")  # columns that come first, whatever the file's order
 INTERVAL = "95\N{NO-BREAK SPACE}%"
+NO_NUMBER = {"nan", "inf", "-inf"}
 WORDY = 60  # letters; a table with longer cells turns into a list of cards on a phone
 LINES, GROUPS = ("generator", "control"), ("method", "other", "attention")
 
 
-def csv_table(path, keep=None, interval=INTERVAL, download=""):
+def csv_table(path, keep=None, interval=INTERVAL, download="", mend=""):
     """A CSV file as an HTML table; `x, low, high` and `x, x_low, x_high` become one column `x [interval]`.
 
     keep: {column: value}; of a table with such a column only those rows are shown, without the column. A table of
-    intervals per method becomes a column a method. download: where the page finds the file.
+    intervals per method becomes a column a method. download: where the page finds the file. mend: the command that makes
+    it again. Raises UserError, naming file and line, on a value that is no number.
     """
     with open(path, newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         rows, columns = list(reader), list(reader.fieldnames or [])
+    for line, row in enumerate(rows, 2):
+        if wrong := next((name for name in columns if str(row[name]).lower() in NO_NUMBER), None):
+            raise UserError(f"{path}, line {line}: '{wrong}' is '{row[wrong]}', not a number{f'; make it again with `{mend}`' if mend else ''}")
     for column, value in (keep or {}).items():
         if column in columns:
             rows = [row for row in rows if row[column] == value]
@@ -151,7 +156,7 @@ def copy_results(source, target, shown, origin, interval=INTERVAL):
         if path.suffix in (".png", ".csv"):
             shutil.copyfile(path, target / path.name)
         if path.suffix == ".csv":
-            table = csv_table(path, shown, interval, origin.link(path.name))
+            table = csv_table(path, shown, interval, origin.link(path.name), origin.command)
             write_text(target / f"{path.stem}.html", table + details(origin, [path.name]))
         if path.suffix == ".png":
             behind = FIGURES.get(f"{source.name}/{path.name}", tables)

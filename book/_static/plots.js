@@ -204,7 +204,8 @@ window.anlPlots = (() => {
   }
 
   function start(place) {
-    const { kind, rows, start: first, ...more } = JSON.parse(place.querySelector("script").textContent);
+    const { kind, columns, rows: table, start: first, ...more } = JSON.parse(place.querySelector("script").textContent);
+    const rows = table.map((cells) => Object.fromEntries(columns.map((name, index) => [name, cells[index] ?? undefined])));
     const { selectors, height, draw, note } = kinds[kind];
     const options = selectors(rows);
     const chosen = Object.fromEntries(Object.keys(options).map((key) =>

@@ -91,10 +91,13 @@
 
   /** A box that scrolls can be reached by the keyboard; one that does not is no stop on the way. */
   function reachable(box) {
-    new ResizeObserver(() => {
+    const look = () => {
       if (box.scrollWidth > box.clientWidth + 2) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
-    }).observe(box);
+    };
+    box.querySelector("img")?.addEventListener("load", look);
+    new ResizeObserver(look).observe(box);
+    look();
   }
 
   document.addEventListener("DOMContentLoaded", () => {
