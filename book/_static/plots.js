@@ -6,6 +6,7 @@ window.anlPlots = (() => {
   const METRICS = { AP: "AP", balanced_accuracy: "balanced accuracy", classification_loss: "classification loss (nats)",
     noise_loss: "noise loss (target variance 1)", val_AP: "validation AP, seen generator" };
   const SMALL = 520; // px; below, labels are shortened
+  const LEAST = 240; // px; a page that is not laid out yet has no width
 
   const unique = (values) => [...new Set(values)];
   const digits = (value) => value.toFixed(3).replace("-", "\u2212");
@@ -215,7 +216,8 @@ window.anlPlots = (() => {
     const said = document.createElement("output");
     tools.className = "plot-tools";
     const redraw = () => {
-      const size = { width: place.clientWidth, height: height(rows, place.clientWidth, chosen) };
+      const wide = Math.max(place.clientWidth, LEAST);
+      const size = { width: wide, height: height(rows, wide, chosen) };
       picture.replaceChildren();
       picture.setAttribute("viewBox", `0 0 ${size.width} ${size.height}`);
       picture.setAttribute("aria-label", `${place.dataset.title}; ${Object.values(chosen).join(", ")}`);
