@@ -34,6 +34,8 @@ def run_identity(settings, protocol, backbone, method, seed):
     parts = {key: dataclasses.asdict(settings)[key] for key in ("seed", "limit", "prior", "crop", "detector", "training",
                                                                 "validation")}
     del parts["training"]["workers"]
+    if parts["detector"]["branch"] == "stem":  # it came later: runs without it keep their identity
+        del parts["detector"]["branch"]
     return identity({**parts, "protocol": dataclasses.asdict(settings.protocols[protocol]),
                      "backbone": dataclasses.asdict(settings.backbones[backbone]), "method": method, "run_seed": seed})
 
@@ -41,18 +43,19 @@ def run_identity(settings, protocol, backbone, method, seed):
 def build(settings, backbone, method, teacher=None):
     """The untrained Detector, its backbone as timm gives it: pretrained where the profile says so.
 
-    timm folds pretrained weights of the first layer from three channels to the stem's. Raises UserError where they cannot be
-    had.
+    timm folds pretrained weights of the first layer from three channels to the stem's; without a stem they are taken as they
+    are. Raises UserError where they cannot be had.
     """
     chosen, shape = settings.backbones[backbone], settings.detector
     noise = method != "plain"
     made = detectors.Detector(chosen.model, chosen.stride, shape.stem_width, shape.patch, settings.crop, noise=noise,
                               attention=shape.attention if noise else "none", attention_dim=shape.attention_dim,
-                              noise_channels=teacher.channels if teacher else 3, noise_factor=teacher.cell if teacher else 1)
+                              noise_channels=teacher.channels if teacher else 3, noise_factor=teacher.cell if teacher else 1,
+                              branch=shape.branch)
     if chosen.pretrained:
         index = made.backbone.feature_info.out_indices
         try:
-            source = timm.create_model(chosen.model, pretrained=True, in_chans=shape.stem_width, features_only=True,
+            source = timm.create_model(chosen.model, pretrained=True, features_only=True, in_chans=3 if made.stem is None else shape.stem_width,
                                        out_indices=index)
         except Exception as problem:  # of the hub, the network or the cache: many kinds
             raise UserError(f"pretrained weights of {chosen.model} cannot be had ({' '.join(str(problem).split())[:150]}); "

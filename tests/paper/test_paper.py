@@ -204,7 +204,8 @@ def test_pretrained_weights_that_cannot_be_had_are_one_line(ran, monkeypatch):
         training.build(dataclasses.replace(ran, backbones=backbones), "resnet50", "plain")
 
 
-def test_pretrained_weights_stand_in_the_detectors_backbone(ran, monkeypatch):
+@pytest.mark.parametrize("branch", ["stem", "shallow"])
+def test_pretrained_weights_stand_in_the_detectors_backbone(ran, monkeypatch, branch):
     import dataclasses
 
     made = []
@@ -216,8 +217,10 @@ def test_pretrained_weights_stand_in_the_detectors_backbone(ran, monkeypatch):
 
     monkeypatch.setattr(training.timm, "create_model", local)
     backbones = {"tiny": settings.Backbone("test_resnet", 8, True)}
-    detector = training.build(dataclasses.replace(ran, backbones=backbones), "tiny", "plain")
+    changed = dataclasses.replace(ran, backbones=backbones, detector=dataclasses.replace(ran.detector, branch=branch))
+    detector = training.build(changed, "tiny", "plain")
     source, stands = made[-1].state_dict(), detector.backbone.state_dict()
+    assert (detector.stem is None) == (branch == "shallow")
     assert all(torch.equal(source[key], stands[key]) for key in source)
 
 
