@@ -23,12 +23,12 @@ def peers_table(params, batches=(1, 64), repeats=5):
     settings, size = dataclasses.asdict(params.detector), params.benchmark.size
     ours, own = cost.variants(settings, size), params.method.attention
     models = {name: ours[name] for name in ("bare", "plain", own)}
-    needs = dict.fromkeys(models, ())
+    counted = {name: inference_cost(model, size) for name, model in models.items()}
     for name in PEERS:
         peer = baselines.build(name, settings, size, dataclasses.asdict(params.baselines), params.models_folder)
+        counted[name] = inference_cost(peer, size, baselines.get(name).needs, params.models_folder)
         peer.represent = peer.represent.function  # computed each time, not looked up
-        models[name], needs[name] = peer.eval().to(memory_format=torch.channels_last), baselines.get(name).needs
-    counted = {name: inference_cost(model, size, needs[name], params.models_folder) for name, model in models.items()}
+        models[name] = peer.eval().to(memory_format=torch.channels_last)
     called = {name: _calls(model, size) for name, model in models.items()}
     rows = []
     for batch in batches:

@@ -15,6 +15,7 @@ def in_world(world, monkeypatch):
 
 
 def test_a_step_is_timed_in_the_very_loop_and_nothing_stays_behind(in_world):
+    torch.use_deterministic_algorithms(False)
     table = bench_loops.step_table(in_world.params, repeats=2).set_index("model")
     assert list(table.index) == ["bare", "plain", "none", "energy", "gate", "affinity", "shallow"]
     assert (table["seconds"] > 0).all() and table.loc["plain", "time_over_plain"] == table.loc["bare", "time_over_bare"] == 1
