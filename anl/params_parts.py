@@ -174,6 +174,7 @@ class Runs:
     quiet_attentions: list[str] = field(default_factory=list)
     noise_on: list[str] = field(default_factory=list)
     gradients: list[str] = field(default_factory=list)
+    branches: list[str] = field(default_factory=list)
     pairs: list[int] = field(default_factory=list)
     formats: list[str] = field(default_factory=list)
     leaky_steps: list[int] = field(default_factory=list)

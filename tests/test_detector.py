@@ -104,3 +104,58 @@ def test_a_pickle_in_its_place_is_not_opened(tmp_path):
     torch.save(make().state_dict(), tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="holds no detector"):
         detectors.load(tmp_path / "model.safetensors")
+
+
+def test_shallow_branch_leaves_the_backbone_as_timm_builds_it():
+    whole = make(branch="shallow")
+    out = whole(torch.rand(2, 3, 32, 32))
+    assert out.noise.shape == (2, 3, 32, 32) and whole.stem is None
+    bare = make(branch="shallow", noise=False, attention="none")
+    timm_names = {f"backbone.{name}" for name in detectors.features_of("test_resnet", 8, 3).state_dict()}
+    assert set(bare.state_dict()) == timm_names | {"classifier.weight", "classifier.bias"}
+    assert {name for name in set(whole.state_dict()) - set(bare.state_dict())} == {
+        name for name in whole.state_dict() if name.startswith(("head.", "attention."))}
+
+
+@pytest.mark.parametrize("factor, channels", [(1, 3), (2, 4), (8, 4)])
+def test_noise_of_the_shallow_branch_has_the_priors_grid(factor, channels):
+    out = make(branch="shallow", noise_channels=channels, noise_factor=factor)(torch.rand(2, 3, 32, 32))
+    assert out.noise.shape == (2, channels, 32 // factor, 32 // factor)
+
+
+def test_shallow_branch_can_tell_the_noise_of_one_pixel():
+    """Cells of 2 x 2 pixels lose nothing: every pixel moves the noise at its own place, each otherwise than its neighbour."""
+    branch = detectors.ShallowBranch(8, 3, 1).eval()
+    x = torch.zeros(1, 3, 8, 8)
+    moved = []
+    for row, column in ((2, 2), (2, 3), (3, 2), (3, 3)):
+        changed = x.clone()
+        changed[0, 0, row, column] = 1
+        moved.append(branch(changed) - branch(x))
+    assert all(change.abs().sum() > 0 for change in moved)
+    assert not any(torch.allclose(moved[0], change) for change in moved[1:])
+
+
+def test_shallow_branch_is_refused_where_it_cannot_work():
+    with pytest.raises(UserError, match="no branch 'deep'; choose one of stem, shallow"):
+        make(branch="deep")
+    with pytest.raises(UserError, match="'shallow' needs an attention"):
+        make(branch="shallow", attention="none")
+    with pytest.raises(UserError, match="a cell of the noise has 3"):
+        make(branch="shallow", noise_factor=3)
+
+
+def test_settings_of_the_stem_are_stored_as_before_and_those_of_the_branch_come_back(tmp_path):
+    assert "branch" not in make().settings
+    shallow = make(branch="shallow")
+    detectors.save(shallow, tmp_path / "model.safetensors")
+    x = torch.rand(2, 3, 32, 32)
+    again = detectors.load(tmp_path / "model.safetensors")
+    assert again.settings["branch"] == "shallow" and torch.equal(again(x).logit, shallow(x).logit)
+
+
+def test_a_plain_detector_without_the_stem_is_the_bare_backbone():
+    from anl.cost import BareBackbone, counts
+
+    bare = make(branch="shallow", noise=False, attention="none")
+    assert counts(bare, 32) == counts(BareBackbone("test_resnet", 8).eval(), 32)

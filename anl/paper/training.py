@@ -36,6 +36,8 @@ def run_identity(settings, protocol, backbone, method, seed):
     parts = {key: dataclasses.asdict(settings)[key] for key in ("seed", "limit", "prior", "crop", "detector", "training",
                                                                 "validation")}
     del parts["training"]["workers"]
+    if parts["detector"]["branch"] == "stem":  # it came later: runs without it keep their identity
+        del parts["detector"]["branch"]
     return identity({**parts, "protocol": dataclasses.asdict(settings.protocols[protocol]),
                      "backbone": dataclasses.asdict(settings.backbones[backbone]), "method": method, "run_seed": seed})
 
@@ -44,17 +46,19 @@ def build(settings, backbone, method, teacher=None):
     """The untrained Detector, its backbone as timm gives it: pretrained where the profile says so.
 
     timm repeats the first layer's pretrained weights, which are of three channels, over the stem's. The stem itself starts
-    untrained, so that layer has to learn anew what its inputs mean, while deeper ones begin where they were. Raises UserError
-    where the weights cannot be had.
+    untrained, so that layer has to learn anew what its inputs mean, while deeper ones begin where they were; without a stem
+    all are taken as they are. Raises UserError where the weights cannot be had.
     """
     chosen, shape = settings.backbones[backbone], settings.detector
     noise = method != "plain"
     made = detectors.Detector(chosen.model, chosen.stride, shape.stem_width, shape.patch, settings.crop, noise=noise,
                               attention=shape.attention if noise else "none", attention_dim=shape.attention_dim,
-                              noise_channels=teacher.channels if teacher else 3, noise_factor=teacher.cell if teacher else 1)
+                              noise_channels=teacher.channels if teacher else 3, noise_factor=teacher.cell if teacher else 1,
+                              branch=shape.branch)
     if chosen.pretrained:
         try:
-            made.backbone = detectors.features_of(chosen.model, chosen.stride, shape.stem_width, settings.crop, pretrained=True)
+            made.backbone = detectors.features_of(chosen.model, chosen.stride, 3 if made.stem is None else shape.stem_width,
+                                                  settings.crop, pretrained=True)
         except Exception as problem:  # of the hub, the network or the cache: many kinds
             raise UserError(f"pretrained weights of {chosen.model} cannot be had ({' '.join(str(problem).split())[:150]}); "
                             "unset HF_HUB_OFFLINE where the hub can be reached, or set backbones."
