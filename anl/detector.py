@@ -3,6 +3,7 @@
     h = stem(x);  n_hat = head(h);  f = backbone(h);  f' = attention(f, n_hat);  logit = linear(pool(f'))
 
 The plain detector is the same stem, backbone and classifier without head and attention. The prior appears nowhere.
+Of `anl+` the stem sees residuals of the image, or the backbone reads nothing but the predicted noise (`reads`).
 """
 
 import json
@@ -17,7 +18,8 @@ from torch import nn
 from anl import attention as attentions
 from anl.errors import UserError
 from anl.files import whole_file
-from anl.params import GRADIENTS
+from anl.params import GRADIENTS, READS
+from anl.residuals import CHANNELS, residuals
 
 
 class Output(NamedTuple):
@@ -39,11 +41,13 @@ class Detector(nn.Module):
     `none`, `energy`, `gate`, `affinity`; all but `none` need the noise head. attention_dim: width of the queries and
     keys of `affinity`. gradient: `joint`, or `detached`: classification then leaves the noise head alone, so that the
     attention reads nothing but what the noise loss taught it. noise_channels, noise_factor: channels of the noise, and
-    image pixels on a side of one of its cells.
+    image pixels on a side of one of its cells. reads: `image`; `residual`, where the stem sees fixed high-pass residuals
+    (anl.residuals), standardised; or `noise`, where the stem sees them too, and the backbone reads the noise that the stem
+    predicts and nothing else: what a classifier of the prior's noise reads, without the prior.
     """
 
     def __init__(self, backbone, stride, stem_width, patch, size, noise=True, attention="affinity", attention_dim=32,
-                 gradient="joint", noise_channels=3, noise_factor=1):
+                 gradient="joint", noise_channels=3, noise_factor=1, reads="image"):
         super().__init__()
         if attention != "none" and not noise:
             raise UserError(f"attention '{attention}' needs the predicted noise: use target `prior`, or attention `none`")
@@ -52,9 +56,15 @@ class Detector(nn.Module):
         self.settings = {"backbone": backbone, "stride": stride, "stem_width": stem_width, "patch": patch, "size": size,
                          "noise": noise, "attention": attention, "attention_dim": attention_dim, "gradient": gradient,
                          "noise_channels": noise_channels, "noise_factor": noise_factor}
+        if reads not in READS:
+            raise UserError(f"a detector cannot read '{reads}'; choose one of {', '.join(READS)}")
+        if reads == "noise" and not (noise and noise_factor == 1):
+            raise UserError("a detector that reads the predicted noise needs the noise of a prior of pixels as target")
+        if reads != "image":  # it came later: what other detectors save stays the same
+            self.settings["reads"] = reads
         self.detached = gradient == "detached"
         # at full resolution, unstrided: noise at t = 1 has no energy left after a stride of 4
-        self.stem = nn.Sequential(conv(3, stem_width), conv(stem_width, stem_width))
+        self.stem = nn.Sequential(conv(3 if reads == "image" else CHANNELS, stem_width), conv(stem_width, stem_width))
         self.backbone = features_of(backbone, stride, stem_width)
         info = self.backbone.feature_info
         channels, grid = info.channels()[-1], size // info.reduction()[-1]
@@ -63,10 +73,16 @@ class Detector(nn.Module):
         self.attention = attentions.build(attention, channels, max(1, patch // noise_factor), grid, noise_channels,
                                           attention_dim)
         self.classifier = nn.Linear(channels, 1)
+        self.standardise = standardised(CHANNELS) if reads != "image" else None
+        self.reader = nn.Sequential(standardised(noise_channels), conv(noise_channels, stem_width),
+                                    conv(stem_width, stem_width)) if reads == "noise" else None
 
     def forward(self, x):
-        h = self.stem(x / 0.5)  # photographs have a standard deviation of about a half in [-1, 1]
+        # photographs have a standard deviation of about a half in [-1, 1]
+        h = self.stem(x / 0.5 if self.standardise is None else self.standardise(residuals(x)))
         noise = None if self.head is None else self.head(h)
+        if self.reader is not None:
+            h = self.reader(noise)
         heard = noise.detach() if self.detached and noise is not None else noise
         features, weights = self.attention(self.backbone(h)[-1], heard)
         pooled = features.mean((2, 3))
@@ -90,6 +106,11 @@ def features_of(name, stride, in_chans):
     if index is None:
         raise UserError(f"detector.stride {stride} is finer than the first stage of {name} ({reductions[0]}); raise it")
     return timm.create_model(name, **options, out_indices=(index,))
+
+
+def standardised(channels):
+    """Each channel at mean 0 and deviation 1 over the training batches: residuals differ in scale by orders of magnitude."""
+    return nn.BatchNorm2d(channels, eps=1e-10, affine=False)
 
 
 def conv(inputs, outputs):

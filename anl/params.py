@@ -38,6 +38,7 @@ PERTURBATIONS = {"jpeg": (1, 100), "webp": (1, 100), "blur": (0.1, 10), "resize"
                  "noise": (0.1, 64)}
 PRECISIONS = ("fp32", "bf16", "fp16")
 GRADIENTS = ("joint", "detached")
+READS = ("image", "residual", "noise")
 NOISE_ON = ("both", "real", "generated")
 LOSSLESS = "lossless"
 FORMATS = (LOSSLESS, "leaky")

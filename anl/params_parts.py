@@ -179,6 +179,8 @@ class Runs:
     leaky_steps: list[int] = field(default_factory=list)
     plus_targets: list[str] = field(default_factory=list)
     consistent_targets: list[str] = field(default_factory=list)
+    reads: list[str] = field(default_factory=list)
+    plain_reads: list[str] = field(default_factory=list)
     baselines: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     experiments: list[str] = field(default_factory=list)

@@ -161,7 +161,8 @@ def _build(spec, params, data):
                                dataclasses.asdict(params.baselines), params.models_folder)
     channels, factor = _noise_shape(data, params.benchmark.size)
     return Detector(**dataclasses.asdict(params.detector), size=params.benchmark.size, noise=spec.target != "none",
-                    attention=spec.attention, gradient=spec.gradient, noise_channels=channels, noise_factor=factor)
+                    attention=spec.attention, gradient=spec.gradient, noise_channels=channels, noise_factor=factor,
+                    reads=spec.reads)
 
 
 def _fake_rows(data, seed, step):
