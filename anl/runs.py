@@ -69,7 +69,7 @@ class RunSpec:
             if not spec[switch]:
                 del spec[switch]
         if self.baseline:
-            parts["baselines"] = dataclasses.asdict(params.baselines)
+            parts["baselines"] = baselines.decisive(self.baseline, dataclasses.asdict(params.baselines))
         return files.identity({"spec": spec, **parts,
                                "views": [params.evaluation.views, params.evaluation.controls]})
 
