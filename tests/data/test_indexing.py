@@ -3,9 +3,11 @@ import hashlib
 import io
 import os
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -235,6 +237,34 @@ def test_a_killed_run_goes_on_from_its_last_part(tmp_path, monkeypatch):
 def test_workers_change_nothing(tmp_path):
     root = genimage(tmp_path / "set")
     assert run(root, workers=2)[0].equals(run(root, workers=1)[0])
+
+
+def test_memory_does_not_grow_with_the_tree(tmp_path, monkeypatch):
+    """Python's own memory and Arrow's, at four times as many files in four times as many folders."""
+    monkeypatch.setattr(indexing, "PART", 40)
+    monkeypatch.setattr(manifest, "ROW_GROUP", 40)
+    peaks = []
+    for folders in (2, 8, 32):  # the first makes what is made once
+        root = write(tmp_path / f"set{folders}", {f"class{n:02d}/{label}/{i}.png": encoded(1000 * n + 10 * i + (label > "1"), size=8)
+                                                  for n in range(folders) for label in ("0_real", "1_fake") for i in range(10)})
+        allocated = []
+        write_part = indexing.pq.write_table
+
+        def noted(*args, seen=allocated, write_part=write_part, **options):
+            seen.append(pa.total_allocated_bytes())
+            return write_part(*args, **options)
+
+        monkeypatch.setattr(indexing.pq, "write_table", noted)
+        tracemalloc.start()
+        assert run_counted(root) == 20 * folders
+        peaks.append(tracemalloc.get_traced_memory()[1] + max(allocated))
+        tracemalloc.stop()
+        monkeypatch.setattr(indexing.pq, "write_table", write_part)
+    assert peaks[2] < 1.5 * peaks[1], peaks
+
+
+def run_counted(root):
+    return indexing.index(root, root.with_suffix(".parquet"), workers=1, decode=False, say=lambda text: None).images
 
 
 def test_the_registry_says_what_to_expect():
