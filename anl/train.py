@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from sklearn.metrics import average_precision_score
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -138,7 +137,7 @@ def _accelerator(precision):
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("training.precision fp16 needs a GPU, and there is none here; choose bf16 or fp32")
     used = arithmetic.in_use(precision, "cuda" if torch.cuda.is_available() else "cpu")
-    return Accelerator(mixed_precision="no" if used == "fp32" else used, log_with=tracking.TRACKER)
+    return processes.accelerator(used, tracking.TRACKER)
 
 
 def _build(spec, params, data):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from anl import runs, targets, train
+from anl import processes, runs, targets, train
 from anl.errors import UserError
 from tests.conftest import ROOT
 
@@ -190,3 +190,8 @@ def test_a_consistent_run_asks_augmented_images_too(in_world, tmp_path, monkeypa
     monkeypatch.setattr(train, "anl_loss", lambda *a: counted.extend(a[4].tolist()) or honest(*a))
     fit(in_world, spec_of(in_world, consistent=True), tmp_path)
     assert all(counted) and len(counted) == 32
+
+
+def test_trainings_of_several_number_formats_can_follow_each_other_in_one_process():
+    """Accelerate fixes the format for a whole process; a notebook, or these tests, train in more than one."""
+    assert [processes.accelerator(precision).mixed_precision for precision in ("bf16", "fp32", "bf16")] == ["bf16", "no", "bf16"]

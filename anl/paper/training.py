@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from tqdm import tqdm
 
 from anl import arithmetic, processes, seeds
@@ -81,7 +80,7 @@ def train(settings, protocol, backbone, method, seed, cache=".cache/anl", accele
     """
     config, folder = settings.training, settings.run(protocol, backbone, method, seed)
     used = arithmetic.in_use(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
-    accelerator = accelerator or Accelerator(mixed_precision="no" if used == "fp32" else used)
+    accelerator = accelerator or processes.accelerator(used)
     device, me = accelerator.device, processes.here()
     if config.batch_size // 2 < me.count:
         raise UserError(f"a batch of {config.batch_size // 2} pairs cannot be shared by {me.count} processes; raise "
