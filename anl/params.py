@@ -143,6 +143,9 @@ def _merge(base, change, origin, place=""):
     for key, value in change.items():
         if key not in base:
             raise UserError(f"{origin}: unknown key '{place}{key}'; known here: {', '.join(map(str, base))}")
+        if value is None and isinstance(base[key], dict):  # no mapping of a profile may be null: it is left out
+            del merged[key]
+            continue
         both = isinstance(value, dict) and isinstance(base[key], dict)
         merged[key] = _merge(base[key], value, origin, f"{place}{key}.") if both else value
     return merged
