@@ -87,7 +87,8 @@ def load(path="params.yaml"):
 
 
 def resolve(name, folder="profiles"):
-    """The plain dict of profile `name`, its bases merged in. Raises UserError on an unknown profile."""
+    """The plain dict of profile `name`, its bases merged in; a mapping that it sets to null leaves that of its base out. Raises
+    UserError on an unknown profile."""
     path = Path(folder) / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(item.stem for item in Path(folder).glob("*.yaml")))
