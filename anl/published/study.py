@@ -165,7 +165,7 @@ def budget(groups, params, read=read_json):
     return pd.DataFrame(rows)
 
 
-def quoted_longer(accuracy, summary, rates, budget, params):
+def quoted_longer(accuracy, summary, budget, params):
     """{key: value} of the runs with a longer budget, accuracies in per cent. accuracy, summary: of the headline view and others.
     The method that the page speaks of is the best on validation images."""
     headline = params.evaluation.headline
@@ -184,8 +184,6 @@ def quoted_longer(accuracy, summary, rates, budget, params):
     for item in chosen[chosen["generator"] == params.benchmark.seen].to_dict("records"):
         make = _per_cent if "accuracy" in item["metric"] else _plain
         found[item["metric"]] = make(item["mean"], item["low"], item["high"], item)
-    for row in rates[rates["method"] == best["method"]].to_dict("records"):
-        found[f"called_{row['control']}"] = _per_cent(row["false_positive_rate"], row["low"], row["high"], row)
     spent = budget[budget["method"] == best["method"]]
     texts = {"method": f"`{best['method']}`", "methods": str(len(mine)), "backbone": f"`{params.detector.backbone}`",
              "pairs": f"{params.use.train:,}", "images": f"{int(best['n']):,}", "seeds": str(int(best["seeds"])),

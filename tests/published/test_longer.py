@@ -59,17 +59,15 @@ def test_the_page_speaks_of_the_best_on_validation_images_and_says_whether_it_re
     views = ("matched", "jpeg96")
     accuracy = pd.concat([study.accuracy(groups, long, view, tables.get) for view in views])
     summary = pd.concat([analysis.summary(groups, long, view, study.LONGER, tables.get) for view in views])
-    rates = pd.DataFrame([{"method": name, "control": "raw", "false_positive_rate": 0.05, "low": 0.0, "high": 0.1, "n": 60, "seeds": 1}
-                          for name in groups])
     about = {"spec": {"seed": 0}, "parameters": 1234567, "precision": "bf16", "device": "cpu", "threads": 2,
              "cpu_seconds": 90.0, "wall_seconds": 240.0}
     budget = study.budget(groups, long, lambda path: about)
     assert budget["cpu_minutes"].tolist() == [1.5, 1.5] and budget["passes"].iloc[0] == pytest.approx(3 * 4 / 16)
-    values = study.quoted_longer(accuracy, summary, rates, budget, long)
+    values = study.quoted_longer(accuracy, summary, budget, long)
     assert values["method"]["text"] == "`anl`" and values["verdict"]["text"] == "reached"
     assert values["accuracy"] == values["accuracy_anl"] and values["accuracy_gain_anl"]["value"] > 0
     assert values["parameters"]["text"] == "1,234,567" and values["wall_minutes"]["text"] == "4"
-    worse = study.quoted_longer(*(table[table["method"] == "plain"] for table in (accuracy, summary, rates, budget)), long)
+    worse = study.quoted_longer(*(table[table["method"] == "plain"] for table in (accuracy, summary, budget)), long)
     assert worse["verdict"]["text"] == "missed" and worse["accuracy"]["value"] < study.AIM
 
 
