@@ -38,10 +38,13 @@ PERTURBATIONS = {"jpeg": (1, 100), "webp": (1, 100), "blur": (0.1, 10), "resize"
                  "noise": (0.1, 64)}
 PRECISIONS = ("fp32", "bf16", "fp16")
 GRADIENTS = ("joint", "detached")
+BRANCHES = ("stem", "shallow")
+READS = ("image", "residual", "noise")
 NOISE_ON = ("both", "real", "generated")
 LOSSLESS = "lossless"
 FORMATS = (LOSSLESS, "leaky")
-EXPERIMENTS = ("loss_weight", "attention_loss", "sample_size", "leaky", "anl_plus", "peers", "leave_one_out")
+EXPERIMENTS = ("loss_weight", "attention_loss", "sample_size", "leaky", "anl_plus", "peers", "leave_one_out",
+               "branch")
 BASELINES = ("blur_jpeg", "npr", "srm", "spectrum", "dnf", "lare", "dire", "distildire", "drct", "aeroblade",
              "univfd")
 DIFFUSION_STEPS = 1000

@@ -107,6 +107,20 @@ def agreed(decide):
     return found[0]
 
 
+def resumed(checkpoint):
+    """The state in an anl.fitting.Checkpoint, or None. Raises UserError if it is of another number of processes, whose sums
+    round otherwise, or not all processes see it."""
+    me, state = here(), checkpoint.load()
+    steps = gathered(state["step"] if state else 0)
+    if len(set(steps)) > 1:
+        raise UserError(f"{checkpoint.path} is not the same file for all processes; put .cache/anl on a disk they share")
+    made_by = state.get("processes", 1) if state else me.count
+    if made_by != me.count:
+        raise UserError(f"{checkpoint.path} was left by a training in {made_by} process{'es' if made_by > 1 else ''}, and this "
+                        f"is one in {me.count}; run it again with --processes {made_by}, or delete the file to start afresh")
+    return state
+
+
 def summed(values, device="cpu"):
     """The sum over processes of each of a list of numbers, as floats."""
     if here().count == 1:

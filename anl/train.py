@@ -70,7 +70,7 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
     resumable = {"detector": bare, "optimiser": optimiser, "average": average, "scaler": accelerator.scaler}
     checkpoint = Checkpoint(cache, spec.slug, {"identity": identity})
     curve, start = [], 0
-    if state := _resumed(checkpoint, me):
+    if state := processes.resumed(checkpoint):
         for name, part in resumable.items():
             if part is not None:
                 part.load_state_dict(state[name])
@@ -141,27 +141,14 @@ def _accelerator(precision):
     return Accelerator(mixed_precision="no" if used == "fp32" else used, log_with=tracking.TRACKER)
 
 
-def _resumed(checkpoint, me):
-    """The state in a checkpoint, or None. Raises UserError if it is of another number of processes, whose sums round
-    otherwise, or not all processes see it."""
-    state = checkpoint.load()
-    steps = processes.gathered(state["step"] if state else 0)
-    if len(set(steps)) > 1:
-        raise UserError(f"{checkpoint.path} is not the same file for all processes; put .cache/anl on a disk they share")
-    made_by = state.get("processes", 1) if state else me.count
-    if made_by != me.count:
-        raise UserError(f"{checkpoint.path} was left by a training in {made_by} process{'es' if made_by > 1 else ''}, and this "
-                        f"is one in {me.count}; run it again with --processes {made_by}, or delete the file to start afresh")
-    return state
-
-
 def _build(spec, params, data):
     if spec.baseline:
         return baselines.build(spec.baseline, dataclasses.asdict(params.detector), params.benchmark.size,
                                dataclasses.asdict(params.baselines), params.models_folder)
     channels, factor = _noise_shape(data, params.benchmark.size)
     return Detector(**dataclasses.asdict(params.detector), size=params.benchmark.size, noise=spec.target != "none",
-                    attention=spec.attention, gradient=spec.gradient, noise_channels=channels, noise_factor=factor)
+                    attention=spec.attention, gradient=spec.gradient, noise_channels=channels, noise_factor=factor,
+                    branch=spec.branch, reads=spec.reads)
 
 
 def _fake_rows(data, seed, step):

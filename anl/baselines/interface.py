@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from anl.detector import Detector, Output, conv, features_of
+from anl.detector import Detector, Output, conv, features_of, standardised
 from anl.errors import UserError
 from anl.files import sha256_of
 from anl.params import BASELINES
@@ -62,15 +62,14 @@ class Peer(nn.Module):
 class Classifier(nn.Module):
     """The plain detector (same stem, backbone and classifier) behind a fixed front end.
 
-    channels: of what the stem sees. front: a function of the input with no weights. What the stem sees is standardised by
-    its own statistics over the training batches: residuals differ in scale by orders of magnitude.
+    channels: of what the stem sees, standardised. front: a function of the input with no weights.
     """
 
     def __init__(self, detector, size, channels=3, front=None):
         super().__init__()
         width = detector["stem_width"]
         self.front = front or (lambda x: x)
-        self.standardise = nn.BatchNorm2d(channels, eps=1e-10, affine=False)
+        self.standardise = standardised(channels)
         self.stem = nn.Sequential(conv(channels, width), conv(width, width))
         self.backbone = features_of(detector["backbone"], detector["stride"], width)
         self.classifier = nn.Linear(self.backbone.feature_info.channels()[-1], 1)

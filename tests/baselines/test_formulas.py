@@ -9,8 +9,8 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from scipy.fft import dctn
 
-from anl import seeds
-from anl.baselines import aeroblade, blur_jpeg, dire, distildire, dnf, drct, lare, npr, spectrum, srm
+from anl import residuals, seeds
+from anl.baselines import aeroblade, blur_jpeg, dire, distildire, dnf, drct, lare, npr, spectrum
 from anl.baselines.interface import Classifier
 from anl.detector import Output
 
@@ -28,13 +28,13 @@ def test_npr_is_the_difference_to_the_first_pixel_of_each_block():
 def test_srm_answers_to_an_impulse_with_its_kernels_and_truncates():
     x = torch.zeros(1, 3, 16, 16)
     x[0, 1, 8, 8] = 1 / 127.5  # one grey level, in green
-    found = srm.residuals(x)
+    found = residuals.residuals(x)
     assert found.shape == (1, 9, 16, 16)
     assert found[0, :3].abs().max() == 0 and found[0, 6:].abs().max() == 0  # red and blue
     assert torch.allclose(found[0, 3, 7:10, 7:10], torch.tensor([[-1., 2, -1], [2, -4, 2], [-1, 2, -1]]) / 4)
     assert found[0, 4, 8, 8] == pytest.approx(-1) and found[0, 5, 8, 7:10].tolist() == pytest.approx([0.5, -1, 0.5])
-    assert srm.residuals(x * 1000).abs().max() == srm.TRUNCATION
-    flat = srm.residuals(torch.full((1, 3, 8, 8), 0.3)).abs().max()
+    assert residuals.residuals(x * 1000).abs().max() == residuals.TRUNCATION
+    flat = residuals.residuals(torch.full((1, 3, 8, 8), 0.3)).abs().max()
     assert flat < 1e-4  # every kernel sums to zero
 
 
