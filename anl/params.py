@@ -91,7 +91,8 @@ def load(path="params.yaml"):
 
 
 def resolve(name, folder="profiles"):
-    """The plain dict of profile `name`, its bases merged in. Raises UserError on an unknown profile."""
+    """The plain dict of profile `name`, its bases merged in; a mapping that it sets to null leaves that of its base out. Raises
+    UserError on an unknown profile."""
     path = Path(folder) / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(item.stem for item in Path(folder).glob("*.yaml")))
@@ -147,6 +148,9 @@ def _merge(base, change, origin, place=""):
     for key, value in change.items():
         if key not in base:
             raise UserError(f"{origin}: unknown key '{place}{key}'; known here: {', '.join(map(str, base))}")
+        if value is None and isinstance(base[key], dict):  # no mapping of a profile may be null: it is left out
+            del merged[key]
+            continue
         both = isinstance(value, dict) and isinstance(base[key], dict)
         merged[key] = _merge(base[key], value, origin, f"{place}{key}.") if both else value
     return merged

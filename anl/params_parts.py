@@ -137,10 +137,12 @@ class Learning:
 
 @dataclass(frozen=True)
 class Training(Learning):
-    """accumulate: parts a batch is computed in. ema: decay of the weights' exponential average, 0 for none."""
+    """accumulate: parts a batch is computed in. ema: decay of the weights' exponential average, 0 for none. flip: whether half
+    of the pairs are seen in the mirror."""
 
     accumulate: int = 1
     ema: float = 0.0
+    flip: bool = False
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,8 @@ class Runs:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """perturbations: kind -> strengths, of anl.params.PERTURBATIONS; no part of a run's identity, they are scored afterwards."""
+    """perturbations: kind -> strengths, of anl.params.PERTURBATIONS; no part of a run's identity, they are scored afterwards.
+    mirrored: whether a score is the mean over an image and its mirror image."""
 
     views: list[str]
     headline: str
@@ -200,6 +203,7 @@ class Evaluation:
     target_fpr: float
     bootstrap: int
     perturbations: dict[str, list[float]] = field(default_factory=dict)
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)

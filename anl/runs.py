@@ -70,11 +70,15 @@ class RunSpec:
         keys = ("seed", "data", "models", "prior", "families", "benchmark", "use", "detector", "training")
         parts = {key: dataclasses.asdict(params)[key] for key in keys}
         spec = dataclasses.asdict(self)
-        for switch, usual in (("consistent", False), ("baseline", ""), ("branch", BRANCHES[0]), ("reads", READS[0])):
-            if spec[switch] == usual:  # these came later: runs without them keep their identity
-                del spec[switch]
+        # these came later: runs without them keep their identity
+        for part, switch, usual in ((spec, "consistent", False), (spec, "baseline", ""), (spec, "branch", BRANCHES[0]),
+                                    (spec, "reads", READS[0]), (parts["training"], "flip", False)):
+            if part[switch] == usual:
+                del part[switch]
         if self.baseline:
             parts["baselines"] = baselines.decisive(self.baseline, dataclasses.asdict(params.baselines))
+        if params.evaluation.mirrored:
+            parts["mirrored"] = True
         return files.identity({"spec": spec, **parts,
                                "views": [params.evaluation.views, params.evaluation.controls]})
 
@@ -163,7 +167,7 @@ def train_run(spec, params, group, root="runs"):
     if group not in GROUPS:
         raise UserError(f"there is no group '{group}'; choose one of {', '.join(GROUPS)}")
     folder = run_folder(params, spec, group, root)
-    started = time.monotonic()
+    started, worked = time.monotonic(), time.process_time()
     identity = spec.identity(params)
     temporary = folder.with_name(f".{folder.name}.new")
     processes.agreed(lambda: shutil.rmtree(temporary, ignore_errors=True))
@@ -175,7 +179,8 @@ def train_run(spec, params, group, root="runs"):
     about = {
         "spec": dataclasses.asdict(spec), "identity": identity, "group": group, "device": device,
         "precision": arithmetic.in_use(params.training.precision, device),
-        "wall_seconds": time.monotonic() - started, "parameters": sum(p.numel() for p in trained.parameters()),
+        "wall_seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - worked,
+        "threads": torch.get_num_threads(), "parameters": sum(p.numel() for p in trained.parameters()),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "versions": {"anl": __version__, "torch": torch.__version__, "python": platform.python_version()},
         **({"processes": count} if count > 1 else {})}

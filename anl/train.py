@@ -82,6 +82,7 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
             group["lr"] = config.learning_rate * learning_rate_factor(step, config.steps)
         pairs = pair_batch(len(data["real"]), config.batch_size // 2, spec.seed, step)
         plan = augment.plan(pairs, config, spec.seed, step)
+        flips = augment.flips(pairs, config, spec.seed, step)
         fakes = _fake_rows(data, spec.seed, step)
         detector.train()
         optimiser.zero_grad(set_to_none=True)
@@ -97,6 +98,10 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
                 x = _inputs(data, rows, plans).to(accelerator.device, memory_format=torch.channels_last)
                 label = torch.from_numpy(data["label"][rows]).to(accelerator.device)
                 target = None if data["target"] is None else data["target"][rows].to(accelerator.device)
+                if config.flip:  # a mirror image's noise is taken for the mirror image of the noise: nearly so, and free
+                    flipped = [flips[pair] for pair in part.tolist()] * 2
+                    x = augment.mirror(x, flipped).contiguous(memory_format=torch.channels_last)
+                    target = None if target is None else augment.mirror(target, flipped)
                 counts = torch.from_numpy(_counted(part, plan, spec)).to(accelerator.device)
                 with accelerator.autocast():
                     output = detector(x, represented=True) if peer else detector(x)

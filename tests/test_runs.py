@@ -2,8 +2,9 @@ import dataclasses
 
 import pytest
 
-from anl import analysis, detector, files, runs
+from anl import analysis, detector, files, params, runs
 from anl.errors import UserError
+from tests.conftest import ROOT
 
 
 def test_slugs_say_what_a_run_is(world):
@@ -26,6 +27,20 @@ def test_identity_follows_what_decides_the_weights_and_nothing_else(world):
     longer = dataclasses.replace(world.params, training=dataclasses.replace(world.params.training, steps=5))
     more_runs = dataclasses.replace(world.params, runs=dataclasses.replace(world.params.runs, seeds=[0, 1, 2]))
     assert spec.identity(world.params) == spec.identity(more_runs) != spec.identity(longer)
+
+
+@pytest.mark.parametrize("part, switch, value", [("training", "flip", True), ("evaluation", "mirrored", True)])
+def test_a_later_switch_of_a_profile_changes_the_identity_only_where_it_is_on(world, part, switch, value):
+    spec = runs.main_specs(world.params)[0]
+    on, off = (dataclasses.replace(world.params, **{part: dataclasses.replace(getattr(world.params, part), **{switch: item})})
+               for item in (value, type(value)(0)))
+    assert spec.identity(on) != spec.identity(off) == spec.identity(world.params)
+
+
+def test_committed_runs_keep_their_identity():
+    """What the stored results of CIFAKE were made by."""
+    settings = params.load(ROOT / "profiles/cifake.yaml")
+    assert runs.main_specs(settings)[0].identity(settings) == "85f2115beee5"
 
 
 def test_plain_is_one_run_whatever_the_unused_fields(world):
@@ -92,6 +107,7 @@ def test_runs_of_the_stem_are_what_they_were_before_there_was_a_branch(world):
     spec = runs.make_spec(world.params, "prior", 1, "affinity", 1, 0)
     parts = {key: dataclasses.asdict(world.params)[key] for key in ("seed", "data", "models", "prior", "families", "benchmark",
                                                                     "use", "detector", "training")}
+    del parts["training"]["flip"]
     fields = {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("consistent", "baseline", "branch", "reads")}
     views = [world.params.evaluation.views, world.params.evaluation.controls]
     assert spec.identity(world.params) == files.identity({"spec": fields, **parts, "views": views})

@@ -125,8 +125,12 @@ def prepare(detector, spec, params, data):
     `represented`: tensor (2, N, C, h, w), what the frozen models make of each training image as it is and after one
     draw of the training's harmless processing (the same for both images of a pair): one draw for all epochs, where
     other methods get a fresh one each time, since some of these models are slow. `guide`: see a baseline's `prepare`.
+    Raises UserError where such a training asks for mirrored images (training.flip): the models saw the others.
     """
     known = get(spec.baseline)
+    if recipe_of(spec, params).flip and (known.represent or known.prepare) and known.trained:
+        raise UserError(f"'{spec.baseline}' learns from what frozen models made of the images beforehand, and they saw none in the "
+                        "mirror; set training.flip to false")
     if detector.represent is not None and known.trained:
         data["represented"] = torch.stack([in_batches(detector.represent, data["pixels"]),
                                            in_batches(detector.represent, processed(data, params, spec))])

@@ -39,12 +39,15 @@ def text(card, width=100):
     return "\n".join(map(printable, [*body, *textwrap.wrap(f"Licence: {whole['licence']}", width)]))
 
 
-def meaning(card, width=100):
+def meaning(card, width=110):
     """What the verdicts are worth, in a few lines: how often they were right and wrong on test photographs."""
     rows = card.whole["measured"]
     real = [row for row in rows if row["of"] == REAL]
     fakes = [row for row in rows if row["seen"]]
-    said = ["`undecided`: it has nothing to say. P(generated) is for a collection that is half generated."]
+    chosen = card.whole["chosen_on"]
+    said = [f"`generated`: above {1 - chosen['target_fpr']:.0%} of validation photographs in each of "
+            f"{len(chosen['threshold_by_condition'])} conditions; `undecided`: no answer.",
+            "P(generated) is for a collection that is half generated."]
     for row, of in ((next((row for row in real if row["condition"] == FILES), None), "photographs, as their files are"),
                     (next((row for row in fakes if row["condition"] == "raw"), None), "images of the kind it was trained on")):
         if row:
