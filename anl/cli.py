@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from anl import cli_compare, cli_detect, cli_fetch, cli_index, cli_paper, cli_runs, cli_verify, guard, launch
+from anl import cli_bench, cli_compare, cli_detect, cli_fetch, cli_index, cli_paper, cli_runs, cli_verify, guard, launch
 from anl.errors import UserError
 
 # run by the pipeline's stages: nothing that they read may change under them
@@ -20,18 +20,19 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     name, started = f"anl {options.command}", time.time_ns()
     try:
-        count = launch.wanted(options.command, options.processes, lambda: load_params(options))
+        paper_ = options.command == "paper"
+        count = launch.wanted(cli_paper.shared(options.stage) if paper_ else options.command, options.processes,
+                              lambda: (cli_paper.settings_of if paper_ else load_params)(options))
         if count > 1:
             return launch.start(arguments, count)
         if launch.asked() > 1:
-            return launch.share(lambda: options.call(options), name, _disk_is_full)
-        status = options.call(options) or 0
-        if options.command in STAGES:
-            guard.refuse_edited(started, name, options.params)
-        return status
+            return launch.share(lambda: _guarded(options, name, started), name, _disk_is_full)
+        return _guarded(options, name, started)
     except UserError as problem:
         return _say(f"{name}: {problem}", 2)
     except KeyboardInterrupt:
+        if launch.asked() > 1 and launch.OURS in os.environ:  # the process that started this one speaks
+            return 130
         return _say(f"{name}: interrupted; run the same command again to go on from here", 130)
     except BrokenPipeError:  # the reader of our output has gone: `anl ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -41,6 +42,14 @@ def main(arguments=None):
             raise
         where = f" while writing {problem.filename}" if getattr(problem, "filename", None) else ""
         return _say(f"{name}: no space left on the disk{where}; free some, then run the same command again", 2)
+
+
+def _guarded(options, name, started):
+    """Run the command; returns its exit status. Raises UserError if what a stage of a pipeline has read changed meanwhile."""
+    status = options.call(options) or 0
+    if options.command in STAGES or (options.command == "paper" and options.stage):
+        guard.refuse_edited(started, name, cli_paper.profile_of(options) if options.command == "paper" else options.params)
+    return status
 
 
 def _disk_is_full(problem):
@@ -111,14 +120,7 @@ def make_parser():
     sub.add_argument("--check", action="store_true", help="write nothing; exit 1 if the stored verdicts differ")
     cli_verify.add(command)
     cli_paper.add(command)
-    sub = command("bench", bench, "measure what detectors, trainings and targets cost, side by side; writes results/bench",
-                  "anl bench --backbone resnet50 --size 224")
-    sub.add_argument("--backbone", help="another timm model (default: detector.backbone)")
-    sub.add_argument("--stride", type=int, help="of its features (default: detector.stride, or 32 with --backbone)")
-    sub.add_argument("--size", type=int, help="pixels on a side (default: benchmark.size)")
-    sub.add_argument("--stem-width", type=int, help="channels of the full-resolution stem (default: detector.stem_width)")
-    sub.add_argument("--repeats", type=int, default=30, help="rounds (default: %(default)s)")
-    sub.add_argument("--detect", action="store_true", help="measure `anl detect` instead: speed, memory, first score, ONNX")
+    cli_bench.add(command)
     cli_detect.add(command)
     cli_compare.add(command)
     command("book", book, "gather the active profile's results for the book, in book/generated", "anl book")
@@ -215,19 +217,6 @@ def claims(options):
     from anl import claims
 
     return claims.run(load_params(options), check=options.check)
-
-
-def bench(options):
-    if options.detect:
-        from anl import bench_detect
-        from anl.detect.scorer import load_detector
-
-        bench_detect.run(load_detector(), load_params(options).data.folder, min(options.repeats, 10))
-        return
-    from anl import bench
-
-    bench.run(load_params(options), options.backbone, options.stride, options.size, options.repeats,
-              options.stem_width)
 
 
 def book(options):
