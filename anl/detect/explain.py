@@ -45,8 +45,8 @@ def meaning(card, width=110):
     real = [row for row in rows if row["of"] == REAL]
     fakes = [row for row in rows if row["seen"]]
     chosen = card.whole["chosen_on"]
-    said = [f"`generated`: above {1 - chosen['target_fpr']:.0%} of validation photographs in each of "
-            f"{len(chosen['threshold_by_condition'])} conditions; `undecided`: no answer.",
+    said = [(f"`generated`: above {1 - chosen['target_fpr']:.0%} of validation photographs in each of "
+             f"{len(chosen['threshold_by_condition'])} conditions; `undecided`: no answer."),
             "P(generated) is for a collection that is half generated."]
     for row, of in ((next((row for row in real if row["condition"] == FILES), None), "photographs, as their files are"),
                     (next((row for row in fakes if row["condition"] == "raw"), None), "images of the kind it was trained on")):
