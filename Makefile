@@ -95,11 +95,13 @@ test: data ## run the test suite
 verify: $(STAMP) ## run stages of the tiny profile twice in fresh clones; are the bytes the same?
 	anl verify --profile smoke $(STAGES)
 
-bench: data ## measure speed and memory (on an idle machine; a few minutes)
+bench: data ## measure speed and memory into results/bench.json (on an idle machine; half an hour)
 	anl bench
 	anl bench --backbone resnet50 --size 224 --repeats 5
 	anl bench --backbone resnet50 --size 224 --repeats 5 --stem-width 8
 	anl bench --detect
+	anl bench --together
+	anl bench --pipeline
 
 fuzz: $(STAMP) ## damage files 100,000 times each for the decoder and the manifest reader
 	ANL_FUZZ=$(COUNT) pytest -n 0 tests/test_fuzz.py

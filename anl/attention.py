@@ -69,7 +69,7 @@ class GateAttention(nn.Module):
     def forward(self, features, noise):
         b, _, h, w = features.shape
         n = noise.float()
-        moments = F.adaptive_avg_pool2d(torch.cat([n, n.square()], 1), (h, w))
+        moments = torch.cat([F.adaptive_avg_pool2d(part, (h, w)) for part in (n, n.square())], 1)
         hidden = F.gelu(self.embed(moments))
         logits = self.content(features) + self.spatial(hidden)
         weights = logits.float().flatten(1).softmax(1).view(b, h, w)

@@ -1,30 +1,32 @@
-"""`make bench`: what inference, training and targets cost on this machine, as tables under results/bench."""
+"""`make bench`: what inference, training and targets cost on this machine, as tables under results/bench.
+
+Other parts: anl.bench_detect, anl.bench_pipeline, anl.bench_processes; anl.bench_summary holds all against the limits.
+"""
 
 import dataclasses
-import os
-import platform
-import resource
 import tempfile
 from pathlib import Path
 
 import torch
 
-from anl import arithmetic, cost, targets
+from anl import arithmetic, bench_compile, bench_loops, bench_peers, cost, targets
+from anl.bench_machine import write
 from anl.benchmark import read_images
 from anl.data.patches import to_tensor
 from anl.errors import UserError
-from anl.files import write_csv, write_json
 from anl.prior import NoisePrior
 
 STRIDE = 32  # of another backbone, where none is asked for: its deepest stage
+LARGE = 64  # pixels on a side above which a training step has LARGE_BATCH images
+LARGE_BATCH = 8
+FEW = 5  # rounds of what takes seconds
 
 
-def run(params, backbone=None, stride=None, size=None, repeats=30, stem_width=None, folder="results/bench"):
+def run(params, backbone=None, stride=None, size=None, repeats=30, stem_width=None, folder="results/bench", only=None):
     """Measure, print and write `folder`/NAME/*.csv; NAME is the backbone and the size. Returns that folder.
 
-    stem_width: channels of the full-resolution stem, instead of the profile's; named in NAME where it is given.
-
-    A detector of another backbone or size is compared at inference and in training; targets are made with the profile's.
+    stem_width: channels of the full-resolution stem, instead of the profile's; named in NAME where it is given. only: some of the
+    tables; targets, peers and steps of the training loop are measured for the profile's own detector and size alone.
     """
     if repeats < 2:
         raise UserError(f"--repeats {repeats}: at least 2 rounds make a median")
@@ -36,21 +38,20 @@ def run(params, backbone=None, stride=None, size=None, repeats=30, stem_width=No
     size = size or params.benchmark.size
     device = "cuda" if torch.cuda.is_available() else "cpu"
     named = f"{settings['backbone']}-stem{stem_width}" if stem_width else settings["backbone"]
-    folder = Path(folder) / f"{named}-{size}"
-    batch = params.training.batch_size if size <= 64 else 8
+    batch, few = params.training.batch_size if size <= LARGE else LARGE_BATCH, min(repeats, FEW)
     used = arithmetic.in_use(params.training.precision, device)
-    tables = {"inference": cost.inference_table(settings, size, repeats=repeats, device=device),
-              "training": cost.training_table(settings, size, batch, used, repeats, device)}
+    makers = {"inference": lambda: cost.inference_table(settings, size, repeats=repeats, device=device),
+              "training": lambda: cost.training_table(settings, size, batch, used, repeats, device),
+              "scoring": lambda: bench_loops.scoring_table(params, settings, size, few, device),
+              "compile": lambda: bench_compile.compile_table(settings, size, batch, used, repeats=few, device=device)}
     if not backbone and size == params.benchmark.size:
-        tables["targets"] = _target_speed(params, device)
-    for name, table in tables.items():
-        write_csv(folder / f"{name}.csv", table.to_dict("records"))
-        print(f"\n{name}\n{table.round(3).to_string(index=False)}")
-    write_json(folder / "machine.json", {
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(), "cores": os.cpu_count(),
-        "torch": torch.__version__, "training_precision": used, "python": platform.python_version(), "repeats": repeats,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
-    return folder
+        makers |= {"targets": lambda: _target_speed(params, device), "peers": lambda: bench_peers.peers_table(params, repeats=few),
+                   "steps": lambda: bench_loops.step_table(params, few)}
+    wanted = [name for name in makers if only is None or name in only]
+    if unknown := [name for name in only or () if name not in makers]:
+        raise UserError(f"--only {unknown[0]}: the tables here are {', '.join(makers)}")
+    return write(Path(folder) / f"{named}-{size}", ((name, makers[name]()) for name in wanted), repeats, device,
+                 training_precision=used)
 
 
 def _target_speed(params, device):

@@ -6,8 +6,6 @@ cores shows whether they overlap.
 """
 
 import os
-import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,11 +19,11 @@ import torch
 from PIL import Image
 
 from anl import cost
+from anl.bench_machine import write
 from anl.data.decode import decode
 from anl.detect import export, inputs, lines
 from anl.detect.scorer import BATCH
 from anl.errors import UserError
-from anl.files import write_csv, write_json
 
 SIZES = {"640 x 480": (640, 480, 48), "2,400 x 1,800": (2400, 1800, 24)}  # name: width, height, how many
 COUNTS = (1000, 10000)
@@ -52,17 +50,9 @@ def run(detector, photos, repeats=10, counts=COUNTS, folder="results/bench", onl
                     "memory": lambda: memory(detector, found[0], temporary, counts)}
         try:
             torch.set_num_threads(1)
-            for name in measured if only is None else only:
-                table = measured[name]()
-                write_csv(folder / f"{name}.csv", table.to_dict("records"))
-                print(f"\n{name}\n{table.round(3).to_string(index=False)}", flush=True)
+            return write(folder, ((name, measured[name]()) for name in (measured if only is None else only)), repeats)
         finally:
             torch.set_num_threads(threads)
-    write_json(folder / "machine.json", {
-        "device": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__,
-        "python": platform.python_version(), "repeats": repeats,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
-    return folder
 
 
 def throughput(detector, photos, folder, repeats):

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from anl import cli_compare, cli_detect, cli_fetch, cli_index, cli_paper, cli_runs, cli_verify, guard, launch
+from anl import cli_bench, cli_compare, cli_detect, cli_fetch, cli_index, cli_paper, cli_runs, cli_verify, guard, launch
 from anl.errors import UserError
 
 # run by the pipeline's stages: nothing that they read may change under them
@@ -120,14 +120,7 @@ def make_parser():
     sub.add_argument("--check", action="store_true", help="write nothing; exit 1 if the stored verdicts differ")
     cli_verify.add(command)
     cli_paper.add(command)
-    sub = command("bench", bench, "measure what detectors, trainings and targets cost, side by side; writes results/bench",
-                  "anl bench --backbone resnet50 --size 224")
-    sub.add_argument("--backbone", help="another timm model (default: detector.backbone)")
-    sub.add_argument("--stride", type=int, help="of its features (default: detector.stride, or 32 with --backbone)")
-    sub.add_argument("--size", type=int, help="pixels on a side (default: benchmark.size)")
-    sub.add_argument("--stem-width", type=int, help="channels of the full-resolution stem (default: detector.stem_width)")
-    sub.add_argument("--repeats", type=int, default=30, help="rounds (default: %(default)s)")
-    sub.add_argument("--detect", action="store_true", help="measure `anl detect` instead: speed, memory, first score, ONNX")
+    cli_bench.add(command)
     cli_detect.add(command)
     cli_compare.add(command)
     command("book", book, "gather the active profile's results for the book, in book/generated", "anl book")
@@ -224,19 +217,6 @@ def claims(options):
     from anl import claims
 
     return claims.run(load_params(options), check=options.check)
-
-
-def bench(options):
-    if options.detect:
-        from anl import bench_detect
-        from anl.detect.scorer import load_detector
-
-        bench_detect.run(load_detector(), load_params(options).data.folder, min(options.repeats, 10))
-        return
-    from anl import bench
-
-    bench.run(load_params(options), options.backbone, options.stride, options.size, options.repeats,
-              options.stem_width)
 
 
 def book(options):

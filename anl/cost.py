@@ -16,7 +16,7 @@ from anl.losses import anl_loss
 
 
 class BareBackbone(nn.Module):
-    """A timm backbone on the pixels themselves, pooled and classified: no stem, no noise, no attention."""
+    """A timm backbone on the pixels themselves, pooled, with a linear head: no stem, no noise, no attention."""
 
     def __init__(self, backbone, stride):
         super().__init__()
@@ -24,19 +24,21 @@ class BareBackbone(nn.Module):
         self.classifier = nn.Linear(self.backbone.feature_info.channels()[-1], 1)
 
     def forward(self, x):
-        return self.classifier(self.backbone(x)[-1].mean((2, 3))).squeeze(1)
+        pooled = self.backbone(x)[-1].mean((2, 3))
+        return detectors.Output(self.classifier(pooled).squeeze(1), None, None, pooled)
 
 
 def variants(settings, size):
     """The models compared, untrained: dict name -> module. settings: a profile's `detector` as a mapping.
 
     `bare` is the timm backbone alone, `plain` the detector without noise (backbone behind the full-resolution stem), the
-    others the detector with each attention; `energy` reads its attention from the shallow branch alone.
+    others the detector with each attention; `shallow` is the bare backbone with `affinity` read from the shallow branch alone.
     """
     torch.manual_seed(0)
     made = {"bare": BareBackbone(settings["backbone"], settings["stride"]),
             "plain": detectors.Detector(**settings, size=size, noise=False, attention="none")}
     made |= {name: detectors.Detector(**settings, size=size, attention=name) for name in ("none", "energy", "gate", "affinity")}
+    made["shallow"] = detectors.Detector(**settings, size=size, branch="shallow")
     return {name: model.eval() for name, model in made.items()}
 
 
@@ -82,18 +84,17 @@ def inference_table(settings, size, batches=(1, 64), repeats=30, device="cpu"):
             row = {"model": name, "batch": batch, "device": device, "parameters": counted[name][0],
                    "multiply_adds": counted[name][1], "milliseconds": 1000 * float(np.median(times[name]))}
             for base in ("bare", "plain"):
-                middle, low, high = ratio(times[name], times[base])
                 row |= {f"parameters_over_{base}": counted[name][0] / counted[base][0],
-                        f"multiply_adds_over_{base}": counted[name][1] / counted[base][1],
-                        f"time_over_{base}": middle, f"time_over_{base}_low": low, f"time_over_{base}_high": high}
+                        f"multiply_adds_over_{base}": counted[name][1] / counted[base][1], **ratios(times, name, [base])}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def training_table(settings, size, batch, precision, repeats=20, device="cpu"):
-    """Seconds of one training step with cached targets, a row a method, with the ratio to the plain detector."""
-    models = {name: model.train().to(device, memory_format=torch.channels_last)
-              for name, model in variants(settings, size).items() if name != "bare"}
+def stepper(models, size, batch, precision, device="cpu"):
+    """{name: a call that does one training step with cached targets}: forward, loss, backward, AdamW. The batch is ready.
+
+    models: as of `variants`. precision: fp32, bf16 or fp16, of autocast.
+    """
     generator = torch.Generator().manual_seed(0)
     x = (torch.rand(batch, 3, size, size, generator=generator) * 2 - 1).to(device, memory_format=torch.channels_last)
     target = torch.randn(batch, 3, size, size, generator=generator).half().to(device)
@@ -108,13 +109,25 @@ def training_table(settings, size, batch, precision, repeats=20, device="cpu"):
         optimiser.step()
 
     optimisers = {name: torch.optim.AdamW(model.parameters()) for name, model in models.items()}
-    times = side_by_side({name: lambda name=name: step(models[name], optimisers[name]) for name in models}, repeats)
-    rows = []
-    for name in models:
-        middle, low, high = ratio(times[name], times["plain"])
-        rows.append({"model": name, "batch": batch, "device": device, "seconds": float(np.median(times[name])),
-                     "time_over_plain": middle, "time_over_plain_low": low, "time_over_plain_high": high})
-    return pd.DataFrame(rows)
+    return {name: lambda name=name: step(models[name], optimisers[name]) for name in models}
+
+
+def training_table(settings, size, batch, precision, repeats=20, device="cpu"):
+    """Seconds of one training step with cached targets, a row a method, with the ratios to the bare backbone and the plain
+    detector."""
+    models = {name: model.train().to(device, memory_format=torch.channels_last) for name, model in variants(settings, size).items()}
+    times = side_by_side(stepper(models, size, batch, precision, device), repeats)
+    return pd.DataFrame([{"model": name, "batch": batch, "device": device, "seconds": float(np.median(times[name])),
+                          **ratios(times, name)} for name in models])
+
+
+def ratios(times, name, bases=("bare", "plain")):
+    """Columns time_over_BASE, with quartiles, of one call among those of side_by_side."""
+    found = {}
+    for base in bases:
+        middle, low, high = ratio(times[name], times[base])
+        found |= {f"time_over_{base}": middle, f"time_over_{base}_low": low, f"time_over_{base}_high": high}
+    return found
 
 
 def target_table(compute, prior, pixels, step, repeats=3):

@@ -35,7 +35,7 @@ def detector_cost(backbone, shape, crop, noise, channels=3, cell=1):
     with torch.device("meta"):
         model = detectors.Detector(backbone.model, backbone.stride, shape.stem_width, shape.patch, crop, noise=noise,
                                    attention=shape.attention if noise else "none", attention_dim=shape.attention_dim,
-                                   noise_channels=channels, noise_factor=cell)
+                                   noise_channels=channels, noise_factor=cell, branch=shape.branch)
         x = torch.zeros(1, 3, crop, crop)
     kept = {}
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.setdefault(id(tensor), tensor), lambda tensor: tensor):

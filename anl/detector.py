@@ -2,7 +2,9 @@
 
     h = stem(x);  n_hat = head(h);  f = backbone(h);  f' = attention(f, n_hat);  logit = linear(pool(f'))
 
-The plain detector is the same stem, backbone and classifier without head and attention. The prior appears nowhere.
+The plain detector is the same stem, backbone and classifier without head and attention. The prior appears nowhere. With the
+branch `shallow` there is no stem: f = backbone(x), and n_hat comes from a small branch beside it. Of `anl+` the stem sees
+residuals of the image, or the backbone reads nothing but the predicted noise (`reads`).
 """
 
 import json
@@ -13,11 +15,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional as F
 
 from anl import attention as attentions
 from anl.errors import UserError
 from anl.files import whole_file
-from anl.params import GRADIENTS
+from anl.params import BRANCHES, GRADIENTS, READS
+from anl.residuals import CHANNELS, residuals
 
 
 class Output(NamedTuple):
@@ -39,38 +43,84 @@ class Detector(nn.Module):
     `none`, `energy`, `gate`, `affinity`; all but `none` need the noise head. attention_dim: width of the queries and
     keys of `affinity`. gradient: `joint`, or `detached`: classification then leaves the noise head alone, so that the
     attention reads nothing but what the noise loss taught it. noise_channels, noise_factor: channels of the noise, and
-    image pixels on a side of one of its cells.
+    image pixels on a side of one of its cells. branch: `stem`, or `shallow`: the backbone, timm's own, reads the image itself,
+    and the attention alone what a ShallowBranch predicts. reads, with a stem: `image`; `residual`, where the stem sees fixed
+    high-pass residuals (anl.residuals), standardised; or `noise`, where the stem sees them too, and the backbone reads the noise
+    that the stem predicts and nothing else: what a classifier of the prior's noise reads, without the prior.
     """
 
     def __init__(self, backbone, stride, stem_width, patch, size, noise=True, attention="affinity", attention_dim=32,
-                 gradient="joint", noise_channels=3, noise_factor=1):
+                 gradient="joint", noise_channels=3, noise_factor=1, branch="stem", reads="image"):
         super().__init__()
         if attention != "none" and not noise:
             raise UserError(f"attention '{attention}' needs the predicted noise: use target `prior`, or attention `none`")
         if gradient not in GRADIENTS:
             raise UserError(f"there is no gradient '{gradient}'; choose one of {', '.join(GRADIENTS)}")
+        if branch not in BRANCHES:
+            raise UserError(f"there is no branch '{branch}'; choose one of {', '.join(BRANCHES)}")
+        if branch == "shallow" and noise and attention == "none":
+            raise UserError("branch 'shallow' needs an attention: without one, nothing of the noise would reach the score")
         self.settings = {"backbone": backbone, "stride": stride, "stem_width": stem_width, "patch": patch, "size": size,
                          "noise": noise, "attention": attention, "attention_dim": attention_dim, "gradient": gradient,
                          "noise_channels": noise_channels, "noise_factor": noise_factor}
+        if reads not in READS:
+            raise UserError(f"a detector cannot read '{reads}'; choose one of {', '.join(READS)}")
+        if reads != "image" and branch != "stem":
+            raise UserError(f"a detector that reads '{reads}' needs the branch 'stem'")
+        if reads == "noise" and not (noise and noise_factor == 1):
+            raise UserError("a detector that reads the predicted noise needs the noise of a prior of pixels as target")
+        # these came later: other files stay as they were
+        self.settings |= {"branch": branch} if branch != "stem" else {}
+        self.settings |= {"reads": reads} if reads != "image" else {}
         self.detached = gradient == "detached"
         # at full resolution, unstrided: noise at t = 1 has no energy left after a stride of 4
-        self.stem = nn.Sequential(conv(3, stem_width), conv(stem_width, stem_width))
-        self.backbone = features_of(backbone, stride, stem_width, size)
+        seen = 3 if reads == "image" else CHANNELS
+        self.stem = nn.Sequential(conv(seen, stem_width), conv(stem_width, stem_width)) if branch == "stem" else None
+        self.backbone = features_of(backbone, stride, 3 if self.stem is None else stem_width, size)
         info = self.backbone.feature_info
         channels, grid = info.channels()[-1], size // info.reduction()[-1]
         # one linear convolution: the noise must stand in the features that the backbone reads
-        self.head = _head(stem_width, noise_channels, noise_factor) if noise else None
+        make_head = _head if branch == "stem" else ShallowBranch
+        self.head = make_head(stem_width, noise_channels, noise_factor) if noise else None
         self.attention = attentions.build(attention, channels, max(1, patch // noise_factor), grid, noise_channels,
                                           attention_dim)
         self.classifier = nn.Linear(channels, 1)
+        self.standardise = standardised(CHANNELS) if reads != "image" else None
+        self.reader = nn.Sequential(standardised(noise_channels), conv(noise_channels, stem_width),
+                                    conv(stem_width, stem_width)) if reads == "noise" else None
 
     def forward(self, x):
-        h = self.stem(x / 0.5)  # photographs have a standard deviation of about a half in [-1, 1]
+        # photographs have a standard deviation of about a half in [-1, 1]
+        h = x / 0.5 if self.standardise is None else self.standardise(residuals(x))
+        h = h if self.stem is None else self.stem(h)
         noise = None if self.head is None else self.head(h)
+        if self.reader is not None:
+            h = self.reader(noise)
         heard = noise.detach() if self.detached and noise is not None else noise
         features, weights = self.attention(self.backbone(h)[-1], heard)
         pooled = features.mean((2, 3))
         return Output(self.classifier(pooled).squeeze(1), noise, weights, pooled)
+
+
+class ShallowBranch(nn.Module):
+    """Image -> noise at full resolution, for little: each 2 x 2 pixels are one cell of 12 values, and convolutions see cells.
+
+    The cells are taken apart and put together by pixel_unshuffle and pixel_shuffle, which lose nothing, so that noise of one
+    pixel can be told, at a quarter of the work that layers of the image's own resolution would take. (B, 3, H, W) -> (B,
+    channels, H/factor, W/factor). width: half of the hidden channels. Raises UserError on a factor that is odd and not 1.
+    """
+
+    def __init__(self, width, channels, factor):
+        super().__init__()
+        if factor > 1 and factor % 2:
+            raise UserError(f"branch 'shallow' sees two pixels at once, and a cell of the noise has {factor}; choose branch 'stem'")
+        self.factor = factor
+        self.hidden = conv(4 * 3, 2 * width)
+        self.out = nn.Conv2d(2 * width, 4 * channels, 3, 1, 1) if factor == 1 else _head(2 * width, channels, factor // 2)
+
+    def forward(self, x):
+        out = self.out(self.hidden(F.pixel_unshuffle(x, 2)))
+        return F.pixel_shuffle(out, 2) if self.factor == 1 else out
 
 
 def _head(inputs, channels, factor):
@@ -101,6 +151,11 @@ def features_of(name, stride, in_chans, size=None, pretrained=False):
         raise UserError(f"{name} cuts images into patches of {reductions[index]} pixels, and {size} is no multiple; choose another "
                         "size, or another backbone")
     return timm.create_model(name, pretrained=pretrained, **options, out_indices=(index,))
+
+
+def standardised(channels):
+    """Each channel at mean 0 and deviation 1 over the training batches: residuals differ in scale by orders of magnitude."""
+    return nn.BatchNorm2d(channels, eps=1e-10, affine=False)
 
 
 def conv(inputs, outputs):

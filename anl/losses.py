@@ -17,7 +17,8 @@ def anl_loss(logit, label, noise=None, target=None, counts=None, loss_weight=1.0
     classification = F.binary_cross_entropy_with_logits(logit.float(), label.float()) * (len(logit) / images)
     if noise is None:
         return {"loss": classification, "classification_loss": classification, "noise_loss": None}
-    error = F.mse_loss(noise.float(), target.float(), reduction="none").mean((1, 2, 3))
+    # a sum over a number, not a mean, whose gradient is written out in full, and in another memory format than the noise's
+    error = (noise.float() - target.float()).square().sum((1, 2, 3)) / noise[0].numel()
     counts = torch.ones_like(error) if counts is None else counts.to(error)
     noise_loss = (counts * error).sum() / (counts.sum().clamp(min=1) if counted is None else max(counted, 1))
     return {"loss": classification + loss_weight * noise_loss, "classification_loss": classification,

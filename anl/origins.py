@@ -17,6 +17,7 @@ FIGURES = {
     "attention/ap_by_attention.png": ["summary.csv", "difference.csv"],
     "attention/reach.png": ["support.csv", "area_difference.csv"],
     "attention_loss/ap_by_attention.png": ["summary.csv", "gain.csv"],
+    "branch/ap_by_branch.png": ["summary.csv", "difference.csv"],
     "calibration/reliability.png": ["reliability.csv"],
     "cifake/images.png": [],
     "cifake/methods.png": ["accuracy.csv", "across.csv"],

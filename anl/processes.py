@@ -39,6 +39,21 @@ def join():
     PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
 
 
+def accelerator(precision, log_with=None):
+    """An Accelerator that computes in `precision` (fp32, bf16 or fp16), as arithmetic.in_use gives it.
+
+    Accelerate fixes the format for a whole Python process and refuses another; here each training, in a notebook say, has its
+    own, so what it has fixed is forgotten first. The processes that have joined stay joined.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    mixed = "no" if precision == "fp32" else precision
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=mixed, log_with=log_with)
+
+
 def leave():
     """Part from the others; does nothing in a process alone."""
     if distributed.is_available() and distributed.is_initialized():

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from sklearn.metrics import average_precision_score
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -83,6 +82,7 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
             group["lr"] = config.learning_rate * learning_rate_factor(step, config.steps)
         pairs = pair_batch(len(data["real"]), config.batch_size // 2, spec.seed, step)
         plan = augment.plan(pairs, config, spec.seed, step)
+        flips = augment.flips(pairs, config, spec.seed, step)
         fakes = _fake_rows(data, spec.seed, step)
         detector.train()
         optimiser.zero_grad(set_to_none=True)
@@ -98,6 +98,10 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
                 x = _inputs(data, rows, plans).to(accelerator.device, memory_format=torch.channels_last)
                 label = torch.from_numpy(data["label"][rows]).to(accelerator.device)
                 target = None if data["target"] is None else data["target"][rows].to(accelerator.device)
+                if config.flip:  # a mirror image's noise is taken for the mirror image of the noise: nearly so, and free
+                    flipped = [flips[pair] for pair in part.tolist()] * 2
+                    x = augment.mirror(x, flipped).contiguous(memory_format=torch.channels_last)
+                    target = None if target is None else augment.mirror(target, flipped)
                 counts = torch.from_numpy(_counted(part, plan, spec)).to(accelerator.device)
                 with accelerator.autocast():
                     output = detector(x, represented=True) if peer else detector(x)
@@ -138,7 +142,7 @@ def _accelerator(precision):
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("training.precision fp16 needs a GPU, and there is none here; choose bf16 or fp32")
     used = arithmetic.in_use(precision, "cuda" if torch.cuda.is_available() else "cpu")
-    return Accelerator(mixed_precision="no" if used == "fp32" else used, log_with=tracking.TRACKER)
+    return processes.accelerator(used, tracking.TRACKER)
 
 
 def _build(spec, params, data):
@@ -147,7 +151,8 @@ def _build(spec, params, data):
                                dataclasses.asdict(params.baselines), params.models_folder)
     channels, factor = _noise_shape(data, params.benchmark.size)
     return Detector(**dataclasses.asdict(params.detector), size=params.benchmark.size, noise=spec.target != "none",
-                    attention=spec.attention, gradient=spec.gradient, noise_channels=channels, noise_factor=factor)
+                    attention=spec.attention, gradient=spec.gradient, noise_channels=channels, noise_factor=factor,
+                    branch=spec.branch, reads=spec.reads)
 
 
 def _fake_rows(data, seed, step):

@@ -60,8 +60,9 @@ def tiny_settings(root):
     value["detector"] |= {"stem_width": 8, "attention_dim": 8}
     value["training"] |= {"steps": 4, "batch_size": 8}
     value["runs"] = {"seeds": [0, 1], "steps": [100], "attentions": ["none"], "targets": ["highpass"], "priors": [], "loss_weights": [],
-                     "quiet_attentions": [], "noise_on": [], "gradients": [], "pairs": [], "formats": [], "leaky_steps": [],
-                     "plus_targets": [], "consistent_targets": [], "baselines": [], "left_out": [], "experiments": []}
+                     "quiet_attentions": [], "noise_on": [], "gradients": [], "branches": [], "pairs": [], "formats": [], "leaky_steps": [],
+                     "plus_targets": [], "consistent_targets": [], "reads": [], "plain_reads": [], "baselines": [], "left_out": [],
+                     "experiments": []}
     value["evaluation"] |= {"bootstrap": 40}
     return value
 

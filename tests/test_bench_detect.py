@@ -57,6 +57,6 @@ def test_no_pictures_and_too_few_rounds_are_refused(in_use, tmp_path):  # noqa: 
 
 def test_the_command_measures_the_detector_of_the_repository(monkeypatch):
     asked = []
-    monkeypatch.setattr(bench_detect, "run", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(bench_detect, "run", lambda *arguments, **only: asked.append(arguments))
     monkeypatch.setattr(scorer, "load_detector", lambda: "detector")
     assert cli.main(["bench", "--detect", "--repeats", "4"]) == 0 and asked[0][0] == "detector" and asked[0][2] == 4

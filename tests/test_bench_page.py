@@ -15,6 +15,20 @@ def test_every_measurement_has_a_section_with_its_tables(tmp_path):
     assert "1.234 [1.200, 1.300]" in table and "Time over plain [quartiles]" in table and "95 %" not in table
 
 
+def test_what_was_measured_of_detecting_is_said_in_a_sentence(tmp_path):
+    folder = tmp_path / "bench/detect-64"
+    write_json(folder / "machine.json", {"cores": 3, "device": "x86_64", "torch": "2", "python": "3.11", "repeats": 5})
+    write_csv(folder / "start.csv", [{"what": "first score", "seconds": 4.26, "runs": 5}])
+    write_csv(folder / "throughput.csv", [{"what": "reading", "whole_over_slower": None}, {"what": "whole", "whole_over_slower": 0.926}])
+    write_csv(folder / "memory.csv", [{"pictures": 10, "memory_over_first": 1}, {"pictures": 5000, "memory_over_first": 1.014}])
+    write_csv(folder / "runtimes.csv", [{"runtime": "PyTorch", "speed_over_pytorch": 1}, {"runtime": "ONNX runtime", "speed_over_pytorch": 1.24},
+                                        {"runtime": "ONNX runtime", "speed_over_pytorch": 2.36}])
+    bench_page.gather(tmp_path / "bench", tmp_path / "out")
+    text = (tmp_path / "out/detect.md.txt").read_text()
+    for words in ("3 idle cores", "4.3 s", "93% or more", "5,000 pictures take 1.01 times", "memory of 10", "1.2 to 2.4 times"):
+        assert words in text, words
+
+
 def test_where_nothing_was_measured_the_page_says_nothing(tmp_path):
     bench_page.gather(tmp_path / "bench", tmp_path / "out")
-    assert (tmp_path / "out/bench.md.txt").read_text() == "\n"
+    assert (tmp_path / "out/bench.md.txt").read_text() == "\n" == (tmp_path / "out/detect.md.txt").read_text()

@@ -68,8 +68,8 @@ def test_a_published_sets_notebook_runs_under_its_own_profile(monkeypatch):
     called = {}
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("anl.notebooks.run_notebook", lambda *words: called.update(words=words))
-    assert cli.main(["--params", "profiles/cifake.yaml", "notebook", "cifake", "--set", "long_file=null"]) == 0
-    assert called["words"] == ("cifake", {"params_file": "profiles/cifake.yaml", "long_file": None}, "profiles/cifake.yaml")
+    assert cli.main(["--params", "profiles/cifake.yaml", "notebook", "longer", "--set", "methods=[anl]"]) == 0
+    assert called["words"] == ("longer", {"params_file": "profiles/cifake.yaml", "methods": ["anl"]}, "profiles/cifake.yaml")
 
 
 def test_the_same_commands_make_a_published_sets_models_and_benchmark(monkeypatch, capsys):

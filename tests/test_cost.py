@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from anl import bench, cost
+from anl import bench, bench_compile, bench_summary, cost
 from anl.errors import UserError
 
 SETTINGS = {"backbone": "test_resnet", "stride": 8, "stem_width": 8, "patch": 4, "attention_dim": 8}
@@ -30,12 +30,21 @@ def test_calls_take_turns():
 
 def test_tables_have_a_row_a_model_and_batch_and_the_noise_branch_is_counted():
     table = cost.inference_table(SETTINGS, 32, batches=(1, 2), repeats=2)
-    assert len(table) == 12 and (table["milliseconds"] > 0).all()
+    assert len(table) == 14 and (table["milliseconds"] > 0).all()
     row = table.set_index(["model", "batch"])
     assert row.loc[("plain", 1), "parameters_over_plain"] == 1 < row.loc[("energy", 1), "parameters_over_plain"]
     assert row.loc[("energy", 1), "parameters"] - row.loc[("plain", 1), "parameters"] == 8 * 27 + 3 + 1
     training = cost.training_table(SETTINGS, 32, 4, "bf16", repeats=2)
-    assert set(training["model"]) == {"plain", "none", "energy", "gate", "affinity"} and (training["seconds"] > 0).all()
+    assert set(training["model"]) == {"bare", "plain", "none", "energy", "gate", "affinity", "shallow"}
+    assert (training["seconds"] > 0).all() and (training.set_index("model").loc["bare", "time_over_bare"] == 1)
+
+
+def test_the_shallow_branch_adds_little_to_a_backbone_of_usual_size():
+    """Counted, so the same everywhere: what the issue asks of time is asked of the counts here."""
+    settings = {"backbone": "resnet50", "stride": 32, "stem_width": 8, "patch": 4, "attention_dim": 16}
+    models = cost.variants(settings, 224)
+    bare, shallow = (cost.counts(models[name], 224) for name in ("bare", "shallow"))
+    assert all(1 < mine / base < 1.05 for mine, base in zip(shallow, bare))
 
 
 def test_target_speed_is_that_of_the_bare_prior_over_that_of_the_targets():
@@ -50,7 +59,16 @@ def test_target_speed_is_that_of_the_bare_prior_over_that_of_the_targets():
 
 def test_bench_writes_its_tables_and_refuses_one_round(world, tmp_path, monkeypatch):
     monkeypatch.chdir(world.root)
+    monkeypatch.setattr(bench_compile.torch, "compile", lambda model: model)
+    monkeypatch.setattr(bench.bench_loops, "STEPS", 3)
     with pytest.raises(UserError, match="--repeats 1"):
         bench.run(world.params, repeats=1, folder=tmp_path)
+    with pytest.raises(UserError, match="--only speed: the tables here are inference, training"):
+        bench.run(world.params, repeats=2, folder=tmp_path, only=["speed"])
+    with pytest.raises(UserError, match="--only peers"):  # of the profile's own detector alone
+        bench.run(world.params, "resnet18", repeats=2, folder=tmp_path, only=["peers"])
     folder = bench.run(world.params, repeats=2, folder=tmp_path)
-    assert {path.name for path in folder.iterdir()} == {"inference.csv", "training.csv", "targets.csv", "machine.json"}
+    assert {path.name for path in folder.iterdir()} == {f"{name}.csv" for name in (
+        "inference", "training", "scoring", "compile", "targets", "peers", "steps")} | {"machine.json"}
+    measured = [row for row in bench_summary.figures(tmp_path) if row["value"] is not None]
+    assert not measured  # the tiny world is another size than the figures speak of

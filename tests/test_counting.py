@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import timm
 import torch
@@ -20,6 +22,8 @@ def test_a_detector_costs_what_the_real_one_does():
     assert (found.parameters, found.flops // 2) == (parameters, multiply_adds)
     plain = counting.detector_cost(TINY, SHAPE, 32, noise=False)
     assert plain.flops < found.flops and plain.parameters < found.parameters and 0 < plain.kept < found.kept
+    shallow = counting.detector_cost(TINY, dataclasses.replace(SHAPE, branch="shallow"), 32, noise=True)
+    assert shallow.flops < found.flops and shallow.kept < found.kept
 
 
 def test_a_known_backbone_has_its_known_size():

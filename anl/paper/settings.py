@@ -11,7 +11,7 @@ from anl.data.fetch import RECORD
 from anl.errors import UserError
 from anl.files import read_json
 from anl.paper.store import STORAGES
-from anl.params import ATTENTIONS, PRECISIONS, VIEWS
+from anl.params import ATTENTIONS, BRANCHES, PRECISIONS, VIEWS
 from anl.params_parts import Learning
 from anl.typed import build
 
@@ -64,11 +64,14 @@ class Prior:
 
 @dataclass(frozen=True)
 class Detector:
+    """branch: `stem`, or `shallow`: the backbone, with its pretrained weights as they are, reads the image itself."""
+
     stem_width: int
     patch: int
     attention: str
     attention_dim: int
     loss_weight: float
+    branch: str = "stem"
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,9 @@ def check(settings, origin):
     need(set(settings.methods) <= set(METHODS), "methods", f"any of {', '.join(METHODS)}")
     need(settings.crop >= 16 and settings.crop % 16 == 0, "crop", "a multiple of 16 pixels")
     need(settings.detector.attention in ATTENTIONS, "detector.attention", f"choose one of {', '.join(ATTENTIONS)}")
+    need(settings.detector.branch in BRANCHES, "detector.branch", f"choose one of {', '.join(BRANCHES)}")
+    need(settings.detector.branch == "stem" or settings.detector.attention != "none", "detector.branch",
+         "without an attention, nothing of the shallow branch would reach the score")
     need(settings.prior.precision in PRECISIONS, "prior.precision", f"choose one of {', '.join(PRECISIONS)}")
     need(settings.training.precision in PRECISIONS, "training.precision", f"choose one of {', '.join(PRECISIONS)}")
     need(settings.training.batch_size >= 2 and settings.training.batch_size % 2 == 0, "training.batch_size",

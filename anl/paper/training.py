@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from tqdm import tqdm
 
 from anl import arithmetic, processes, seeds
@@ -36,6 +35,8 @@ def run_identity(settings, protocol, backbone, method, seed):
     parts = {key: dataclasses.asdict(settings)[key] for key in ("seed", "limit", "prior", "crop", "detector", "training",
                                                                 "validation")}
     del parts["training"]["workers"]
+    if parts["detector"]["branch"] == "stem":  # it came later: runs without it keep their identity
+        del parts["detector"]["branch"]
     return identity({**parts, "protocol": dataclasses.asdict(settings.protocols[protocol]),
                      "backbone": dataclasses.asdict(settings.backbones[backbone]), "method": method, "run_seed": seed})
 
@@ -44,17 +45,19 @@ def build(settings, backbone, method, teacher=None):
     """The untrained Detector, its backbone as timm gives it: pretrained where the profile says so.
 
     timm repeats the first layer's pretrained weights, which are of three channels, over the stem's. The stem itself starts
-    untrained, so that layer has to learn anew what its inputs mean, while deeper ones begin where they were. Raises UserError
-    where the weights cannot be had.
+    untrained, so that layer has to learn anew what its inputs mean, while deeper ones begin where they were; without a stem
+    all are taken as they are. Raises UserError where the weights cannot be had.
     """
     chosen, shape = settings.backbones[backbone], settings.detector
     noise = method != "plain"
     made = detectors.Detector(chosen.model, chosen.stride, shape.stem_width, shape.patch, settings.crop, noise=noise,
                               attention=shape.attention if noise else "none", attention_dim=shape.attention_dim,
-                              noise_channels=teacher.channels if teacher else 3, noise_factor=teacher.cell if teacher else 1)
+                              noise_channels=teacher.channels if teacher else 3, noise_factor=teacher.cell if teacher else 1,
+                              branch=shape.branch)
     if chosen.pretrained:
         try:
-            made.backbone = detectors.features_of(chosen.model, chosen.stride, shape.stem_width, settings.crop, pretrained=True)
+            made.backbone = detectors.features_of(chosen.model, chosen.stride, 3 if made.stem is None else shape.stem_width,
+                                                  settings.crop, pretrained=True)
         except Exception as problem:  # of the hub, the network or the cache: many kinds
             raise UserError(f"pretrained weights of {chosen.model} cannot be had ({' '.join(str(problem).split())[:150]}); "
                             "unset HF_HUB_OFFLINE where the hub can be reached, or set backbones."
@@ -77,7 +80,7 @@ def train(settings, protocol, backbone, method, seed, cache=".cache/anl", accele
     """
     config, folder = settings.training, settings.run(protocol, backbone, method, seed)
     used = arithmetic.in_use(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
-    accelerator = accelerator or Accelerator(mixed_precision="no" if used == "fp32" else used)
+    accelerator = accelerator or processes.accelerator(used)
     device, me = accelerator.device, processes.here()
     if config.batch_size // 2 < me.count:
         raise UserError(f"a batch of {config.batch_size // 2} pairs cannot be shared by {me.count} processes; raise "

@@ -53,6 +53,12 @@ def test_a_plain_detector_has_two_outputs(in_use, tmp_path):
     assert [item.name for item in export.open_session(tmp_path / "plain.onnx").get_outputs()] == ["logit", "probability"]
 
 
+def test_a_detector_without_the_stem_is_exported_too(in_use, tmp_path):
+    shallow = detectors.Detector("test_resnet", 8, 8, 4, 32, attention_dim=8, branch="shallow").eval()
+    assert export.export(scorer.ImageDetector(shallow, in_use.card), tmp_path / "x.onnx") <= export.TOLERANCE
+    assert len(export.open_session(tmp_path / "x.onnx").get_outputs()) == len(export.OUTPUTS)
+
+
 def test_a_file_that_differs_is_not_written(in_use, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "parity", lambda *arguments: 0.5)
     with pytest.raises(UserError, match="differs from PyTorch by 5.0e-01"):

@@ -241,6 +241,11 @@ def test_pretrained_weights_of_three_channels_are_repeated_over_the_stems(ran, m
         torch.testing.assert_close(weights[first][:, channel], wanted[:, channel % 3] * 3 / width)
     same = [key for key in weights if key != first and weights[key].shape == published.state_dict()[key].shape]
     assert len(same) > 10 and all(torch.equal(weights[key], published.state_dict()[key]) for key in same)
+    bare = dataclasses.replace(ran.detector, branch="shallow")
+    detector = training.build(dataclasses.replace(ran, backbones={"tiny": settings.Backbone(model, stride, True)}, detector=bare),
+                              "tiny", "plain")
+    weights = {key.removeprefix("model."): value for key, value in detector.backbone.state_dict().items()}
+    assert detector.stem is None and torch.equal(weights[first], wanted)  # the backbone reads the image itself
 
 
 def test_the_pipelines_stages_make_every_run_and_what_they_need(tmp_path):

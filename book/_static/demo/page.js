@@ -110,7 +110,7 @@ document.addEventListener("DOMContentLoaded", () => {
     find("legend").textContent = `From 0 to 100 %: ${legend}.`;
   }
 
-  /** Three drawings as `anl detect --map` makes them: the picture, the noise, and the attention over the picture. */
+  /** Three drawings in the colours of `anl detect --map`: the picture, the noise, and the attention over the picture. */
   function drawPictures(card, bitmap, crops, score) {
     const { dim, blend, clip, levels } = card.draw;
     const colours = scoring.fromBase64(card.draw.colours);

@@ -1,0 +1,14 @@
+from anl import bench_peers
+
+
+def test_peers_are_counted_with_the_prior_they_keep(world, monkeypatch):
+    monkeypatch.chdir(world.root)
+    table = bench_peers.peers_table(world.params, batches=(1,), repeats=2).set_index("model")
+    settings = world.params.baselines
+    assert table["prior_calls"].to_dict() == {"bare": 0, "plain": 0, "anl": 0, "dnf": 1, "lare": settings.error_draws,
+                                              "dire": 2 * settings.inversion_steps}
+    assert (table.loc[["dnf", "lare", "dire"], "frozen_parameters"] > 0).all() and table.loc["anl", "frozen_parameters"] == 0
+    cost = table["multiply_adds"]
+    assert cost["anl"] < cost["dnf"] < cost["lare"] < cost["dire"]
+    assert table.loc["anl", "time_over_anl"] == table.loc["bare", "time_over_bare"] == 1
+    assert not (world.root / ".cache/anl/representations").exists()  # nothing was looked up or kept
