@@ -1,5 +1,7 @@
 """What a page costs its reader: bytes, and the time until something is seen, from a local server in Debian's chromium."""
 
+import os
+
 import pytest
 
 from tests.live_page import answer_of
@@ -26,7 +28,8 @@ def test_a_page_is_light_and_soon_readable(built_book, page):
     """, from_server=True)
     total = sum(size for _, size in loads["bytes"])
     assert 2e5 < total < MOST, sorted(loads["bytes"], key=lambda item: -item[1])[:8]
-    assert page != "index" or loads["seen"] < SOON, loads["seen"]
+    share = max(1, os.getloadavg()[0] / os.cpu_count())  # of the machine, when others are at work on it
+    assert page != "index" or loads["seen"] < SOON * share, (loads["seen"], share)
 
 
 def test_what_each_page_names_weighs_little(built_book):
