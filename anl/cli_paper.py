@@ -71,7 +71,8 @@ def paper(options):
                 print(teacher.measure_scale(settings, name, device))
         elif stage == "train":
             for run in runs:
-                print(training.train(settings, *run))
+                there = not options.stage and processes.agreed(lambda run=run: training.is_trained(settings, *run))
+                print(settings.run(*run) if there else training.train(settings, *run))
         elif stage == "score":
             for run in runs:
                 print(*scoring.score_run(settings, *run, device), sep="\n")

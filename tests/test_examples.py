@@ -10,6 +10,7 @@ from accelerate.commands.launch import launch_command_parser
 
 from anl import launch
 from anl.cli import make_parser
+from anl.paper import settings
 from tests.conftest import ROOT
 
 SLURM, SKY = ROOT / "examples" / "slurm.sh", ROOT / "examples" / "skypilot.yaml"
@@ -63,3 +64,18 @@ def test_the_commands_of_the_page_exist(page):
     cells = re.findall(r"`([^`]+)`", (ROOT / "book" / page).read_text())
     found = [make_parser().parse_args([*shlex.split(cell)[1:]]) for cell in cells if cell.startswith("anl ") and "--" in cell]
     assert {options.command for options in found} == {"train"}
+
+
+def test_the_papers_experiment_starts_with_the_same_three_commands_in_readme_and_book():
+    full = settings.load(ROOT / "profiles/paper.yaml")
+    for name, head in (("README.md", "## The paper's experiment, on GPUs"), ("book/scale.md", "## The paper's experiment")):
+        block = re.search(r"```(?:bash)?\n(.*?)```", (ROOT / name).read_text().split(head)[1], re.DOTALL)[1]
+        fetch, limited, whole = re.sub(r"\s*#.*| *(?<=do)\n *", " ", block.replace("; do\n  ", "; do ")).strip().splitlines()
+        subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+        loop = re.fullmatch(r"for id in (.+?); do (anl fetch \$id --from /data/\$id --accept-licence); done", fetch.strip())
+        assert set(loop[1].split()) == set(full.sets)
+        options = make_parser().parse_args(shlex.split(loop[2].replace("$id", "genimage"))[1:])
+        assert (options.id, options.source, options.accept_licence) == ("genimage", "/data/genimage", True)
+        options = make_parser().parse_args(shlex.split(limited)[1:])
+        assert (options.command, options.stage, options.limit) == ("paper", None, 8)
+        assert shlex.split(whole) == ["dvc", "repro", full.pipeline]

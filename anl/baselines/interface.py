@@ -71,7 +71,7 @@ class Classifier(nn.Module):
         self.front = front or (lambda x: x)
         self.standardise = standardised(channels)
         self.stem = nn.Sequential(conv(channels, width), conv(width, width))
-        self.backbone = features_of(detector["backbone"], detector["stride"], width)
+        self.backbone = features_of(detector["backbone"], detector["stride"], width, size)
         self.classifier = nn.Linear(self.backbone.feature_info.channels()[-1], 1)
 
     def features(self, x):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from anl import arithmetic, processes, seeds
 from anl import detector as detectors
 from anl.errors import UserError
-from anl.files import identity, write_csv, write_json
+from anl.files import identity, read_json, write_csv, write_json
 from anl.fitting import Checkpoint, learning_rate_factor
 from anl.losses import anl_loss
 from anl.paper.images import TrainingBatches, training_loader
@@ -63,6 +63,19 @@ def build(settings, backbone, method, teacher=None):
                             "unset HF_HUB_OFFLINE where the hub can be reached, or set backbones."
                             f"{backbone}.pretrained to false") from None
     return made
+
+
+def is_trained(settings, protocol, backbone, method, seed):
+    """Whether a run's folder holds its weights, of these settings and these images."""
+    folder = settings.run(protocol, backbone, method, seed)
+    if not ((folder / WEIGHTS).is_file() and (folder / "run.json").is_file()):
+        return False
+    about, rows = read_json(folder / "run.json"), training_rows(settings, protocol)[0]
+    return (about["identity"], about["rows"]) == (run_identity(settings, protocol, backbone, method, seed), _identity_of(rows))
+
+
+def _identity_of(rows):
+    return identity({"sha256": rows["sha256"].tolist()})
 
 
 def checkpoint_of(settings, protocol, backbone, method, seed, cache=".cache/anl"):
@@ -136,8 +149,9 @@ def train(settings, protocol, backbone, method, seed, cache=".cache/anl", accele
         detectors.save(bare.cpu().to(memory_format=torch.contiguous_format), folder / WEIGHTS)
         write_csv(folder / "curve.csv", curve or [{"step": 0}])
         write_json(folder / "run.json", {
-            "identity": run_identity(settings, protocol, backbone, method, seed), "protocol": protocol, "backbone": backbone, "method": method, "seed": seed,
-            "processes": me.count, "device": str(device), "images": len(rows), "wall_seconds": time.monotonic() - started,
+            "identity": run_identity(settings, protocol, backbone, method, seed), "protocol": protocol, "backbone": backbone,
+            "method": method, "seed": seed, "processes": me.count, "device": str(device), "images": len(rows),
+            "rows": _identity_of(rows), "wall_seconds": time.monotonic() - started,
             "scale": teacher.scale if teacher else None})
         checkpoint.remove()
 

@@ -148,6 +148,15 @@ def test_a_killed_training_resumes_into_the_same_weights(ran, tmp_path, monkeypa
     assert (ran.run(*run) / training.WEIGHTS).read_bytes() == wanted and not list(tmp_path.glob("*.pt"))
 
 
+def test_all_of_it_again_trains_what_is_not_there_yet_and_nothing_else(ran, stand_in, monkeypatch):
+    asked, train = [], training.train
+    monkeypatch.setattr(training, "train", lambda settings, *run: asked.append(run) or train(settings, *run))
+    lacking = ("forensynths", "tiny", "plain", 0)
+    (ran.run(*lacking) / training.WEIGHTS).unlink()
+    assert cli.main(["--params", str(stand_in[1]), "paper", "--limit", "3"]) == 0
+    assert asked == [lacking]
+
+
 def test_scores_are_kept_until_something_that_decides_them_changes(ran, monkeypatch):
     import dataclasses
 
