@@ -23,5 +23,6 @@ def write(folder, tables, repeats, device="cpu", **about):
     write_json(folder / "machine.json", {
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(), "cores": os.cpu_count(),
         "torch": torch.__version__, "python": platform.python_version(), "repeats": repeats,
+        "load": os.getloadavg()[0] / os.cpu_count(),  # of the last minute, for each core: above 1, others wanted them too
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, **about})
     return folder

@@ -66,7 +66,10 @@ def gather(results, target):
 
 def detect_words(folder):
     """What the tables of `anl bench --detect` in `folder` say, as a paragraph."""
-    start, whole, memory, runtimes = (pd.read_csv(folder / f"{name}.csv") for name in ("start", "throughput", "memory", "runtimes"))
+    tables = [folder / f"{name}.csv" for name in ("start", "throughput", "memory", "runtimes")]
+    if not all(table.is_file() for table in tables):  # measured in part
+        return ""
+    start, whole, memory, runtimes = map(pd.read_csv, tables)
     faster = runtimes.loc[runtimes["runtime"] != "PyTorch", "speed_over_pytorch"]
     return (f"**How fast.** Measured on {read_json(folder / 'machine.json')['cores']} idle cores: {start['seconds'].max():.1f} s from "
             f"typing the command to the first score; then {whole['whole_over_slower'].min():.0%} or more of the speed of the slower "
