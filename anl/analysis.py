@@ -43,10 +43,11 @@ def replicates(folders, params, view, metrics=METRICS, read=read_predictions):
     """Bootstrap replicates of one method: dict (generator, metric) -> (seeds, R + 1), column 0 the sample itself.
 
     folders: the method's run folders, one per seed, in the order of the seeds. `unseen` is the mean over the families
-    that the detectors did not train on. metrics: of anl.measures. read: folder -> table of scores.
+    that the detectors did not train on, and left out where there is none. metrics: of anl.measures. read: folder -> table of scores.
     """
     names = list(params.families)
-    values = {(name, metric): [] for name in [*names, UNSEEN] for metric in metrics}
+    unseen = [name for name in names if name != params.benchmark.seen]
+    values = {(name, metric): [] for name in [*names, *([UNSEEN] if unseen else [])] for metric in metrics}
     for folder in folders:
         table = read(folder)
         calibration = calibration_of(table, params)
@@ -58,8 +59,7 @@ def replicates(folders, params, view, metrics=METRICS, read=read_predictions):
             label, logit = both["label"].to_numpy(), both["logit"].to_numpy()
             for metric in metrics:
                 values[name, metric].append(MEASURES[metric](label, logit, weights, calibration))
-        unseen = [name for name in names if name != params.benchmark.seen]
-        for metric in metrics:
+        for metric in metrics if unseen else ():
             values[UNSEEN, metric].append(np.mean([values[name, metric][-1] for name in unseen], axis=0))
     return {key: np.array(value) for key, value in values.items()}
 

@@ -4,6 +4,8 @@ import html
 import re
 from pathlib import Path
 
+import pandas as pd
+
 from anl import bench_summary
 from anl.files import read_json, write_csv, write_text
 from anl.origins import Origin, details
@@ -36,9 +38,10 @@ TITLES = {"pipeline": "The pipeline", "processes": "Two processes"}
 
 
 def gather(results, target):
-    """Copy every measurement in `results` to `target`, with a section each in target/bench.md.txt (empty where none is)."""
+    """Copy every measurement in `results` to `target`, with a section each in target/bench.md.txt, and what was measured of
+    `anl detect` in a sentence in target/detect.md.txt (both empty where none is)."""
     sections = []
-    for folder in sorted(path.parent for path in Path(results).glob("*/machine.json")):
+    for folder in sorted((path.parent for path in Path(results).glob("*/machine.json")), key=_order):
         machine = read_json(folder / "machine.json")
         backbone, _, size = folder.name.rpartition("-")
         ran = {"versions": {key: machine[key] for key in ("python", "torch")}, **machine}
@@ -52,12 +55,29 @@ def gather(results, target):
         for name, caption in CAPTIONS.items():
             if (folder / f"{name}.csv").is_file():
                 place = f"generated/bench/{folder.name}/{name}"
-                lines += [f"{caption} ({{download}}`{name}.csv <{place}.csv>`)\n",
+                lines += [f"{caption}\n",
                           f"```{{raw}} html\n:file: {place}.html\n```\n"]
         sections.append("\n".join(lines))
     if sections:
         sections.insert(0, _asked(results, target))
     write_text(target / "bench.md.txt", "\n".join(sections) or "\n")
+    write_text(target / "detect.md.txt", "\n".join(map(detect_words, sorted(Path(results).glob("detect-*")))) or "\n")
+
+
+def detect_words(folder):
+    """What the tables of `anl bench --detect` in `folder` say, as a paragraph."""
+    start, whole, memory, runtimes = (pd.read_csv(folder / f"{name}.csv") for name in ("start", "throughput", "memory", "runtimes"))
+    faster = runtimes.loc[runtimes["runtime"] != "PyTorch", "speed_over_pytorch"]
+    return (f"**How fast.** Measured on {read_json(folder / 'machine.json')['cores']} idle cores: {start['seconds'].max():.1f} s from "
+            f"typing the command to the first score; then {whole['whole_over_slower'].min():.0%} or more of the speed of the slower "
+            f"part, reading or network; {memory['pictures'].max():,} pictures take {memory['memory_over_first'].max():.2f} times the "
+            f"memory of {memory['pictures'].min():,}; in ONNX runtime the network is {faster.min():.1f} to {faster.max():.1f} times as "
+            "fast as in PyTorch. [](cost.md) has the tables.\n")
+
+
+def _order(folder):
+    """What the page asks first: the method on its own backbone, then on others, then all else."""
+    return folder.name.startswith(("detect", "decode")), not folder.name.startswith("test_resnet"), folder.name
 
 
 def _asked(results, target):

@@ -28,13 +28,14 @@ from anl import (
 )
 from anl.data.photos import read_card
 from anl.errors import UserError
-from anl.files import write_json, write_text
+from anl.files import read_json, write_json, write_text
 from anl.origins import Origin
-from anl.tables import card_table, copy_results, html_table, prose, value_texts
+from anl.tables import INTERVAL, badge, card_table, copy_results, html_table, prose, value_texts
 
 NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "families",
              "robustness", "calibration", "gallery", "claims")
-PUBLIC = "cifake"  # the profile and notebook of the public data set, stored as a whole
+PUBLIC = "cifake"  # the profile of the public data set, stored as a whole, and the notebook of its study
+PUBLIC_NOTEBOOKS = (PUBLIC, "longer")
 NUMBERLESS = {"smoke"}  # profiles that test the machinery
 VIEW_WORDS = {"matched": "generated images carry the formats of the reals; all are lossless here, so these are the files as "
                          "published",
@@ -63,10 +64,12 @@ def prepare(params, results="results", book="book", claims_path="claims.yaml", p
         found[name] = _origin(name, folder / name, (provenance, stored), commands[name], params)
         values[name] = _gather(name, folder / name, temporary, found[name], params)
     judged = claims.evaluate(folder, claims_path)
+    stored_claims = Path(results) / "full/claims.json"
+    others = read_json(stored_claims) if params.profile != "full" and stored_claims.is_file() else []
     values["claims"] |= claim_texts(judged)
-    verdicts = verdict_table(judged, found["claims"].link("verdicts.csv"))
+    verdicts = verdict_table(judged, found["claims"].link("verdicts.csv"), others)
     write_text(temporary / "claims" / "verdicts.html", verdicts + origins.details(found["claims"], ["verdicts.csv"]))
-    write_text(temporary / "claims" / "ledger.md.txt", ledger(judged))
+    write_text(temporary / "claims" / "ledger.md.txt", ledger(judged, others))
     stored_at = Path(book) / "committed"
     values |= committed.gather(Path(results) / "full", stored_at, temporary / "full", commands, (provenance, stored))
     values |= committed.gather(Path(results) / PUBLIC, stored_at / PUBLIC, temporary / PUBLIC, commands, (provenance, stored),
@@ -206,43 +209,71 @@ def claim_texts(judged):
     return texts
 
 
-def verdict_table(judged, download=""):
-    """HTML: one row a claim; what was measured stands under its title, the rule under its value. Fits a phone.
+def verdict_table(judged, download="", stored=()):
+    """HTML: one row a claim, what was measured and its rule under the title, a column a profile. Fits a phone.
 
-    download: where the page finds the numbers as CSV.
+    judged, stored: claims as anl.claims gives them, of the active profile and, if it is another, of `full` as the repository
+    holds it. download: where the page finds the numbers as CSV.
     """
+    others = {claim["id"]: claim for claim in stored}
     rows = []
     for claim in judged:
         link = f'<a href="claims.html#{claim["id"].replace("_", "-")}">{html.escape(claim["title"])}</a>'
-        badge = f'<span class="verdict {claim["verdict"].replace(" ", "-")}">{claim["verdict"]}</span>'
-        names = "".join(f"<br><small>{html.escape(measure['name'])}</small>" for measure in claim["measures"])
-        numbers = "<br>".join(
-            f"<b>{html.escape(prose(measure['text']))}</b><br><small>{html.escape(_basis(measure))}</small>"
-            for measure in claim["measures"])
-        rows.append([link + names, badge, numbers])
-    return html_table(["Claim, and what was measured", "Verdict", "Value [95 % interval]"], rows, "verdicts",
-                      download)
+        names = "".join(f"<br><small>{html.escape(measure['name'])}; holds {_rule(measure)}</small>" for measure in claim["measures"])
+        rows.append([link + names, *(_verdict_cell(found) for found in (claim, *([others.get(claim["id"])] if stored else [])))])
+    return html_table(["Claim, and what was measured", *(_column(claims) for claims in (judged, stored) if claims)], rows,
+                      "verdicts cards", download)
 
 
-def _basis(measure):
-    seeds = "a count" if measure["seeds"] is None else f"{measure['seeds']} seeds"
-    images = "" if measure["n"] is None else f", n = {measure['n']}"
-    return f"holds if {measure['rule']}; {seeds}{images}"
+def _verdict_cell(claim):
+    if claim is None:
+        return "&ndash;"
+    numbers = (f"<br><b>{html.escape(prose(measure['text']))}</b>" + ("" if measure["n"] is None else f" <small>n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{measure['n']}</small>")
+               for measure in claim["measures"] if measure["value"] is not None)
+    return badge(claim["verdict"]) + "".join(numbers)
 
 
-def ledger(judged):
-    """Markdown: a section per claim with the sentence, the numbers, the deviations and the command."""
-    parts = []
+def _column(judged):
+    seeds = {measure["seeds"] for claim in judged for measure in claim["measures"]} - {None}
+    return f"Profile {html.escape(judged[0]['profile'])}, {max(seeds, default=0)} seeds [{INTERVAL}]"
+
+
+def _rule(measure):
+    """The rule of a measure, in the unit of its text."""
+    if not (limit := re.fullmatch("at most ([0-9.]+)", measure["rule"])):
+        return f"if its {measure['rule'].replace('interval above', 'interval lies above')}"
+    if "%" in str(measure["text"]):
+        return f"up to {100 * float(limit[1]):g} %"
+    return "if not" if float(limit[1]) == 0 else f"up to {limit[1]}"
+
+
+def ledger(judged, stored=()):
+    """Markdown: a section per claim with the sentence, the numbers, the deviations and the command. stored: as in verdict_table."""
+    others, parts = {claim["id"]: claim for claim in stored}, []
     for claim in judged:
         quote = f"“{claim['sentence'].strip()}”" if claim["quote"] else claim["sentence"].strip()
-        numbers = [f"- {m['name']}: **{prose(m['text'])}** ({m['rule']})" for m in claim["measures"]]
+        numbers = [f"- {m['name']}: **{prose(m['text'])}** (holds {_rule(m)})" for m in claim["measures"]]
         numbers += [f"- {m['name']}: {prose(m['text'])}" for m in claim["also"]]
+        if claim["verdict"] == claims.NOT_RUN:  # each number would say that again
+            numbers = [f"- Measured would be: {m['name']} (holds {_rule(m)})" for m in claim["measures"]]
+        if claim["id"] in others:
+            numbers.append(_stored_line(others[claim["id"]]))
         parts.append(f"({claim['id'].replace('_', '-')})=\n## {claim['title']}\n\n> {quote}\n>\n"
                      f"> Stands in: {claim['stands']}.\n\n**Verdict: {claim['verdict']}.** {claim['answer']}\n\n"
                      + "\n".join(numbers) + "\n\nWhat else could explain this outcome:\n\n"
                      + "\n".join(f"- {line}" for line in claim["deviations"])
-                     + f"\n\nLook at {{numref}}`{claim['figure']}` on [](./{claim['notebook']}.md). Rerun: `{claim['command']}`.\n")
+                     + f"\n\nLook at {{numref}}`{claim['figure']}` on [](./{claim['notebook']}.md). Run it again:\n\n"
+                       f"```bash\n{claim['command']}\n```\n")
     return "\n".join(parts)
+
+
+def _stored_line(claim):
+    """Markdown: what the stored results of another profile say of a claim, re-encoded too."""
+    seeds = max((m["seeds"] for m in claim["measures"] if m["seeds"]), default=None)
+    numbers = "; ".join(prose(m["text"]) + ("" if m["n"] is None else f" (n = {m['n']})") for m in claim["measures"])
+    again = claim["views"].get("jpeg96")
+    return (f"- In profile `{claim['profile']}`{f', {seeds} seeds' if seeds else ''}, as stored: **{claim['verdict']}**, {numbers}"
+            + (f"; in view `jpeg96` **{again['verdict']}**, {prose(again['text'])}" if again else ""))
 
 
 def _data_card(params, target):

@@ -3,13 +3,11 @@
 import html
 from pathlib import Path
 
+from anl.detect.explain import CONDITIONS
 from anl.errors import UserError
 from anl.files import read_json, write_csv, write_text
 from anl.origins import Origin, details
-from anl.tables import html_table
-
-CONDITIONS = {"raw": "as patches", "files": "as their files are", "jpeg96": "through JPEG 96", "blur": "blurred slightly",
-              "resize75": "resized to 75 % and back", "denoise": "denoised"}
+from anl.tables import html_table, signed
 
 
 def write(folder, detector):
@@ -30,18 +28,25 @@ def write(folder, detector):
     write_text(folder / "limits.html", "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in card["limits"]) + "</ul>\n")
     chosen, shares = card["chosen_on"], {(row["of"], row["condition"]): row for row in card["measured"]}
     files, seen = shares["real", "files"], shares[card["trained_on"]["generator"], "raw"]
-    return {"threshold": f"{card['threshold']:.2f}", "lower": f"{card['lower']:.2f}", "rule": f"`{card['rule']}`",
+    return {"threshold": signed(f"{card['threshold']:.2f}"), "lower": signed(f"{card['lower']:.2f}"), "rule": f"`{card['rule']}`",
             "size": str(card["size"]), "n_real": str(chosen["n_real"]), "n_fake": str(chosen["n_fake"]),
-            "target_fpr": f"{chosen['target_fpr']:.0%}", "target_miss": f"{chosen['target_miss']:.0%}",
-            "conditions": str(len(chosen["threshold_by_condition"])), "untouched_generated": f"{chosen['files_above_untouched_threshold']:.0%}",
-            "files_generated": f"{files['called_generated']:.0%}",
-            "files_undecided": f"{files['called_undecided']:.0%}", "n_files": str(files["n"]),
-            "seen_generated": f"{seen['called_generated']:.0%}", "licence": card["licence"]}
+            "target_fpr": _percent(chosen["target_fpr"]), "target_miss": _percent(chosen["target_miss"]),
+            "conditions": str(len(chosen["threshold_by_condition"])),
+            "untouched_generated": _percent(chosen["files_above_untouched_threshold"]),
+            "files_generated": _percent(files["called_generated"]), "files_undecided": _percent(files["called_undecided"]),
+            "n_files": str(files["n"]), "seen_generated": _percent(seen["called_generated"]),
+            "generators": f"`{card['trained_on']['generator']}`", "licence": card["licence"]}
+
+
+def _percent(share):
+    return f"{100 * share:.0f} %"
 
 
 def measured_table(rows, download=""):
     """HTML: a row per generator and condition, reals first: shares of the verdicts, AP against the reals of that condition."""
-    order = sorted(rows, key=lambda row: (row["of"] != "real", not row["seen"], row["of"]))
+    places = list(CONDITIONS)
+    order = sorted(rows, key=lambda row: (row["of"] != "real", not row["seen"], row["of"],
+                                          places.index(row["condition"]) if row["condition"] in places else len(places)))
     body = []
     for row in order:
         name = "real photographs" if row["of"] == "real" else f"{row['of']}, {'seen' if row['seen'] else 'not seen'}"

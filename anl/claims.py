@@ -1,6 +1,7 @@
 """The claims ledger: the paper's sentences, decided by rules from the numbers that the notebooks wrote."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def evaluate(results_folder, claims_path="claims.yaml"):
     deviations, profile, verdict, answer (one sentence), measures (the rules' numbers, each with value, low, high, n,
     seeds, text, rule and verdict), also (numbers beside them), views (the measures and verdict in other views, for claims
     decided by intervals). A claim's numbers may be missing where its rules do not apply. Raises UserError on an unknown
-    metric or missing results.
+    metric, on missing results and on a number that is none.
     """
     folder = Path(results_folder)
     values = _Values(folder)
@@ -114,7 +115,11 @@ class _Values:
         if key not in self.known[notebook]:
             raise UserError(f"claims.yaml names the unknown metric '{metric}'; notebook {notebook} gives "
                             f"{', '.join(sorted(self.known[notebook]))}")
-        return self.known[notebook][key]
+        number = self.known[notebook][key]
+        if any(isinstance(item, float) and not math.isfinite(item) for item in number.values()):
+            raise UserError(f"{self.folder / notebook / 'values.json'}: '{key}', which decides a claim, is not a number; make it "
+                            f"again with `dvc repro {notebook}`")
+        return number
 
 
 def _judge(claim, values, profile):

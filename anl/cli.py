@@ -20,18 +20,19 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     name, started = f"anl {options.command}", time.time_ns()
     try:
-        count = launch.wanted(options.command, options.processes, lambda: load_params(options))
+        paper_ = options.command == "paper"
+        count = launch.wanted(cli_paper.shared(options.stage) if paper_ else options.command, options.processes,
+                              lambda: (cli_paper.settings_of if paper_ else load_params)(options))
         if count > 1:
             return launch.start(arguments, count)
         if launch.asked() > 1:
-            return launch.share(lambda: options.call(options), name, _disk_is_full)
-        status = options.call(options) or 0
-        if options.command in STAGES:
-            guard.refuse_edited(started, name, options.params)
-        return status
+            return launch.share(lambda: _guarded(options, name, started), name, _disk_is_full)
+        return _guarded(options, name, started)
     except UserError as problem:
         return _say(f"{name}: {problem}", 2)
     except KeyboardInterrupt:
+        if launch.asked() > 1 and launch.OURS in os.environ:  # the process that started this one speaks
+            return 130
         return _say(f"{name}: interrupted; run the same command again to go on from here", 130)
     except BrokenPipeError:  # the reader of our output has gone: `anl ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -41,6 +42,14 @@ def main(arguments=None):
             raise
         where = f" while writing {problem.filename}" if getattr(problem, "filename", None) else ""
         return _say(f"{name}: no space left on the disk{where}; free some, then run the same command again", 2)
+
+
+def _guarded(options, name, started):
+    """Run the command; returns its exit status. Raises UserError if what a stage of a pipeline has read changed meanwhile."""
+    status = options.call(options) or 0
+    if options.command in STAGES or (options.command == "paper" and options.stage):
+        guard.refuse_edited(started, name, cli_paper.profile_of(options) if options.command == "paper" else options.params)
+    return status
 
 
 def _disk_is_full(problem):

@@ -1,5 +1,6 @@
 """The commands that put a detector to use: `anl detect PATH...` and `anl card RUN_FOLDER`."""
 
+import collections
 import contextlib
 import shutil
 import sys
@@ -7,8 +8,8 @@ import sys
 from anl.errors import UserError
 
 LICENCE = "MIT, as the code; trained on the photographs of data/photos.csv, whose licences allow it."
-STATUS = """exit status: 0 every picture was scored; 1 some could not be read, each with its reason; 2 a mistake to mend;
-130 interrupted"""
+STATUS = """exit status: 0 every picture was scored, whatever the verdicts; 1 some could not be read, each with its reason;
+2 a mistake to mend; 130 interrupted"""
 
 
 def add(command):
@@ -81,22 +82,40 @@ def detect(options):
     detector = scorer.load_detector(options.model, _device(options.device), options.revision)
     if options.explain:
         print(explain.text(detector.card), file=sys.stderr if options.paths else sys.stdout)
+    if not options.paths:
+        return 0
+    found = inputs.find(options.paths, sys.stdin.buffer if "-" in options.paths else ())
+    counts, earlier = collections.Counter(), 0
     with contextlib.ExitStack() as stack:
-        done, writers = set(), [_writer(options)]
+        done, writers = {}, []
         if options.resume:
-            lines, file = report.resume(options.resume)
-            done = {line["path"] for line in lines}
+            done, file = report.resume(options.resume, detector.card.identity)
             writers.append(report.JsonLines(stack.enter_context(file)))
-        found = inputs.find(options.paths, sys.stdin.buffer if "-" in options.paths else ())
-        wanted = (item for item in found if item[0] not in done)
-        failed = 0
-        for line in _lines(detector, wanted, options):
-            for writer in writers:
-                writer.add(line)
-            failed += line["error"] is not None
-    if failed:
-        print(f"anl detect: {failed} could not be read", file=sys.stderr)
-    return int(failed > 0)
+        writers.append(_writer(options))
+
+        def wanted():
+            nonlocal earlier
+            for item in inputs.without(found, options.resume, options.map):
+                if item[0] in done:
+                    earlier += 1
+                    counts[done[item[0]]] += 1
+                else:
+                    yield item
+
+        try:
+            for line in _lines(detector, wanted(), options):
+                for writer in writers:
+                    writer.add(line)
+                counts[line["verdict"] or report.NOT_READ] += 1
+        except KeyboardInterrupt:
+            if options.resume:
+                raise
+            print("anl detect: interrupted; with --resume OUT a run can go on where it stopped", file=sys.stderr)
+            return 130
+    print(f"anl detect: {report.counted(counts, earlier, options.resume)}", file=sys.stderr)
+    if not (options.json or options.csv or options.explain) and counts:
+        print(explain.meaning(detector.card), file=sys.stderr)
+    return int(counts[report.NOT_READ] > 0)
 
 
 def _lines(detector, wanted, options):

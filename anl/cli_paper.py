@@ -29,17 +29,27 @@ def add(command):
                      "for a GPU of --tflops beside those of the machine measured")
 
 
+def shared(stage):
+    """What anl.launch.wanted asks of a stage: `paper` for those whose work several processes share, and for all in order."""
+    return f"paper {stage}" if stage in ("index", "table") else "paper"
+
+
+def profile_of(options):
+    """The file that the experiment is read from."""
+    return PROFILE if options.params == "params.yaml" else options.params
+
+
 def settings_of(options):
     from anl.paper import settings
 
-    path = PROFILE if options.params == "params.yaml" else options.params
-    return settings.load(path, getattr(options, "limit", None))
+    return settings.load(profile_of(options), getattr(options, "limit", None))
 
 
 def paper(options):
     """Run the asked stages for whatever was not narrowed down."""
     import torch
 
+    from anl import processes
     from anl.paper import protocol, scoring, teacher, training
 
     settings = settings_of(options)
@@ -55,7 +65,7 @@ def paper(options):
     for stage in (options.stage,) if options.stage else STAGES:
         if stage == "index":
             for name in (options.name,) if options.name else settings.sets:
-                print(protocol.index(settings, name))
+                print(processes.agreed(lambda name=name: protocol.index(settings, name)))
         elif stage == "targets":
             for name in dict.fromkeys(run[0] for run in runs):
                 print(teacher.measure_scale(settings, name, device))
@@ -66,7 +76,7 @@ def paper(options):
             for run in runs:
                 print(*scoring.score_run(settings, *run, device), sep="\n")
         else:
-            print(*scoring.table(settings), sep="\n")
+            print(*processes.agreed(lambda: scoring.table(settings)), sep="\n")
 
 
 def budget(options):

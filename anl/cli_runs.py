@@ -28,6 +28,8 @@ def add(command):
     sub.add_argument("--branch", default="stem", help="stem, or shallow: the bare backbone, with the attention read from a small "
                      "branch beside it (default: %(default)s)")
     sub.add_argument("--consistent", action="store_true", help="ask an augmented image for the noise of the untouched one")
+    sub.add_argument("--reads", default="image", help="image; residual: the stem sees high-pass residuals; or noise: the backbone "
+                     "reads the predicted noise alone (default: %(default)s)")
     sub.add_argument("--pairs", type=int, default=0, help="training pairs used, 0 for all (default: %(default)s)")
     sub.add_argument("--formats", default="lossless", help="lossless or leaky (default: %(default)s)")
     sub.add_argument("--leave-out", metavar="FAMILY", help="train on all families but this one, into "
@@ -80,7 +82,7 @@ def train(options):
                           method.loss_weight if options.loss_weight is None else options.loss_weight, options.seed,
                           noise_on=options.noise_on, gradient=options.gradient, pairs=options.pairs,
                           formats=options.formats, consistent=options.consistent, baseline=options.baseline,
-                          branch=options.branch)
+                          branch=options.branch, reads=options.reads)
     print(runs.train_run(spec, settings, options.group))
 
 

@@ -1,5 +1,9 @@
 """The command that proves results by a second run: `anl verify [STAGE ...]`."""
 
+import contextlib
+import signal
+import sys
+
 STATUS = """exit status: 0 every output is identical or equal within tolerance; 1 one is different, or could not be verified;
 2 a mistake to mend; 130 interrupted"""
 
@@ -22,7 +26,6 @@ def add(command):
 def verify(options):
     import dataclasses
     import json
-    import sys
 
     from anl import verify
     from anl.errors import UserError
@@ -31,14 +34,29 @@ def verify(options):
     if min(options.relative, options.absolute) < 0:
         raise UserError("--relative and --absolute cannot be negative")
     tolerance = Tolerance(options.relative, options.absolute)
-    report = verify.run(stages=options.stages, profile=options.profile, keep=options.keep, dirty=options.dirty,
-                        tolerance=tolerance, say=lambda line: print(line, file=sys.stderr, flush=True))
+    with _unwinding():
+        report = verify.run(stages=options.stages, profile=options.profile, keep=options.keep, dirty=options.dirty,
+                            tolerance=tolerance, say=lambda line: print(line, file=sys.stderr, flush=True))
     if options.json:
         value = {**dataclasses.asdict(report), "verdict": report.verdict, "left_out": varying()}
         print(json.dumps(value, indent=1, sort_keys=True))
     else:
         print("\n".join(lines(report)))
     return 0 if report.passed else 1
+
+
+@contextlib.contextmanager
+def _unwinding():
+    """Let a polite kill, and a terminal that closes, end us as Ctrl-C does: the stage that runs is stopped, temporary clones go."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in kept.items():
+        if handler == signal.SIG_DFL:  # nohup, for one, has it ignored
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def lines(report):

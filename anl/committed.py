@@ -51,5 +51,6 @@ def gather(results, sections, target, commands, sidecars, profile="full"):
 def remake(name, profile, commands):
     """The two commands that make a stored result again: what comes first, and what makes it."""
     if profile != "full":
-        return f"anl fetch {profile} --accept-licence", f"dvc repro {profile}/dvc.yaml"
+        stage = "" if name == profile else f":{name}"
+        return f"anl fetch {profile} --accept-licence", f"dvc repro {profile}/dvc.yaml{stage}"
     return "anl profile full", f"anl notebook {name}" if name in EXPERIMENTS else commands[name]

@@ -65,8 +65,8 @@ def exported(detector, card, cache):
 
 def rule(card):
     """All that the page must know to score, judge and draw as Python does."""
-    return {"size": card.size, "most": crops.MOST, "rule": card.rule, "temperature": card.temperature,
-            "threshold": card.threshold, "lower": card.lower, "input": export.INPUT,
+    return {"size": card.size, "most": crops.MOST, "rule": card.rule, "midpoint": card.midpoint,
+            "temperature": card.temperature, "threshold": card.threshold, "lower": card.lower, "input": export.INPUT,
             "words": {"generated": cards.GENERATED, "real": cards.REAL_WORD, "undecided": cards.UNDECIDED},
             "limits": {"bytes": MAX_BYTES, "pixels": MAX_PIXELS},
             "draw": {"dim": maps.DIM, "blend": maps.BLEND, "clip": maps.CLIP, "levels": maps.LEVELS,

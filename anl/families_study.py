@@ -42,23 +42,28 @@ def score_run(folder, params):
     for name in tqdm(params.more_families, desc=folder.name, mininterval=5, file=sys.stderr, disable=not processes.here().main):
         wanted = ((manifest["generator"] == name) & (manifest["split"] == "test")).to_numpy()
         rows, path = manifest[wanted].reset_index(drop=True), target / f"{name}.parquet"
-        key = identity({"weights": weights, "samples": list(rows["sha256"]), "views": params.evaluation.views})
+        key = identity({"weights": weights, "samples": list(rows["sha256"]), "views": params.evaluation.views,
+                        **({"mirrored": True} if params.evaluation.mirrored else {})})
         if processes.agreed(lambda path=path: key_of(path)) == key:
             continue
         loaded = loaded or detector.load(folder / "model.safetensors")
-        write_keyed(path, _scored(loaded, rows, pixels[wanted], params.evaluation.views), key)
+        write_keyed(path, _scored(loaded, rows, pixels[wanted], params.evaluation), key)
     return target
 
 
-def _scored(loaded, rows, pixels, names):
+def _scored(loaded, rows, pixels, evaluation):
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    logits = {"raw": score_treated(loaded, pixels, lambda image, _: image, device)}
-    for view in names:
+
+    def logit(treat):
+        return score_treated(loaded, pixels, lambda image, _: treat(image), device, evaluation.mirrored)
+
+    logits = {"raw": logit(lambda image: image)}
+    for view in evaluation.views:
         if view == "matched":  # the reals are lossless, and so are these
             logits[view] = logits["raw"]
         elif view != "raw":
-            logits[view] = score_treated(loaded, pixels, lambda image, _, view=view: views.apply(view, image), device)
-    return pd.concat([rows.assign(view=view, logit=logits[view]) for view in names], ignore_index=True)[COLUMNS]
+            logits[view] = logit(lambda image, view=view: views.apply(view, image))
+    return pd.concat([rows.assign(view=view, logit=logits[view]) for view in evaluation.views], ignore_index=True)[COLUMNS]
 
 
 def read_scores(folder, params):

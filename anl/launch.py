@@ -14,7 +14,7 @@ import uuid
 
 from anl.errors import UserError
 
-SPREAD = ("train", "target", "predict", "perturb", "families")  # commands that share their work
+SPREAD = ("train", "target", "predict", "perturb", "families", "paper")  # commands that share their work
 OURS = "ANL_LAUNCHED"  # set where this module has started the processes, and will tell of one that was killed
 
 
@@ -36,6 +36,10 @@ def wanted(command, given, settings):
     if asked() > 1:
         return 1
     count = settings().launch.processes if given is None else given
+    if count is None:
+        import torch
+
+        count = max(1, torch.cuda.device_count())
     if count < 1:
         raise UserError(f"--processes {count}: at least 1 process is needed")
     _check_devices(count)

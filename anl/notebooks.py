@@ -64,7 +64,7 @@ def whole_results(folder):
     results in `.<folder>.old`, and the next run starts by putting them back.
     """
     folder = Path(folder)
-    old, gone = (folder.with_name(f".{folder.name}.{end}") for end in ("old", "gone"))
+    old, gone = before(folder), folder.with_name(f".{folder.name}.gone")
     if old.exists():
         shutil.rmtree(folder, ignore_errors=True)
         old.rename(folder)
@@ -80,6 +80,11 @@ def whole_results(folder):
     shutil.rmtree(gone, ignore_errors=True)
     old.rename(gone)  # first, so that a half-removed folder is never put back
     shutil.rmtree(gone)
+
+
+def before(folder):
+    """Where the results that a running notebook replaces lie until it has ended; see whole_results."""
+    return Path(folder).with_name(f".{Path(folder).name}.old")
 
 
 def find_notebook(name, notebooks="notebooks"):

@@ -39,12 +39,14 @@ PERTURBATIONS = {"jpeg": (1, 100), "webp": (1, 100), "blur": (0.1, 10), "resize"
 PRECISIONS = ("fp32", "bf16", "fp16")
 GRADIENTS = ("joint", "detached")
 BRANCHES = ("stem", "shallow")
+READS = ("image", "residual", "noise")
 NOISE_ON = ("both", "real", "generated")
 LOSSLESS = "lossless"
 FORMATS = (LOSSLESS, "leaky")
 EXPERIMENTS = ("loss_weight", "attention_loss", "sample_size", "leaky", "anl_plus", "peers", "leave_one_out",
                "branch")
-BASELINES = ("blur_jpeg", "npr", "srm", "spectrum", "dnf", "lare", "dire", "distildire", "drct", "aeroblade")
+BASELINES = ("blur_jpeg", "npr", "srm", "spectrum", "dnf", "lare", "dire", "distildire", "drct", "aeroblade",
+             "univfd")
 DIFFUSION_STEPS = 1000
 PUBLISHED = "published"  # the model of the family whose images a public data set holds
 
@@ -89,7 +91,8 @@ def load(path="params.yaml"):
 
 
 def resolve(name, folder="profiles"):
-    """The plain dict of profile `name`, its bases merged in. Raises UserError on an unknown profile."""
+    """The plain dict of profile `name`, its bases merged in; a mapping that it sets to null leaves that of its base out. Raises
+    UserError on an unknown profile."""
     path = Path(folder) / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(item.stem for item in Path(folder).glob("*.yaml")))
@@ -145,6 +148,9 @@ def _merge(base, change, origin, place=""):
     for key, value in change.items():
         if key not in base:
             raise UserError(f"{origin}: unknown key '{place}{key}'; known here: {', '.join(map(str, base))}")
+        if value is None and isinstance(base[key], dict):  # no mapping of a profile may be null: it is left out
+            del merged[key]
+            continue
         both = isinstance(value, dict) and isinstance(base[key], dict)
         merged[key] = _merge(base[key], value, origin, f"{place}{key}.") if both else value
     return merged

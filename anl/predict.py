@@ -21,19 +21,26 @@ BATCH = 128
 
 
 @torch.no_grad()
-def score(detector, pixels, device="cpu"):
-    """Logits (N,), float64, of uint8 images (N, H, W, 3), in full precision: they depend on the image alone."""
+def score(detector, pixels, device="cpu", mirrored=False):
+    """Logits (N,), float64, of uint8 images (N, H, W, 3), in full precision: they depend on the image alone.
+
+    mirrored: take the mean over each image and its mirror image, left to right.
+    """
     detector = detector.to(device, memory_format=torch.channels_last).eval()
-    logits = [detector(to_tensor(pixels[i:i + BATCH]).to(device, memory_format=torch.channels_last)).logit.cpu()
-              for i in range(0, len(pixels), BATCH)]
-    return torch.cat(logits).double().numpy()
+    logits = []
+    for start in range(0, len(pixels), BATCH):
+        x = to_tensor(pixels[start:start + BATCH]).to(device, memory_format=torch.channels_last)
+        logit = detector(x).logit
+        logits.append((logit + detector(x.flip(-1)).logit) / 2 if mirrored else logit)
+    return torch.cat([logit.cpu() for logit in logits]).double().numpy()
 
 
-def score_treated(detector, pixels, treat, device="cpu"):
+def score_treated(detector, pixels, treat, device="cpu", mirrored=False):
     """Logits (N,) of uint8 images (N, H, W, 3) after `treat` (image, its index) -> image; several processes share the batches,
-    and each treats its own."""
+    and each treats its own. mirrored: as of `score`."""
     def part(batch):
-        return score(detector, np.stack([treat(pixels[index], index) for index in range(batch.start, batch.stop)]), device)
+        treated = np.stack([treat(pixels[index], index) for index in range(batch.start, batch.stop)])
+        return score(detector, treated, device, mirrored)
 
     return np.concatenate(processes.spread(part, len(pixels), BATCH))
 
@@ -51,25 +58,26 @@ def score_benchmark(detector, params, device="cpu", formats=LOSSLESS):
     drawn = drawn_from_reals(test, params.seed) if "matched" in params.evaluation.views else []
     val_pixels, pixels = (as_published(read_images(params.benchmark.folder, part), part["label"], formats)
                           for part in (val, test))
-    tables = [_scored(detector, val, val_pixels, "raw", device)]
-    raw = _scored(detector, test, pixels, "raw", device)
+
+    def scored(rows, images, view):
+        logit = score_treated(detector, images, lambda image, _: views.apply(view, image), device, params.evaluation.mirrored)
+        return rows.assign(view=view, logit=logit)
+
+    tables = [scored(val, val_pixels, "raw")]
+    raw = scored(test, pixels, "raw")
     tables.append(raw)
     for view in params.evaluation.views:
         if view == "matched" and formats == LOSSLESS and not any(drawn):
             tables.append(raw.assign(view=view))
         elif view == "matched":
             alike = encoded(pixels, drawn) if formats == LOSSLESS else matched(pixels, test["label"], formats)
-            tables.append(_scored(detector, test, alike, "raw", device).assign(view=view))
+            tables.append(scored(test, alike, "raw").assign(view=view))
         elif view != "raw":
-            tables.append(_scored(detector, test, pixels, view, device))
+            tables.append(scored(test, pixels, view))
     real = (test["generator"] == REAL).to_numpy()
-    tables += [_scored(detector, test[real], pixels[real], control, device) for control in params.evaluation.controls
+    tables += [scored(test[real], pixels[real], control) for control in params.evaluation.controls
                if control not in params.evaluation.views]
     return pd.concat(tables, ignore_index=True)[COLUMNS]
-
-
-def _scored(detector, rows, pixels, view, device):
-    return rows.assign(view=view, logit=score_treated(detector, pixels, lambda image, _: views.apply(view, image), device))
 
 
 def score_run(folder, params):

@@ -39,6 +39,21 @@ def join():
     PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
 
 
+def accelerator(precision, log_with=None):
+    """An Accelerator that computes in `precision` (fp32, bf16 or fp16), as arithmetic.in_use gives it.
+
+    Accelerate fixes the format for a whole Python process and refuses another; here each training, in a notebook say, has its
+    own, so what it has fixed is forgotten first. The processes that have joined stay joined.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    mixed = "no" if precision == "fp32" else precision
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=mixed, log_with=log_with)
+
+
 def leave():
     """Part from the others; does nothing in a process alone."""
     if distributed.is_available() and distributed.is_initialized():
@@ -105,6 +120,20 @@ def agreed(decide):
     if found[1] is not None:
         raise OtherFailed(found[1])
     return found[0]
+
+
+def resumed(checkpoint):
+    """The state in an anl.fitting.Checkpoint, or None. Raises UserError if it is of another number of processes, whose sums
+    round otherwise, or not all processes see it."""
+    me, state = here(), checkpoint.load()
+    steps = gathered(state["step"] if state else 0)
+    if len(set(steps)) > 1:
+        raise UserError(f"{checkpoint.path} is not the same file for all processes; put .cache/anl on a disk they share")
+    made_by = state.get("processes", 1) if state else me.count
+    if made_by != me.count:
+        raise UserError(f"{checkpoint.path} was left by a training in {made_by} process{'es' if made_by > 1 else ''}, and this "
+                        f"is one in {me.count}; run it again with --processes {made_by}, or delete the file to start afresh")
+    return state
 
 
 def summed(values, device="cpu"):

@@ -49,7 +49,8 @@ def score_run(folder, params):
     loaded = detector.load(folder / "model.safetensors")
     formats = spec.get("formats", LOSSLESS)
     key = identity({"weights": sha256_of(folder / "model.safetensors"), "seed": params.seed, "formats": formats,
-                    "samples": list(rows["sha256"]), "perturbations": pairs})
+                    "samples": list(rows["sha256"]), "perturbations": pairs,
+                    **({"mirrored": True} if params.evaluation.mirrored else {})})
     if processes.agreed(lambda: key_of(path)) == key:
         return path
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -58,7 +59,7 @@ def score_run(folder, params):
     samples = rows["sample_id"].tolist()
     for kind, strength in tqdm(pairs, desc=folder.name, mininterval=5, file=sys.stderr, disable=not processes.here().main):
         logit = score_treated(loaded, pixels, lambda image, index, kind=kind, strength=strength: perturb.apply(
-            kind, strength, image, params.seed, samples[index]), device)
+            kind, strength, image, params.seed, samples[index]), device, params.evaluation.mirrored)
         tables.append(rows.assign(perturbation=kind, strength=strength, logit=logit))
     write_keyed(path, pd.concat(tables, ignore_index=True)[COLUMNS], key)
     return path

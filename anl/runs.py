@@ -12,7 +12,7 @@ import torch
 
 from anl import __version__, arithmetic, baselines, detector, files, predict, processes, train
 from anl.errors import UserError
-from anl.params import BRANCHES, FORMATS, GRADIENTS, LOSSLESS, NOISE_ON
+from anl.params import BRANCHES, FORMATS, GRADIENTS, LOSSLESS, NOISE_ON, READS
 
 GROUPS = ("main", "step_t", "attention", "targets", "loss_weight", "attention_loss", "sample_size", "leaky",
           "anl_plus", "peers", "branch", "adhoc")
@@ -28,7 +28,7 @@ class RunSpec:
     attention's gradient stops at the noise. pairs: training pairs used, 0 for all. formats: anl.data.formats.FORMATS.
     consistent: whether an augmented image is asked for the noise of the untouched one, or for none. baseline: a method of
     anl.baselines, for which all of this but the seed means nothing. branch: `stem`, or `shallow`, which the plain detector has
-    too: it is the bare backbone then.
+    too: it is the bare backbone then. reads: what the detector reads, see anl.detector.
     """
 
     target: str
@@ -42,7 +42,8 @@ class RunSpec:
     formats: str = LOSSLESS
     consistent: bool = False
     baseline: str = ""
-    branch: str = "stem"
+    branch: str = BRANCHES[0]
+    reads: str = READS[0]
 
     @property
     def method(self):
@@ -54,7 +55,8 @@ class RunSpec:
             parts += [self.noise_on] if self.noise_on != "both" else []
             parts += [self.gradient] if self.gradient != "joint" else []
             parts += ["consistent"] if self.consistent else []
-        parts += [self.branch] if self.branch != "stem" else []
+        parts += [self.branch] if self.branch != BRANCHES[0] else []
+        parts += [self.reads] if self.reads != READS[0] else []
         parts += [f"n{self.pairs}"] if self.pairs else []
         parts += [self.formats] if self.formats != LOSSLESS else []
         return "-".join(parts)
@@ -68,29 +70,33 @@ class RunSpec:
         keys = ("seed", "data", "models", "prior", "families", "benchmark", "use", "detector", "training")
         parts = {key: dataclasses.asdict(params)[key] for key in keys}
         spec = dataclasses.asdict(self)
-        for switch, usual in (("consistent", False), ("baseline", ""), ("branch", "stem")):
-            if spec[switch] == usual:  # these came later: runs without them keep their identity
-                del spec[switch]
+        # these came later: runs without them keep their identity
+        for part, switch, usual in ((spec, "consistent", False), (spec, "baseline", ""), (spec, "branch", BRANCHES[0]),
+                                    (spec, "reads", READS[0]), (parts["training"], "flip", False)):
+            if part[switch] == usual:
+                del part[switch]
         if self.baseline:
-            parts["baselines"] = dataclasses.asdict(params.baselines)
+            parts["baselines"] = baselines.decisive(self.baseline, dataclasses.asdict(params.baselines))
+        if params.evaluation.mirrored:
+            parts["mirrored"] = True
         return files.identity({"spec": spec, **parts,
                                "views": [params.evaluation.views, params.evaluation.controls]})
 
 
 def make_spec(params, target, step, attention, loss_weight, seed, *, noise_on="both", gradient="joint", pairs=0,
-              formats=LOSSLESS, consistent=False, baseline="", branch="stem"):
+              formats=LOSSLESS, consistent=False, baseline="", branch=BRANCHES[0], reads=READS[0]):
     """A checked RunSpec; unused fields of the plain detector and of baselines take fixed values, so that each is one run."""
     for name, value, known in (("noise_on", noise_on, NOISE_ON), ("gradient", gradient, GRADIENTS), ("formats", formats, FORMATS),
-                               ("branch", branch, BRANCHES)):
+                               ("branch", branch, BRANCHES), ("reads", reads, READS)):
         if value not in known:
             raise UserError(f"{name} cannot be '{value}'; choose one of {', '.join(known)}")
     if baseline:
         baselines.get(baseline)
         return RunSpec("none", params.method.step, "none", 0.0, seed, baseline=baseline)
     if target == "none":
-        return RunSpec("none", params.method.step, "none", 0.0, seed, pairs=pairs, formats=formats, branch=branch)
-    return RunSpec(target, step, attention, float(loss_weight), seed, noise_on, gradient, pairs, formats,
-                   consistent, branch=branch)
+        return RunSpec("none", params.method.step, "none", 0.0, seed, pairs=pairs, formats=formats, branch=branch, reads=reads)
+    return RunSpec(target, step, attention, float(loss_weight), seed, noise_on, gradient, pairs, formats, consistent,
+                   branch=branch, reads=reads)
 
 
 def specs_of(params, **changes):
@@ -135,7 +141,9 @@ def experiment_specs(params):
                           + [{"gradient": name} for name in r.gradients],
         "sample_size": [{"pairs": pairs, **change} for pairs in r.pairs for change in ({"target": "none"}, {})],
         "anl_plus": [{"target": name} for name in r.plus_targets]
-                    + [{"target": name, "consistent": True} for name in r.consistent_targets],
+                    + [{"target": name, "consistent": True} for name in r.consistent_targets]
+                    + [{"reads": name} for name in r.reads]
+                    + [{"reads": name, "target": "none"} for name in r.plain_reads],
         "peers": [{"baseline": name} for name in r.baselines],
         "branch": [{"branch": name, **change} for name in r.branches for change in ({"target": "none"}, {})],
         "leaky": [{"formats": name, "target": "none"} for name in r.formats]
@@ -159,7 +167,7 @@ def train_run(spec, params, group, root="runs"):
     if group not in GROUPS:
         raise UserError(f"there is no group '{group}'; choose one of {', '.join(GROUPS)}")
     folder = run_folder(params, spec, group, root)
-    started = time.monotonic()
+    started, worked = time.monotonic(), time.process_time()
     identity = spec.identity(params)
     temporary = folder.with_name(f".{folder.name}.new")
     processes.agreed(lambda: shutil.rmtree(temporary, ignore_errors=True))
@@ -171,7 +179,8 @@ def train_run(spec, params, group, root="runs"):
     about = {
         "spec": dataclasses.asdict(spec), "identity": identity, "group": group, "device": device,
         "precision": arithmetic.in_use(params.training.precision, device),
-        "wall_seconds": time.monotonic() - started, "parameters": sum(p.numel() for p in trained.parameters()),
+        "wall_seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - worked,
+        "threads": torch.get_num_threads(), "parameters": sum(p.numel() for p in trained.parameters()),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "versions": {"anl": __version__, "torch": torch.__version__, "python": platform.python_version()},
         **({"processes": count} if count > 1 else {})}

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from sklearn.metrics import average_precision_score
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -70,7 +69,7 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
     resumable = {"detector": bare, "optimiser": optimiser, "average": average, "scaler": accelerator.scaler}
     checkpoint = Checkpoint(cache, spec.slug, {"identity": identity})
     curve, start = [], 0
-    if state := _resumed(checkpoint, me):
+    if state := processes.resumed(checkpoint):
         for name, part in resumable.items():
             if part is not None:
                 part.load_state_dict(state[name])
@@ -83,6 +82,7 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
             group["lr"] = config.learning_rate * learning_rate_factor(step, config.steps)
         pairs = pair_batch(len(data["real"]), config.batch_size // 2, spec.seed, step)
         plan = augment.plan(pairs, config, spec.seed, step)
+        flips = augment.flips(pairs, config, spec.seed, step)
         fakes = _fake_rows(data, spec.seed, step)
         detector.train()
         optimiser.zero_grad(set_to_none=True)
@@ -98,6 +98,10 @@ def fit_detector(spec, params, *, identity, cache=".cache/anl", accelerator=None
                 x = _inputs(data, rows, plans).to(accelerator.device, memory_format=torch.channels_last)
                 label = torch.from_numpy(data["label"][rows]).to(accelerator.device)
                 target = None if data["target"] is None else data["target"][rows].to(accelerator.device)
+                if config.flip:  # a mirror image's noise is taken for the mirror image of the noise: nearly so, and free
+                    flipped = [flips[pair] for pair in part.tolist()] * 2
+                    x = augment.mirror(x, flipped).contiguous(memory_format=torch.channels_last)
+                    target = None if target is None else augment.mirror(target, flipped)
                 counts = torch.from_numpy(_counted(part, plan, spec)).to(accelerator.device)
                 with accelerator.autocast():
                     output = detector(x, represented=True) if peer else detector(x)
@@ -138,21 +142,7 @@ def _accelerator(precision):
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("training.precision fp16 needs a GPU, and there is none here; choose bf16 or fp32")
     used = arithmetic.in_use(precision, "cuda" if torch.cuda.is_available() else "cpu")
-    return Accelerator(mixed_precision="no" if used == "fp32" else used, log_with=tracking.TRACKER)
-
-
-def _resumed(checkpoint, me):
-    """The state in a checkpoint, or None. Raises UserError if it is of another number of processes, whose sums round
-    otherwise, or not all processes see it."""
-    state = checkpoint.load()
-    steps = processes.gathered(state["step"] if state else 0)
-    if len(set(steps)) > 1:
-        raise UserError(f"{checkpoint.path} is not the same file for all processes; put .cache/anl on a disk they share")
-    made_by = state.get("processes", 1) if state else me.count
-    if made_by != me.count:
-        raise UserError(f"{checkpoint.path} was left by a training in {made_by} process{'es' if made_by > 1 else ''}, and this "
-                        f"is one in {me.count}; run it again with --processes {made_by}, or delete the file to start afresh")
-    return state
+    return processes.accelerator(used, tracking.TRACKER)
 
 
 def _build(spec, params, data):
@@ -162,7 +152,7 @@ def _build(spec, params, data):
     channels, factor = _noise_shape(data, params.benchmark.size)
     return Detector(**dataclasses.asdict(params.detector), size=params.benchmark.size, noise=spec.target != "none",
                     attention=spec.attention, gradient=spec.gradient, noise_channels=channels, noise_factor=factor,
-                    branch=spec.branch)
+                    branch=spec.branch, reads=spec.reads)
 
 
 def _fake_rows(data, seed, step):

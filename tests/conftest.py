@@ -61,7 +61,8 @@ def tiny_settings(root):
     value["training"] |= {"steps": 4, "batch_size": 8}
     value["runs"] = {"seeds": [0, 1], "steps": [100], "attentions": ["none"], "targets": ["highpass"], "priors": [], "loss_weights": [],
                      "quiet_attentions": [], "noise_on": [], "gradients": [], "branches": [], "pairs": [], "formats": [], "leaky_steps": [],
-                     "plus_targets": [], "consistent_targets": [], "baselines": [], "left_out": [], "experiments": []}
+                     "plus_targets": [], "consistent_targets": [], "reads": [], "plain_reads": [], "baselines": [], "left_out": [],
+                     "experiments": []}
     value["evaluation"] |= {"bootstrap": 40}
     return value
 

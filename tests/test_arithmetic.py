@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from anl import arithmetic, train
+from anl import arithmetic, processes, train
 
 
 @pytest.mark.parametrize("able", [True, False])
@@ -23,5 +23,5 @@ def test_training_asks(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     asked = []
     monkeypatch.setattr(arithmetic, "in_use", lambda *words: asked.append(words) or "fp32")
-    monkeypatch.setattr(train, "Accelerator", lambda mixed_precision, log_with: mixed_precision)
-    assert train._accelerator("bf16") == "no" and asked == [("bf16", "cpu")]
+    monkeypatch.setattr(processes, "accelerator", lambda precision, log_with: precision)
+    assert train._accelerator("bf16") == "fp32" and asked == [("bf16", "cpu")]

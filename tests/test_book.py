@@ -1,19 +1,20 @@
 import dataclasses
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from anl import book, tables
+from anl import book, claims, tables
 from anl.errors import UserError
 from anl.files import sha256_of, write_csv, write_json
 from tests import synthetic
 
 OURS = ["index", "paper", "method", "protocol", "data_card", "sources", "claims", "cross_generator", "step_t", "attention",
         "targets", "peers", "families", "cifake", "robustness", "calibration", "detector", "gallery", "cost", "data", "prior",
-        "demo", "use", "limits", "rerun", "glossary", "bibliography"]
+        "demo", "use", "limits", "rerun", "scale", "scale_launch", "glossary", "bibliography"]
 
 
 class Page(HTMLParser):
@@ -175,14 +176,14 @@ def test_every_figure_and_table_tells_where_it_comes_from(built_book):
         figures = re.findall(r"</figure>\s*(?:<div.*?</div>\s*)?(<details class=\"origin\">)?", text)
         assert name == "demo" or all(figures), name  # its figures are drawn from the reader's own picture
         tables = re.findall(r"</table></div></div>\s*(<details class=\"origin\">)?", text)
-        assert name in ("data_card", "sources") or all(tables), name
+        assert name in ("data_card", "sources", "scale") or all(tables), name
 
 
 def test_csv_table_of_methods_has_a_column_each(tmp_path):
     write_csv(tmp_path / "t.csv", synthetic.tables()["cross_generator"]["summary"])
     text = tables.csv_table(tmp_path / "t.csv", {"metric": "AP", "view": "matched"})
-    assert "plain [95 %]" in text and "anl [95 %]" in text and text.count("<tr>") == 5
-    assert '<th scope="col">seeds</th><th scope="col">n</th>' in text and text.count(">800</td>") == 4
+    assert "plain [95\N{NO-BREAK SPACE}%]" in text and "anl [95\N{NO-BREAK SPACE}%]" in text and text.count("<tr>") == 5
+    assert '<th scope="col">Seeds</th><th scope="col">n</th>' in text and text.count(">800</td>") == 4
     assert "mean of unseen" in text and "balanced" not in text
 
 
@@ -202,5 +203,60 @@ def test_csv_table_joins_intervals_and_escapes(tmp_path):
                                     "ap_colour": 0.5, "ap_colour_low": 0.4, "ap_colour_high": 0.6}])
     text = tables.csv_table(tmp_path / "t.csv")
     assert "&lt;anl&gt;" in text and "\N{MINUS SIGN}0.250 [\N{MINUS SIGN}0.500, 0.100]" in text
-    assert "AP colour [95 %]" in text and "0.500 [0.400, 0.600]" in text and ">40<" in text
+    assert "AP colour [95\N{NO-BREAK SPACE}%]" in text and "0.500 [0.400, 0.600]" in text and ">40<" in text
     assert text.count("<th") == 5  # head's own tag and four columns
+
+
+def test_a_table_cell_that_is_no_number_is_named_by_its_line(tmp_path):
+    (tmp_path / "t.csv").write_text("method,mean\nplain,0.5\nanl,nan\n")
+    with pytest.raises(UserError, match="t.csv, line 3: 'mean' is 'nan', not a number; make it again with `dvc repro x`"):
+        tables.csv_table(tmp_path / "t.csv", mend="dvc repro x")
+
+
+def test_long_texts_turn_into_cards_that_name_their_columns():
+    text = tables.html_table(["Method", "What"], [["a", "x" * 80]])
+    assert '<table class="table cards">' in text and '<td data-head="What">' in text
+    assert "data-head" not in tables.html_table(["Method", "What"], [["a", "<b>x</b>"]])
+
+
+def test_verdicts_by_view_have_a_row_a_claim(tmp_path):
+    write_csv(tmp_path / "t.csv", synthetic.tables()["claims"]["by_view"])
+    text = tables.csv_table(tmp_path / "t.csv")
+    assert text.count("<tr>") == 2 and text.count('class="verdict reproduced"') == 3 and "3 seeds, n = 800" in text
+    assert "View jpeg96" in text and text.count("0.100 [0.050, 0.200]") == 3
+
+
+def test_the_claims_of_the_active_profile_stand_beside_the_stored_ones(tmp_path):
+    results = synthetic.write_results(tmp_path)
+    judged = claims.evaluate(results / "small", synthetic.ROOT / "claims.yaml")
+    stored = json.loads((synthetic.ROOT / "results/full/claims.json").read_text())
+    text = book.verdict_table(judged, stored=stored)
+    assert "Profile small, 3 seeds" in text and "Profile full, 5 seeds" in text
+    first = re.search(r"<tbody>\n<tr>.*?</tr>", text, re.DOTALL)[0]  # decided in `full` alone
+    other = next(claim for claim in stored if claim["id"] == judged[0]["id"])
+    assert first.count('class="verdict') == 2 and "not run here" in first and other["verdict"] in first
+    assert tables.prose(other["measures"][0]["text"]) in first and "not run here</b>" not in first
+    assert "holds up to 5 %" in book.verdict_table(stored) and "holds if its 95 % interval lies above 0" in text
+    ledger = book.ledger(judged, stored)
+    assert f"as stored: **{other['verdict']}**" in ledger and f"```bash\n{judged[0]['command']}\n```" in ledger
+    assert "Profile full" not in book.verdict_table(judged)
+
+
+FAULTS = {"a dead page": ("[x](no_such_page.md)", "no_such_page.md"), "a dead anchor": ("{ref}`no-such-label`", "no-such-label"),
+          "a figure without words": ("```{figure} shown.png\nA caption.\n```", "tiny.md shows shown.png without alternative text"),
+          "an unknown work": ("{cite:p}`nobody2020`", "nobody2020"), "an unknown number": ("{{ step_t.no_such }}", "tiny.md:3: step_t.no_such")}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_a_page_stops_the_build_and_is_named(built_book, tmp_path, fault):
+    text, message = FAULTS[fault]
+    source, copy = built_book.parents[1], tmp_path / "book"
+    (copy / "generated").mkdir(parents=True)
+    for name in ("_config.yml", "references.bib", "generated/values.json"):
+        shutil.copyfile(source / name, copy / name)
+    shutil.copytree(source / "_static", copy / "_static", ignore=shutil.ignore_patterns("vendor"))
+    synthetic.draw_figure(copy / "shown.png")
+    (copy / "_toc.yml").write_text("format: jb-book\nroot: tiny\n")
+    (copy / "tiny.md").write_text(f"# Tiny\n\n{text}\n")
+    done = synthetic.build(copy)
+    assert done.returncode != 0 and message in done.stdout + done.stderr, (done.stdout + done.stderr)[-1500:]

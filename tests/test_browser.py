@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_mathematics_is_rendered_without_network(built_book, tmp_path):
         "<mjx-assistive-mml")[0]
 
 
-@pytest.mark.parametrize("page", ["index.html", "method.html", "data_card.html", "gallery.html", "demo.html",
+@pytest.mark.parametrize("page", ["index.html", "method.html", "claims.html", "data_card.html", "gallery.html", "demo.html",
                                   "generated/notebooks/step_t.html"])
 def test_no_console_error_and_no_request(built_book, tmp_path, page):
     done = chromium(built_book / page, tmp_path, "--dump-dom")
@@ -137,6 +138,70 @@ def test_sorting_reads_the_first_number_of_an_interval(built_book, tmp_path):
     assert answer["points"] == 3 and answer["image"] == "none"
 
 
+def at_width(width):
+    """Script that lays the page out as wide as that; the window itself is never narrower than 500."""
+    narrow = f'document.body.style.width = "{width}px";' if width < 500 else ""
+    return f"{narrow} await new Promise((done) => setTimeout(done, 500));"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_forest_is_drawn_for_the_width_of_the_page(built_book, tmp_path, width):
+    answer = answer_of(built_book / "targets.html", tmp_path, at_width(width) + """
+        const figure = document.querySelector("figure.forest");
+        const select = figure.querySelector("select");
+        select.value = "jpeg96";
+        select.dispatchEvent(new Event("change"));
+        const points = [...figure.querySelectorAll("g.point")];
+        const gain = points.find((point) => point.getAttribute("aria-label").startsWith("highpass, unseen, minus plain, paired"));
+        gain.focus();
+        const box = figure.querySelector("svg").getBoundingClientRect();
+        const places = [...figure.querySelectorAll("circle")].map((circle) => circle.getBoundingClientRect());
+        return { points: points.length, said: figure.querySelector("output").textContent, wide: box.width, tall: box.height,
+                 inside: places.every((place) => place.left >= box.left && place.right <= box.right && place.bottom <= box.bottom),
+                 label: figure.querySelector("svg").getAttribute("aria-label"), image: figure.querySelector("img").checkVisibility(),
+                 texts: [...figure.querySelectorAll("svg text")].map((text) => text.textContent) };
+    """, f"--window-size={width},900")
+    assert answer["points"] == 3 * 2 + 2 * 2 and answer["inside"] and not answer["image"] and "jpeg96" in answer["label"]
+    assert answer["said"] == "highpass, unseen, minus plain, paired: \u22120.020 [\u22120.050, 0.010], 3 seeds, n = 800"
+    assert answer["texts"].count("highpass") == (2 if width == 390 else 1)  # one panel below the other, or beside it
+    assert answer["wide"] < width and (answer["tall"] > 250) == (width == 390)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("page", ["claims.html", "peers.html", "data_card.html", "robustness.html"])
+def test_nothing_reaches_beyond_the_page(built_book, tmp_path, page, width):
+    answer = answer_of(built_book / page, tmp_path, at_width(width) + """
+        const edge = document.body.getBoundingClientRect().right + 1;
+        const scrolls = (part) => part.closest(".results-table, .figure-image, pre, mjx-container, svg");
+        const wide = [...document.querySelectorAll("article *")].filter((part) => !scrolls(part) && part.checkVisibility()
+          && part.getBoundingClientRect().right > edge).map((part) => part.outerHTML.slice(0, 120));
+        const boxes = [...document.querySelectorAll(".results-table")].map((box) =>
+          [box.scrollWidth > box.clientWidth + 2, !box.parentNode.querySelector(".more-columns").hidden]);
+        return { page: document.documentElement.scrollWidth - innerWidth, wide, boxes,
+                 unreachable: [...document.querySelectorAll(".results-table, .figure-image")].filter((box) =>
+                   box.scrollWidth > box.clientWidth + 2 && box.tabIndex !== 0).length };
+    """, f"--window-size={width},900")
+    assert answer["page"] <= 0 and not answer["wide"] and answer["unreachable"] == 0
+    assert answer["boxes"] and all(scrolls == told for scrolls, told in answer["boxes"])
+
+
+def test_every_table_can_be_had_as_csv(built_book, tmp_path):
+    links = answer_of(built_book / "sources.html", tmp_path, """
+        return [...document.querySelectorAll(".results-block")].map((block) => block.querySelector("a.csv").href);
+    """)
+    text = unquote(links[0].partition(",")[2])
+    assert len(links) == 3 and all(link.startswith("data:text/csv") for link in links)
+    assert text.splitlines()[0].startswith('"Id","Data set"') and '"cifake"' in text
+
+
+def test_icons_come_from_the_font(built_book, tmp_path):
+    answer = answer_of(built_book / "index.html", tmp_path, """
+        const icons = [...document.querySelectorAll("i.fa-solid, i.fas, span.fa-solid")];
+        return [icons.length, icons.filter((icon) => !/^"."$/u.test(getComputedStyle(icon, "::before").content)).map((icon) => icon.className)];
+    """)
+    assert answer[0] > 3 and answer[1] == []
+
+
 def test_loss_curves_are_drawn_from_their_numbers(built_book, tmp_path):
     answer = answer_of(built_book / "detector.html", tmp_path, """
         const figure = document.querySelector("figure.drawn");
@@ -225,7 +290,7 @@ def test_search_finds_a_term(built_book, tmp_path):
     assert re.search(r'<ul class="search[^"]*">.*?href="protocol.html', done.stdout, re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["index.html", "step_t.html", "data_card.html", "detector.html", "gallery.html"])
+@pytest.mark.parametrize("page", ["index.html", "claims.html", "step_t.html", "data_card.html", "detector.html", "families.html", "gallery.html"])
 def test_no_serious_barrier_in_either_theme(built_book, tmp_path, page):
     found = answer_of(built_book / page, tmp_path, """
         document.querySelectorAll("details").forEach((part) => { part.open = true; });

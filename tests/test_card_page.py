@@ -13,9 +13,9 @@ def test_every_measured_row_is_shown_reals_first(tmp_path):
     values = card_page.write(tmp_path, folder)
     rows = re.findall(r"<tr>(.*?)</tr>", (tmp_path / "measured.html").read_text(), re.DOTALL)[1:]
     card = read_json(folder / "card.json")
-    assert len(rows) == len(card["measured"]) and "real photographs" in rows[0] and "not seen" in rows[-1]
+    assert len(rows) == len(card["measured"]) and "as patches" in rows[0] and "real photographs" in rows[0] and "not seen" in rows[-1]
     files = next(row for row in card["measured"] if row["of"] == "real" and row["condition"] == "files")
-    assert values["files_generated"] == f"{files['called_generated']:.0%}" and values["n_files"] == str(files["n"])
+    assert values["files_generated"] == f"{100 * files['called_generated']:.0f} %" and values["n_files"] == str(files["n"])
     assert (tmp_path / "limits.html").read_text().count("<li>") == len(card["limits"])
 
 

@@ -66,6 +66,16 @@ def test_missing_results_and_unknown_metric_are_named(tmp_path, results):
         claims.evaluate(results / "small", LEDGER)
 
 
+@pytest.mark.parametrize("key", ["value", "low"])
+def test_a_number_that_is_none_decides_nothing_and_is_named(results, key):
+    path = results / "small/cross_generator/values.json"
+    numbers = json.loads(path.read_text())
+    numbers["unseen_AP_difference"][key] = float("nan")
+    path.write_text(json.dumps(numbers))
+    with pytest.raises(UserError, match="values.json: 'unseen_AP_difference', which decides a claim, is not a number.*dvc repro"):
+        claims.evaluate(results / "small", LEDGER)
+
+
 @pytest.mark.parametrize("change, message", [
     (lambda c: c.update(colour=1), "unknown key 'colour'"), (lambda c: c.pop("stands"), "lacks 'stands'"),
     (lambda c: c["rules"][0].update(at_most=1), "one of `above` and `at_most`"),

@@ -68,8 +68,8 @@ def test_a_published_sets_notebook_runs_under_its_own_profile(monkeypatch):
     called = {}
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("anl.notebooks.run_notebook", lambda *words: called.update(words=words))
-    assert cli.main(["--params", "profiles/cifake.yaml", "notebook", "cifake", "--set", "long_file=null"]) == 0
-    assert called["words"] == ("cifake", {"params_file": "profiles/cifake.yaml", "long_file": None}, "profiles/cifake.yaml")
+    assert cli.main(["--params", "profiles/cifake.yaml", "notebook", "longer", "--set", "methods=[anl]"]) == 0
+    assert called["words"] == ("longer", {"params_file": "profiles/cifake.yaml", "methods": ["anl"]}, "profiles/cifake.yaml")
 
 
 def test_the_same_commands_make_a_published_sets_models_and_benchmark(monkeypatch, capsys):
@@ -194,3 +194,31 @@ def test_settings_are_read_as_yaml():
 def test_settings_that_cannot_be_read(pairs, words):
     with pytest.raises(UserError, match=words):
         cli.parse_settings(pairs)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("words", [["train", "--group", "adhoc", "--seed", "0"], ["paper", "train"]])
+def test_inputs_edited_under_a_stage_are_told_of_in_every_process(words, processes, monkeypatch, tmp_path, capsys):
+    """Of several processes this is one, which a launcher has started; that it joins the others is left out."""
+    monkeypatch.chdir(ROOT)
+    copied = tmp_path / "profile.yaml"
+    copied.write_text((ROOT / "profiles/paper.yaml" if words[0] == "paper" else ROOT / "params.yaml").read_text())
+    monkeypatch.setattr("anl.processes.join", lambda: None)
+    for module in ("anl.cli_runs.train", "anl.cli_paper.paper"):
+        monkeypatch.setattr(module, lambda options: copied.write_text(copied.read_text() + " ") and None)
+    (monkeypatch.setenv("WORLD_SIZE", "2") if processes == 2 else monkeypatch.delenv("WORLD_SIZE", raising=False))
+    monkeypatch.setattr("anl.launch._first", lambda: True)
+    assert cli.main(["--params", str(copied), *words]) == 2
+    assert "profile.yaml was changed while this ran" in capsys.readouterr().err
+
+
+def test_one_line_tells_of_an_interruption_however_many_processes_there_were(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("anl.launch.share", interrupted)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for ours, lines in ((True, 0), (False, 1)):  # started by us: the launcher speaks
+        (monkeypatch.setenv("ANL_LAUNCHED", "1") if ours else monkeypatch.delenv("ANL_LAUNCHED", raising=False))
+        assert cli.main(["train", "--group", "adhoc", "--seed", "0"]) == 130
+        assert capsys.readouterr().err.count("interrupted") == lines

@@ -42,7 +42,8 @@ def test_the_model_is_the_exported_detector_with_the_cards_rule(written):
     session = export.open_session(_file(folder / "x.onnx", base64.b64decode(model["onnx"])))
     assert [item.name for item in session.get_outputs()] == list(export.OUTPUTS)
     assert model["card"]["threshold"] == card.threshold and model["card"]["lower"] == card.lower
-    assert model["card"]["temperature"] == card.temperature and model["card"]["most"] == crops.MOST
+    assert (model["card"]["midpoint"], model["card"]["temperature"]) == (card.midpoint, card.temperature)
+    assert model["card"]["most"] == crops.MOST
     assert model["card"]["rule"] == card.rule and model["card"]["size"] == card.size
     assert len(base64.b64decode(model["card"]["draw"]["colours"])) == 3 * 256
     assert values["download"] == f"{sum(path.stat().st_size for path in [*VENDOR.glob('*.js'), folder / 'model.js']) / 1e6:.1f} MB"

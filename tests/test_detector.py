@@ -4,6 +4,7 @@ import torch
 from anl import detector as detectors
 from anl.detector import Detector
 from anl.errors import UserError
+from anl.residuals import residuals
 
 SETTINGS = {"backbone": "test_resnet", "stride": 8, "stem_width": 8, "patch": 4, "size": 32, "attention_dim": 8}
 
@@ -25,6 +26,16 @@ def test_plain_has_no_noise_branch_and_fewer_parameters():
     assert plain(torch.zeros(1, 3, 32, 32)).noise is None
     names = set(full.state_dict()) - set(plain.state_dict())
     assert names and all(name.startswith(("head.", "attention.")) for name in names)
+
+
+def test_a_vision_transformer_is_built_for_the_images_size_and_every_weight_of_it_learns():
+    detector = make(backbone="vit_small_patch14_dinov2", stride=14, size=112, patch=16).train()  # of 518 pixels, as published
+    out = detector(torch.rand(2, 3, 112, 112))
+    assert out.map.shape == (2, 8, 8) and detector.backbone.feature_info.reduction() == [14]
+    (out.logit.sum() + out.noise.sum()).backward()
+    assert [name for name, weight in detector.named_parameters() if weight.grad is None] == []  # DDP would wait for it
+    with pytest.raises(UserError, match="vit_small_patch14_dinov2 cuts images into patches of 14 pixels, and 128 is no multiple"):
+        make(backbone="vit_small_patch14_dinov2", stride=14, size=128)
 
 
 def test_attention_without_noise_is_refused():
@@ -149,3 +160,44 @@ def test_a_plain_detector_without_the_stem_is_the_bare_backbone():
 
     bare = make(branch="shallow", noise=False, attention="none")
     assert counts(bare, 32) == counts(BareBackbone("test_resnet", 8).eval(), 32)
+
+
+def test_a_detector_of_residuals_does_not_see_what_they_leave_out():
+    """A plane of any slope and brightness has no residual, apart from the edges."""
+    ramp = torch.linspace(-0.4, 0.4, 64).expand(1, 3, 64, 64)
+    assert residuals(ramp)[..., 4:-4, 4:-4].abs().max() < 1e-3
+    x = torch.rand(1, 3, 64, 64) * 0.02
+    moved = [float((make(reads=reads)(x).logit - make(reads=reads)(x + 0.3).logit).abs().detach())
+             for reads in ("residual", "image")]
+    assert moved[0] < 1e-5 and moved[1] > 1e-3  # brightness is seen in the image alone
+
+
+def test_a_detector_of_noise_reads_nothing_but_its_prediction():
+    detector = make(reads="noise", attention="affinity")
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    detector.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    seen = []
+    out = detector(x)
+    assert torch.equal(seen[0], detector.reader(out.noise))
+    out.logit.sum().backward()
+    assert detector.head.weight.grad.abs().sum() > 0  # classification teaches the noise head too
+
+
+@pytest.mark.parametrize("reads", ["residual", "noise"])
+def test_what_a_detector_reads_is_saved_with_it(reads, tmp_path):
+    detector = make(reads=reads)
+    x = torch.rand(3, 3, 32, 32) * 2 - 1
+    detectors.save(detector, tmp_path / "model.safetensors")
+    assert torch.equal(detector(x).logit, detectors.load(tmp_path / "model.safetensors")(x).logit)
+    assert "reads" not in make().settings  # what was saved before keeps its bytes
+
+
+def test_what_cannot_be_read_is_refused():
+    with pytest.raises(UserError, match="cannot read 'sound'; choose one of image, residual, noise"):
+        make(reads="sound")
+    with pytest.raises(UserError, match="needs the noise of a prior of pixels"):
+        make(reads="noise", noise=False, attention="none")
+    with pytest.raises(UserError, match="needs the noise of a prior of pixels"):
+        make(reads="noise", noise_channels=4, noise_factor=8)
+    with pytest.raises(UserError, match="'residual' needs the branch 'stem'"):
+        make(reads="residual", branch="shallow")

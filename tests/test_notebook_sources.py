@@ -6,13 +6,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from anl.book import NOTEBOOKS, PUBLIC
+from anl.book import NOTEBOOKS, PUBLIC, PUBLIC_NOTEBOOKS
 from anl.params import EXPERIMENTS
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 
 
-@pytest.fixture(params=[*NOTEBOOKS, *EXPERIMENTS, PUBLIC])
+@pytest.fixture(params=[*NOTEBOOKS, *EXPERIMENTS, *PUBLIC_NOTEBOOKS])
 def notebook(request):
     return nbformat.read(FOLDER / f"{request.param}.ipynb", 4)
 
@@ -22,7 +22,7 @@ def code(notebook):
 
 
 def test_there_is_a_notebook_for_every_page_and_no_other():
-    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted([*NOTEBOOKS, *EXPERIMENTS, PUBLIC])
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == sorted([*NOTEBOOKS, *EXPERIMENTS, *PUBLIC_NOTEBOOKS])
 
 
 def test_stored_without_what_a_run_leaves_behind(notebook):

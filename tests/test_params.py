@@ -77,6 +77,16 @@ def test_a_file_with_a_base_is_read_with_it(tmp_path):
     assert (found.profile, found.training.steps, found.training.batch_size) == ("mine", 3, 64)
 
 
+def test_a_mapping_of_the_base_that_is_set_to_null_is_left_out(tmp_path):
+    (tmp_path / "small.yaml").write_text((ROOT / "profiles/small.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text("base: small\nprofile: mine\nfamilies: {vae: null}\nprior: {source: null}\n")
+    found, base = params.load(tmp_path / "mine.yaml"), params.load(tmp_path / "small.yaml")
+    assert set(base.families) - set(found.families) == {"vae"} and found.prior == base.prior
+    (tmp_path / "mine.yaml").write_text("base: small\nprofile: mine\ntraining: null\n")
+    with pytest.raises(UserError, match="the key 'training' is missing"):
+        params.load(tmp_path / "mine.yaml")
+
+
 @pytest.mark.parametrize("key, value, words", [
     ("traning", {}, "unknown key 'traning'"),
     ("training.step", 3, "unknown key 'training.step'"),

@@ -171,7 +171,7 @@ def test_a_second_repro_does_nothing_and_is_quick(smoke):
 @pytest.mark.parametrize("name, setting, figure", [
     ("loss_weight", "weights=[0]", "ap_by_weight"), ("attention_loss", "attentions=[energy]", "ap_by_attention"),
     ("sample_size", "pairs=[20, 0]", "gain_by_pairs"), ("leaky", "steps=[1, 100]", "ap_by_step"),
-    ("anl_plus", "consistent=[prior]", "ap_by_variant"), ("peers", "others=[npr, dnf, aeroblade]", "accuracy_and_cost"),
+    ("anl_plus", "reads=[residual, noise]", "ap_by_variant"), ("peers", "others=[npr, dnf, aeroblade]", "accuracy_and_cost"),
     ("leave_one_out", "families=[flow, vq]", "ap_by_left_out"), ("branch", "branches=[shallow]", "ap_by_branch")])
 def test_an_experiment_of_the_research_profile_can_be_run_alone(smoke, name, setting, figure):
     """It trains what it lacks into runs/smoke/adhoc, in seconds here."""

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,23 @@ def test_scores_do_not_depend_on_batch_size_or_order(world, monkeypatch):
     np.testing.assert_allclose(predict.score(detector(), pixels), whole, atol=1e-5)
     order = np.random.default_rng(0).permutation(len(pixels))
     np.testing.assert_allclose(predict.score(detector(), pixels[order]), whole[order], atol=1e-5)
+
+
+def test_a_mirrored_score_is_the_mean_over_an_image_and_its_mirror_image():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    plain, other = (predict.score(detector(), images) for images in (pixels, pixels[:, :, ::-1]))
+    assert not np.allclose(plain, other)
+    mirrored = predict.score(detector(), pixels, mirrored=True)
+    np.testing.assert_allclose(mirrored, (plain + other) / 2, atol=1e-6)
+    np.testing.assert_allclose(predict.score(detector(), pixels[:, :, ::-1], mirrored=True), mirrored, atol=1e-6)
+
+
+def test_a_profile_asks_for_mirrored_scores_in_every_view(world, monkeypatch):
+    settings = dataclasses.replace(world.params, evaluation=dataclasses.replace(world.params.evaluation, mirrored=True))
+    asked, score = [], predict.score
+    monkeypatch.setattr(predict, "score", lambda *a: asked.append(a[3]) or score(*a))
+    table = predict.score_benchmark(detector(), settings)
+    assert len(asked) >= table["view"].nunique() - 1 and all(asked)
 
 
 def test_every_test_image_is_scored_once_in_every_view(world):

@@ -2,8 +2,9 @@ import dataclasses
 
 import pytest
 
-from anl import analysis, detector, files, runs
+from anl import analysis, detector, files, params, runs
 from anl.errors import UserError
+from tests.conftest import ROOT
 
 
 def test_slugs_say_what_a_run_is(world):
@@ -15,6 +16,8 @@ def test_slugs_say_what_a_run_is(world):
     assert detached.slug == "error-t1-gate-real-detached-n50-leaky-s2"
     assert runs.make_spec(world.params, "prior", 1, "gate", 1, 2, noise_on="generated").slug == "prior-t1-gate-generated-s2"
     assert runs.make_spec(world.params, "prior", 1, "gate", 1, 2, consistent=True).slug == "prior-t1-gate-consistent-s2"
+    assert runs.make_spec(world.params, "prior", 1, "gate", 1, 2, reads="noise").slug == "prior-t1-gate-noise-s2"
+    assert runs.make_spec(world.params, "none", 1, "gate", 1, 2, reads="residual").slug == "plain-residual-s2"
     assert runs.make_spec(world.params, "none", 1, "gate", 1, 2, noise_on="real", pairs=50).slug == "plain-n50-s2"
     assert len(runs.step_specs(world.params)) == 4 and len(runs.attention_specs(world.params)) == 4
 
@@ -24,6 +27,20 @@ def test_identity_follows_what_decides_the_weights_and_nothing_else(world):
     longer = dataclasses.replace(world.params, training=dataclasses.replace(world.params.training, steps=5))
     more_runs = dataclasses.replace(world.params, runs=dataclasses.replace(world.params.runs, seeds=[0, 1, 2]))
     assert spec.identity(world.params) == spec.identity(more_runs) != spec.identity(longer)
+
+
+@pytest.mark.parametrize("part, switch, value", [("training", "flip", True), ("evaluation", "mirrored", True)])
+def test_a_later_switch_of_a_profile_changes_the_identity_only_where_it_is_on(world, part, switch, value):
+    spec = runs.main_specs(world.params)[0]
+    on, off = (dataclasses.replace(world.params, **{part: dataclasses.replace(getattr(world.params, part), **{switch: item})})
+               for item in (value, type(value)(0)))
+    assert spec.identity(on) != spec.identity(off) == spec.identity(world.params)
+
+
+def test_committed_runs_keep_their_identity():
+    """What the stored results of CIFAKE were made by."""
+    settings = params.load(ROOT / "profiles/cifake.yaml")
+    assert runs.main_specs(settings)[0].identity(settings) == "85f2115beee5"
 
 
 def test_plain_is_one_run_whatever_the_unused_fields(world):
@@ -69,16 +86,17 @@ def test_the_profiles_own_loss_weight_is_not_in_the_folders_name(world):
     assert names == ["prior-t1-affinity-s0", "prior-t1-affinity-w2-s0"]
 
 
-@pytest.mark.parametrize("change", [{"noise_on": "fakes"}, {"gradient": "half"}, {"formats": "jpeg"}, {"branch": "deep"}])
+@pytest.mark.parametrize("change", [{"noise_on": "fakes"}, {"gradient": "half"}, {"formats": "jpeg"}, {"branch": "deep"},
+                                    {"reads": "sound"}])
 def test_a_mistyped_choice_is_named(world, change):
-    with pytest.raises(UserError, match="cannot be '(fakes|half|jpeg|deep)'; choose one of"):
+    with pytest.raises(UserError, match="cannot be '(fakes|half|jpeg|deep|sound)'; choose one of"):
         runs.make_spec(world.params, "prior", 1, "affinity", 1, 0, **change)
 
 
 def test_every_switch_changes_the_identity(world):
     base = {"noise_on": "both", "gradient": "joint", "pairs": 0, "formats": "lossless"}
     changes = [{}, {"noise_on": "real"}, {"gradient": "detached"}, {"pairs": 3}, {"formats": "leaky"},
-               {"consistent": True}, {"branch": "shallow"}]
+               {"consistent": True}, {"branch": "shallow"}, {"reads": "residual"}, {"reads": "noise"}]
     identities = {runs.make_spec(world.params, "prior", 1, "affinity", 1, 0, **base | change).identity(world.params)
                   for change in changes}
     assert len(identities) == len(changes)
@@ -89,7 +107,8 @@ def test_runs_of_the_stem_are_what_they_were_before_there_was_a_branch(world):
     spec = runs.make_spec(world.params, "prior", 1, "affinity", 1, 0)
     parts = {key: dataclasses.asdict(world.params)[key] for key in ("seed", "data", "models", "prior", "families", "benchmark",
                                                                     "use", "detector", "training")}
-    fields = {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("consistent", "baseline", "branch")}
+    del parts["training"]["flip"]
+    fields = {key: value for key, value in dataclasses.asdict(spec).items() if key not in ("consistent", "baseline", "branch", "reads")}
     views = [world.params.evaluation.views, world.params.evaluation.controls]
     assert spec.identity(world.params) == files.identity({"spec": fields, **parts, "views": views})
     assert runs.make_spec(world.params, "none", 1, "none", 1, 0, branch="shallow").slug == "plain-shallow-s0"

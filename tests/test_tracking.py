@@ -15,7 +15,7 @@ POINTS = [{"step": 10, "loss": 1.5, "classification_loss": 0.7, "noise_loss": No
 
 
 def write(folder, points, before=()):
-    accelerator = _accelerator("bf16")  # the precision of the other tests: it is fixed once a process
+    accelerator = _accelerator("bf16")
     tracking.start(accelerator, folder, before)
     for point in points:
         tracking.log(accelerator, point)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from anl import runs, targets, train
+from anl import processes, runs, targets, train
 from anl.errors import UserError
 from tests.conftest import ROOT
 
@@ -128,6 +128,25 @@ def test_both_images_of_a_pair_are_augmented_alike_and_their_noise_is_not_asked_
         assert plans[:half] == plans[half:] and counts == [plan is None for plan in plans]
 
 
+def test_flipped_pairs_ask_for_the_mirrored_noise(in_world, tmp_path, monkeypatch):
+    """Every flip undone, the training is that of images as they are: mirrored with it are both images and their noise."""
+    seen, targeted = {}, {}
+    mirror, loss, inputs = train.augment.mirror, train.anl_loss, train._inputs
+    monkeypatch.setattr(train, "_inputs", lambda *a: seen.setdefault("x", []).append(inputs(*a)) or seen["x"][-1])
+    monkeypatch.setattr(train.augment, "mirror", lambda x, flipped: seen.setdefault("flips", []).append((x, flipped))
+                        or mirror(x, flipped))
+    monkeypatch.setattr(train, "anl_loss", lambda *a: targeted.setdefault("n", []).append(a[3]) or loss(*a))
+    settings, spec = with_training(in_world, flip=True, augment_probability=0.0), spec_of(in_world)
+    train.fit_detector(spec, settings, identity="x", cache=str(tmp_path))
+    images, noises = seen["flips"][::2], seen["flips"][1::2]
+    assert len(images) == len(noises) == 4
+    for (x, flipped), (noise, alike), given, plain in zip(images, noises, targeted["n"], seen["x"], strict=True):
+        half = len(flipped) // 2
+        assert flipped == alike and flipped[:half] == flipped[half:] and torch.equal(x, plain)
+        assert torch.equal(given, mirror(noise, flipped))
+    assert 0 < sum(sum(flipped) for _, flipped in images) < 32
+
+
 def test_an_average_of_the_weights_is_returned_where_asked_for(in_world, tmp_path, monkeypatch):
     """Decay d: w_1 = the first step's weights, then w_k = d w_(k-1) + (1 - d) of the step's own."""
     steps = []
@@ -190,3 +209,8 @@ def test_a_consistent_run_asks_augmented_images_too(in_world, tmp_path, monkeypa
     monkeypatch.setattr(train, "anl_loss", lambda *a: counted.extend(a[4].tolist()) or honest(*a))
     fit(in_world, spec_of(in_world, consistent=True), tmp_path)
     assert all(counted) and len(counted) == 32
+
+
+def test_trainings_of_several_number_formats_can_follow_each_other_in_one_process():
+    """Accelerate fixes the format for a whole process; a notebook, or these tests, train in more than one."""
+    assert [processes.accelerator(precision).mixed_precision for precision in ("bf16", "fp32", "bf16")] == ["bf16", "no", "bf16"]

@@ -1,15 +1,18 @@
 """`anl verify` on tiny DVC pipelines whose stages write a line, in repositories made here."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
 from anl import cli, cli_verify, verify, verify_clone, verify_stages
 from anl.errors import UserError
 from anl.verify_compare import DIFFERENT, IDENTICAL, WITHIN
+from tests.conftest import ROOT
 
 # base is kept by DVC; middle is recorded in dvc.lock alone; table is in git; alone is recorded, and in git no more
 PIPELINE = """
@@ -203,6 +206,23 @@ def test_an_interrupted_call_leaves_nothing_behind(project, tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         verify.run(stages=["table"], say=lambda line: None)
     assert not list(tmp_path.glob("anl-verify-*"))
+
+
+def test_a_call_that_is_terminated_stops_its_stage_and_leaves_nothing_behind(project, tmp_path):
+    edit(project, "code.py", "name, source", "import os, time; open(os.environ['STAGE_PID'], 'w').write(str(os.getpid())); "
+         "time.sleep(60)\nname, source")
+    commit(project)
+    told = tmp_path / "pid"
+    called = subprocess.Popen([sys.executable, "-m", "anl.cli", "verify", "middle"], cwd=project, stderr=subprocess.PIPE, text=True,
+                              env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path), "STAGE_PID": str(told)})
+    while not (told.is_file() and told.read_text()):
+        assert called.poll() is None, called.stderr.read()
+        time.sleep(0.1)
+    called.terminate()
+    assert called.wait(timeout=30) == 143
+    assert not list(tmp_path.glob("anl-verify-*"))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told.read_text()), 0)
 
 
 def test_mistakes_are_one_line(project, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,6 @@
 """The methods of the field that ANL is compared with: one file each, trained by the same loop and scored by the same code."""
 
-from anl.baselines.interface import build, get, prepare, recipe_of
+from anl.baselines.interface import build, decisive, get, prepare, recipe_of
 from anl.params import BASELINES
 
-__all__ = ["BASELINES", "build", "get", "prepare", "recipe_of"]
+__all__ = ["BASELINES", "build", "decisive", "get", "prepare", "recipe_of"]

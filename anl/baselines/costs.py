@@ -9,17 +9,18 @@ from anl import cost
 
 def inference_cost(detector, size, needs=(), models="models"):
     """Of a detector or baseline for one image of `size` pixels: dict of trained parameters, frozen parameters (of the
-    models in `needs`) and multiply-adds of both, counted exactly. What is kept on disk is computed for this."""
+    models in `needs` and of an encoder) and multiply-adds of both, counted exactly. What is kept on disk is computed for this."""
     represent = getattr(detector, "represent", None)
     if represent is not None:
-        detector.represent = represent.function
+        detector.represent = getattr(represent.function, "counted", represent.function)
     try:
         parameters, multiply_adds = cost.counts(detector.eval(), size)
     finally:
         if represent is not None:
             detector.represent = represent
-    return {"parameters": parameters, "frozen_parameters": sum(_weights(Path(models) / name) for name in needs),
-            "multiply_adds": multiply_adds}
+    frozen = sum(_weights(Path(models) / name) for name in needs)
+    frozen += getattr(getattr(represent, "function", None), "parameters", 0)
+    return {"parameters": parameters, "frozen_parameters": frozen, "multiply_adds": multiply_adds}
 
 
 def _weights(folder):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from anl.detector import Detector, Output, conv, features_of
+from anl.detector import Detector, Output, conv, features_of, standardised
 from anl.errors import UserError
 from anl.files import sha256_of
 from anl.params import BASELINES
@@ -27,7 +27,7 @@ class Baseline:
     if the network sees the image. recipe: (training, settings) -> the training's parameters. prepare: (data, spec,
     params, detector) -> None, changes the training data in place before the first step. extra_loss: (output, label,
     guide, settings) -> a scalar added to the classification loss. needs: models used at inference. trained: whether it
-    learns anything.
+    learns anything. encodes: whether it reads the features of settings["encoder"].
     """
 
     title: str
@@ -40,6 +40,7 @@ class Baseline:
     extra_loss: Callable[..., torch.Tensor] | None = None
     needs: tuple[str, ...] = ()
     trained: bool = True
+    encodes: bool = False
 
 
 class Peer(nn.Module):
@@ -61,15 +62,14 @@ class Peer(nn.Module):
 class Classifier(nn.Module):
     """The plain detector (same stem, backbone and classifier) behind a fixed front end.
 
-    channels: of what the stem sees. front: a function of the input with no weights. What the stem sees is standardised by
-    its own statistics over the training batches: residuals differ in scale by orders of magnitude.
+    channels: of what the stem sees, standardised. front: a function of the input with no weights.
     """
 
     def __init__(self, detector, size, channels=3, front=None):
         super().__init__()
         width = detector["stem_width"]
         self.front = front or (lambda x: x)
-        self.standardise = nn.BatchNorm2d(channels, eps=1e-10, affine=False)
+        self.standardise = standardised(channels)
         self.stem = nn.Sequential(conv(channels, width), conv(width, width))
         self.backbone = features_of(detector["backbone"], detector["stride"], width)
         self.classifier = nn.Linear(self.backbone.feature_info.channels()[-1], 1)
@@ -125,8 +125,12 @@ def prepare(detector, spec, params, data):
     `represented`: tensor (2, N, C, h, w), what the frozen models make of each training image as it is and after one
     draw of the training's harmless processing (the same for both images of a pair): one draw for all epochs, where
     other methods get a fresh one each time, since some of these models are slow. `guide`: see a baseline's `prepare`.
+    Raises UserError where such a training asks for mirrored images (training.flip): the models saw the others.
     """
     known = get(spec.baseline)
+    if recipe_of(spec, params).flip and (known.represent or known.prepare) and known.trained:
+        raise UserError(f"'{spec.baseline}' learns from what frozen models made of the images beforehand, and they saw none in the "
+                        "mirror; set training.flip to false")
     if detector.represent is not None and known.trained:
         data["represented"] = torch.stack([in_batches(detector.represent, data["pixels"]),
                                            in_batches(detector.represent, processed(data, params, spec))])
@@ -145,6 +149,15 @@ def processed(data, params, spec):
         for row in (data["real"][pair], *data["fake"][pair]):
             plans[row] = change
     return augment.apply(plans, data["pixels"])
+
+
+def decisive(baseline, settings):
+    """Of a profile's `baselines` what decides the weights and scores of this one; where an interpreter lies does not.
+
+    The encoder came later than the other settings: runs of methods without one keep the identity they had.
+    """
+    left = {"encoder_python"} if get(baseline).encodes else {"encoder", "encoder_python"}
+    return {key: value for key, value in settings.items() if key not in left}
 
 
 def recipe_of(spec, params):

@@ -1,6 +1,7 @@
 """Harmless processing of training pairs, so that a detector learns to look past it (Wang et al., CVPR 2020)."""
 
 import numpy as np
+import torch
 from PIL import Image, ImageFilter
 
 from anl import seeds
@@ -23,6 +24,19 @@ def plan(pairs, config, seed, step):
         low, high = ranges[kind]
         plans[pair] = (kind, low + place * (high - low)) if draw < config.augment_probability else None
     return plans
+
+
+def flips(pairs, config, seed, step):
+    """Which pairs of batch `step` are seen in the mirror: dict pair -> bool, half of them where config.flip is set and none
+    elsewhere. A pure function of the seed and the step."""
+    rng = seeds.generator(seed, "flip", step) if config.flip else None
+    return {pair: rng is not None and bool(rng.random() < 0.5) for pair in np.unique(pairs).tolist()}
+
+
+def mirror(images, flipped):
+    """Tensors (N, ..., W) with those turned left to right whose entry of `flipped` (N bools) is true."""
+    chosen = torch.tensor(flipped, device=images.device).view(-1, *[1] * (images.dim() - 1))
+    return torch.where(chosen, images.flip(-1), images)
 
 
 def process(pixels, kind, strength):

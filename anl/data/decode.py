@@ -23,11 +23,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from anl.data.jpeg import estimate_quality
-from anl.errors import UserError
+from anl.errors import UserError, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb; here it is an error
 MAX_BYTES = 256 * 2**20
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
 
 
@@ -94,7 +95,7 @@ def decode_bytes(data, max_pixels=MAX_PIXELS):
     """uint8 RGB (H, W, 3) of image bytes. Raises Refused."""
     with _opened(data, max_pixels) as image:
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(ImageOps.exif_transpose(image))
 
 
 def _kind(image):
@@ -113,7 +114,7 @@ def _opened(data, max_pixels):
             try:
                 image = Image.open(io.BytesIO(data), formats=FORMATS)
             except Image.UnidentifiedImageError:
-                raise Refused("no image of a known format") from None
+                raise Refused(f"no image of a known format{_looks_like(data)}") from None
             with image:
                 width, height = image.size
                 if width * height > max_pixels:
@@ -130,8 +131,19 @@ def _opened(data, max_pixels):
     except MemoryError:
         raise Refused("cannot be decoded (not enough memory)") from None
     except Exception as problem:  # Pillow's plugins raise OSError, ValueError, SyntaxError, struct.error, KeyError, ...
-        words = " ".join(str(problem).split())[:120] or type(problem).__name__
-        raise Refused(f"cannot be decoded ({words})") from None
+        raise Refused(f"cannot be decoded ({reason(problem)})") from None
+
+
+def _looks_like(data):
+    """What a file that is no image of FORMATS may be, in brackets, where its first bytes tell; else nothing."""
+    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if data[4:8] == b"ftyp":  # ISO base media: the brand tells pictures from films
+        return " (HEIC: save it as JPEG or PNG)" if data[8:12] in HEIF_BRANDS else " (a film)"
+    if b"<svg" in start:
+        return " (SVG, a drawing without pixels)"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return " (a web page)"
+    return " (PDF)" if start.startswith(b"%pdf-") else ""
 
 
 def _cut_short(data, kind):
@@ -145,7 +157,8 @@ def _cut_short(data, kind):
     return False
 
 
-def _to_rgb(image):
+def to_rgb(image):
+    """uint8 RGB (H, W, 3) of a Pillow image, as the module's heading says. Raises Refused."""
     if image.mode.startswith("I"):  # 16 bits, or 32 of which PNG and TIFF readers use 16
         values = np.asarray(image).astype(np.float64)
         grey = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)

@@ -44,7 +44,8 @@ def fetch(source, folder=None, local=None, revision=None):
     Raises UserError on anything that is missing, differs from the registry, is unsafe or does not fit on the disk.
     """
     folder = Path(folder or ROOT / source.id)
-    if done := _already(source, folder):
+    here = local is not None and Path(local).resolve() == folder.resolve()  # put there by hand
+    if done := _already(source, folder, here):
         return done
     if revision is not None and (source.hub is None or local is not None):
         raise UserError("--revision is for downloads from the hub")
@@ -90,14 +91,14 @@ def count(folder):
     return images, size
 
 
-def _already(source, folder):
-    """What an earlier call left in `folder`, or None. Raises UserError if something else is there."""
+def _already(source, folder, expected):
+    """What an earlier call left in `folder`, or None. Raises UserError if something else is there that was not expected."""
     if (folder / RECORD).is_file():
         record = read_json(folder / RECORD)
         if record.get("id") != source.id:
             raise UserError(f"{folder} holds {record.get('id')}; choose another folder with `--to`")
         return Fetched(Path(record["folder"] or folder), folder / RECORD, record["images"], record["bytes"], already=True)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not expected and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there and was not made by `anl fetch`; give it with `--from {folder}`, remove it, or "
                         "choose another folder with `--to`")
     return None

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from anl.errors import UserError
+from anl.errors import UserError, reason
 from anl.files import whole_file
 
 REAL = "real"
@@ -76,8 +76,7 @@ def _open(path):
     except FileNotFoundError:
         raise UserError(f"{path} is missing; make it with `anl index FOLDER --out {path}`") from None
     except Exception as problem:
-        raise UserError(f"{path} is no manifest ({' '.join(str(problem).split())[:120]}); make it again with `anl index`"
-                        ) from None
+        raise UserError(f"{path} is no manifest ({reason(problem)}); make it again with `anl index`") from None
     missing = [name for name in SCHEMA.names if name not in file.schema_arrow.names and name != "phash"]
     if missing:
         raise UserError(f"{path} is no manifest: it lacks the column(s) {', '.join(missing)}; make it with `anl index`")
@@ -122,7 +121,7 @@ def tables(path, columns=None, where=None):
                 table = table.filter(pc.is_in(table[name].cast(SCHEMA.field(name).type),
                                               pa.array(values, SCHEMA.field(name).type)))
         except (OSError, MemoryError, pa.ArrowException) as problem:  # the footer is whole, what it points at is not
-            raise UserError(f"{path} is damaged ({' '.join(str(problem).split())[:120]}); index the images again") from None
+            raise UserError(f"{path} is damaged ({reason(problem)}); index the images again") from None
         if len(table):
             yield table.select(columns)
 

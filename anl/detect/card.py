@@ -1,9 +1,10 @@
-"""The card of a detector in use: what it was trained on, its rule, thresholds and temperature, its measured errors, its limits.
+"""The card of a detector in use: what it was trained on, its rule, thresholds and probability, its measured errors, its limits.
 
-Rule, thresholds and temperature come from validation photographs, the errors from test photographs; a photograph's patches
+Rule, thresholds and probability come from validation photographs, the errors from test photographs; a photograph's patches
 stand for the crops of a picture. People's pictures have been through JPEG and resizing, so validation images are also
 judged after each harmless processing, and the reals as the files that the photographs came in. The threshold holds its
-false-positive rate in every one of these conditions.
+false-positive rate in every one of these conditions. The probability holds for a collection of what people have: one half
+photographs as their files are, the other half generated, in every condition there is of those.
 
 What only the making needs is imported there: scoring a first picture need not wait for statistics and tables.
 """
@@ -17,19 +18,26 @@ from pathlib import Path
 import numpy as np
 
 from anl.detect.crops import RULES, aggregate, tile
-from anl.errors import UserError
-from anl.files import read_json, sha256_of, write_json
+from anl.errors import UserError, reason
+from anl.files import identity, read_json, sha256_of, write_json
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
-VERSION = 1
+VERSION = 2
 REAL = "real"  # the generator's name of photographs, as in the benchmark
 GENERATED, REAL_WORD, UNDECIDED = "generated", "real", "undecided"
 FILES = "files"  # the condition of a photograph as its file is: all of it, in its own size and format
+# what a card must say for `--explain` and the book: a type, a list of it, or a part with its own; SHARE lies in [0, 1]
+SHARE = "share"
+STATED = {"licence": str, "limits": [str],
+          "chosen_on": {"n_real": int, "n_fake": int, "target_fpr": SHARE, "target_miss": SHARE, "threshold_by_condition": dict},
+          "trained_on": {"profile": str, "generator": str, "unseen": [str], "data": str},
+          "measured": [{"of": str, "condition": str, "seen": bool, "n": int,
+                        **{f"called_{word}": SHARE for word in (GENERATED, UNDECIDED, REAL_WORD)}}]}
 LIMITS = (
-    "A demonstration: trained for minutes on regenerations of some hundred photographs, it knows no large generator.",
+    "A demonstration, trained for minutes on some hundred photographs: it knows none of the large generators.",
     "It was trained on downsampled photographs; pictures straight from a camera, screenshots and drawings are new to it.",
     "JPEG, resizing and blurring wipe out much of what it reads; it then has little to say, as the shares above show.",
-    "The probability holds for a collection that is half generated, made by the generator it was trained on.",
+    "The probability holds for a collection that is half generated, by what it was trained on, untouched or processed.",
     "A verdict is a hint, and no proof of anything about a picture or a person.")
 
 
@@ -43,7 +51,7 @@ def make(run, params, folder, licence):
     from sklearn.metrics import average_precision_score
 
     from anl import detector as detectors
-    from anl import metrics
+    from anl.detect import platt
 
     run, folder = Path(run), Path(folder)
     described, detector = read_json(run / "run.json"), detectors.load(run / WEIGHTS)
@@ -52,15 +60,16 @@ def make(run, params, folder, licence):
     choice = pd.DataFrame([{"rule": rule, "AP": average_precision_score(*_photographs(paired, rule))} for rule in RULES])
     rule = str(choice.loc[choice["AP"].idxmax(), "rule"])  # the first of equals
     target = params.evaluation.target_fpr
-    temperature = metrics.calibrate(*_photographs(paired, rule), target).temperature
-    highest = {condition: float(np.quantile(_photographs(part, rule)[1], 1 - target, method="higher"))
-               for condition, part in val[val["label"] == 0].groupby("condition", sort=False)}
+    real, fake = ({condition: _photographs(part, rule)[1] for condition, part in val[val["label"] == label].groupby(
+        "condition", sort=False)} for label in (0, 1))
+    highest = {condition: float(np.quantile(logit, 1 - target, method="higher")) for condition, logit in real.items()}
     threshold = max(highest.values())
+    midpoint, temperature = platt.fit([real[FILES]], list(fake.values()), len(real[FILES]))
     label, logit = _photographs(paired[paired["condition"] == "raw"], rule)
     lower = min(threshold, float(np.quantile(logit[label == 1], target, method="lower")))
     untouched = _photographs(test[test["condition"] == FILES], rule)[1] > highest["raw"]
     card = {"version": VERSION, "weights_sha256": sha256_of(run / WEIGHTS), "size": params.benchmark.size, "rule": rule,
-            "temperature": temperature, "threshold": threshold, "lower": lower,
+            "midpoint": midpoint, "temperature": temperature, "threshold": threshold, "lower": lower,
             "chosen_on": {"split": "validation", "n_real": int((label == 0).sum()), "n_fake": int((label == 1).sum()),
                           "target_fpr": target, "target_miss": target, "rules": choice.to_dict("records"),
                           "threshold_by_condition": highest,
@@ -140,18 +149,25 @@ def verdict(logit, threshold, lower):
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What scoring needs of a card. size: pixels on a side of a crop. threshold, lower: logits of a whole picture."""
+    """What scoring needs of a card. size: pixels on a side of a crop. midpoint, threshold, lower: logits of a whole picture, the
+    first that of a probability of one half. temperature: what logits beyond it are divided by."""
 
     size: int
     rule: str
+    midpoint: float
     temperature: float
     threshold: float
     lower: float
     weights_sha256: str
     whole: dict = dataclasses.field(repr=False)
 
+    @property
+    def identity(self):
+        """A short hash of the whole card, and so of the weights it speaks of."""
+        return identity(self.whole)
+
     def probability(self, logit):
-        return 1 / (1 + math.exp(-max(-700.0, min(700.0, logit / self.temperature))))
+        return 1 / (1 + math.exp(-max(-700.0, min(700.0, (logit - self.midpoint) / self.temperature))))
 
     def verdict(self, logit):
         return verdict(logit, self.threshold, self.lower)
@@ -165,17 +181,33 @@ def read(folder):
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: a detector in use needs its card; {mend}") from None
-    except (OSError, ValueError) as problem:
-        raise UserError(f"{path} cannot be read ({str(problem)[:120]}); {mend}") from None
+    except (OSError, ValueError, RecursionError) as problem:
+        raise UserError(f"{path} cannot be read ({reason(problem)}); {mend}") from None
     try:
-        numbers = {key: float(value[key]) for key in ("temperature", "threshold", "lower")}
+        _check(value, STATED)
+        numbers = {key: float(value[key]) for key in ("midpoint", "temperature", "threshold", "lower")}
         card = Card(size=value["size"], rule=value["rule"], weights_sha256=value["weights_sha256"], whole=value, **numbers)
         sound = (value["version"] == VERSION and type(card.size) is int and 16 <= card.size <= 1024
                  and card.size % 16 == 0 and card.rule in RULES and all(map(math.isfinite, numbers.values()))
-                 and card.temperature > 0 and card.lower <= card.threshold and isinstance(value["limits"], list)
-                 and isinstance(value["measured"], list))
-    except (KeyError, TypeError, ValueError) as problem:
-        raise UserError(f"{path} lacks or misstates {problem}; {mend}") from None
+                 and card.temperature > 0 and card.lower <= card.threshold and isinstance(card.weights_sha256, str))
+    except (KeyError, TypeError, ValueError, OverflowError) as problem:
+        raise UserError(f"{path} lacks or misstates {reason(problem)}; {mend}") from None
     if not sound:
         raise UserError(f"{path} holds a version, size, rule or number that cannot be; {mend}")
     return card
+
+
+def _check(value, shape, place="the card"):
+    """Raise KeyError or TypeError, naming the place, unless `value` is stated as `shape` (see STATED) says."""
+    if shape == SHARE:
+        sound = type(value) in (int, float) and 0 <= value <= 1
+    else:
+        sound = type(value) is (shape if isinstance(shape, type) else type(shape))
+    if not sound:
+        raise TypeError(place)
+    if isinstance(shape, dict):
+        for key, inner in shape.items():
+            _check(value[key], inner, key)
+    elif isinstance(shape, list):
+        for item in value:
+            _check(item, shape[0], place)

@@ -32,13 +32,13 @@ class _Outputs(nn.Module):
     """crops: float32 (N, 3, H, W) in [-1, 1], H and W multiples of 16 -> logit (N,), probability (N,) of the crop taken for
     a whole picture, noise (N, C, H/k, W/k) and attention (N, h, w), where the detector has them."""
 
-    def __init__(self, detector, temperature):
+    def __init__(self, detector, card):
         super().__init__()
-        self.detector, self.temperature = detector, temperature
+        self.detector, self.midpoint, self.temperature = detector, card.midpoint, card.temperature
 
     def forward(self, crops):
         output = self.detector(crops)
-        found = [output.logit, torch.sigmoid(output.logit / self.temperature)]
+        found = [output.logit, torch.sigmoid((output.logit - self.midpoint) / self.temperature)]
         return tuple(found if output.noise is None else [*found, output.noise, output.map])
 
 
@@ -47,7 +47,7 @@ def export(in_use, path):
 
     Batch, height and width are free. Raises UserError if the detector cannot be exported, or differs by more than TOLERANCE.
     """
-    module = _Outputs(in_use.detector.cpu().eval(), in_use.card.temperature).eval()
+    module = _Outputs(in_use.detector.cpu().eval(), in_use.card).eval()
     example = torch.rand(2, 3, in_use.card.size, in_use.card.size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
         names = OUTPUTS[:len(module(example))]

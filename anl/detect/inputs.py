@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from anl.data.decode import Refused
 from anl.data.walk import walk
-from anl.errors import UserError
+from anl.errors import UserError, printable
 
 
 def find(names, listed=()):
@@ -15,8 +15,24 @@ def find(names, listed=()):
 
     names: files, folders (searched with what is below them; links are followed, never in a circle), patterns such as
     `*.jpg`, and `-` for the list. listed: binary stream of paths, one a line, bytes that are not UTF-8 included.
-    Raises UserError if a name is nothing at all.
+    Raises UserError, before anything is read, if a name is nothing at all.
     """
+    for name in names:
+        if name != "-" and not os.path.lexists(name) and not glob.glob(name):
+            raise UserError(f"there is no file, folder or match '{printable(name)}'; check the path")
+    return _each(names, listed)
+
+
+def without(found, file=None, folder=None):
+    """The items of `find` but what the command itself writes: the file `file`, and what lies in `folder`."""
+    file, folder = (None if path is None else os.path.realpath(path) for path in (file, folder))
+    for path, reason in found:
+        real = os.path.realpath(path) if file or folder else None
+        if real is None or (real != file and os.path.dirname(real) != folder):
+            yield path, reason
+
+
+def _each(names, listed):
     seen = set()
     for name in names:
         for path, reason in _one(name, listed):
@@ -37,10 +53,8 @@ def _one(name, listed):
             yield from ((os.path.join(folder, file), None) for file in entries.files)
     elif os.path.lexists(name):
         yield name, None
-    elif found := sorted(glob.glob(name)):
-        yield from ((path, None) for path in found if not os.path.isdir(path))
     else:
-        raise UserError(f"there is no file, folder or match '{name}'; check the path")
+        yield from ((path, None) for path in sorted(glob.glob(name)) if not os.path.isdir(path))
 
 
 def read_ahead(paths, read, workers=2, ahead=0):

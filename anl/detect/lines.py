@@ -19,20 +19,18 @@ def score(detector, wanted, batch_size, workers, maps_to=None):
         if reason is not None:
             raise Refused(reason)
         pixels = decode_bytes(read_bytes(path))
-        return detector.tile(pixels), mirrored(pixels, detector.card.size) if maps_to else None
-
-    # as many as a batch may take, so that the next one is there when this one is scored; whole pictures take more room
-    ahead = 0 if maps_to else batch_size
+        return detector.tile(pixels), maps.overview(mirrored(pixels, detector.card.size)) if maps_to else None
 
     def pictures():
-        for (path, _), found in inputs.read_ahead(wanted, read, workers, ahead):
+        # as many ahead as a batch may take, so that the next one is there when this one is scored
+        for (path, _), found in inputs.read_ahead(wanted, read, workers, batch_size):
             if isinstance(found, Refused):
                 yield (path, str(found)), None
                 continue
-            tiled, pixels = found
+            tiled, small = found
             if maps_to:
-                maps.write(maps_to, path, maps.draw(detector, tiled, pixels))
+                maps.write(maps_to, path, maps.draw(detector, tiled, small))
             yield (path, None), tiled
 
     for (path, error), found in detector.stream(pictures(), batch_size):
-        yield report.row(path, found, error)
+        yield report.row(path, found, error, detector.card.identity)

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from safetensors import safe_open
 
 from anl import detector as detectors
-from anl.data.decode import decode
+from anl.data.decode import Refused, decode, to_rgb
 from anl.data.patches import to_tensor
 from anl.detect import card as cards
 from anl.detect.crops import aggregate, tile
@@ -78,7 +78,9 @@ class ImageDetector(ModelHubMixin, library_name="anl", tags=["generated-image-de
         if sha256_of(weights) != card.weights_sha256:
             raise UserError(f"{weights} is not the file that {folder / cards.CARD} speaks of (another SHA-256); its "
                             "thresholds would mean nothing; get both again from one place")
-        _check_settings(weights)
+        if _checked_settings(weights).get("size") != card.size:
+            raise UserError(f"{weights} is of a detector that looks at another size than the {card.size} pixels of "
+                            f"{folder / cards.CARD}; get both again from one place")
         return cls(detectors.load(weights, device), card, folder)
 
     @torch.inference_mode()
@@ -179,7 +181,10 @@ def as_pixels(image):
     if isinstance(image, (str, os.PathLike)):
         return decode(image)
     if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        try:
+            return to_rgb(ImageOps.exif_transpose(image))  # as its file would be read
+        except Refused as problem:
+            raise UserError(f"a PIL image of mode {image.mode} is refused: {problem}") from None
     if isinstance(image, torch.Tensor):
         array = image.detach().cpu()
         if array.ndim != 3 or array.shape[0] != 3:
@@ -195,8 +200,9 @@ def as_pixels(image):
     raise UserError(f"a {kind} is no picture; give a path, a PIL image, a uint8 array (H, W, 3) or a tensor (3, H, W)")
 
 
-def _check_settings(path):
-    """Refuse settings that would fetch or allocate what a detector has no use for: they come with a file from elsewhere."""
+def _checked_settings(path):
+    """The detector's settings, a dict; such as would fetch or allocate what a detector has no use for are refused: they come
+    with a file from elsewhere."""
     import timm
 
     try:
@@ -211,4 +217,5 @@ def _check_settings(path):
     if wide:
         raise UserError(f"{path}: its setting {wide[0]} is {flat[wide[0]]}, over the limit of {MOST_WIDTH}; get the file from "
                         "a place you trust")
+    return settings
 

@@ -17,8 +17,8 @@ COLUMNS = ["path", "sha256", "label", "generator", "split", "source_real", "form
 def index(settings, name, say=print):
     """Write the manifest of one set, every image decoded once to find damage; returns its path."""
     if not settings.root(name).is_dir():
-        raise UserError(f"{settings.root(name)} is missing; get the data set with `anl fetch {name}`, or name its folder as "
-                        f"sets.{name}.root in the profile")
+        raise UserError(f"{settings.root(name)} is missing; get the data set with `anl fetch {name}`, or say where it "
+                        f"is with `anl fetch {name} --from FOLDER`")
     out = settings.manifest(name)
     root = settings.root(name) if settings.limit is None else _sampled(settings, name)
     indexing.index(root, out, settings.sets[name].layout, name, say=say)
@@ -38,8 +38,9 @@ def _sampled(settings, name):
 
 
 def rows_of(settings, name, split=None):
-    """A DataFrame of COLUMNS, `sample_id` and `file` (absolute path), sorted by a draw of the seed and the images' own bytes, without
-    bytes that came before in their split and source; at most settings.limit rows of each split, generator, source and label."""
+    """A DataFrame of COLUMNS, `sample_id`, `file` (absolute path) and `number` (place among the test images, or among the others:
+    anl.paper.store), sorted by a draw of the seed and the images' own bytes, without bytes that came before in their split and
+    source; at most settings.limit rows of each split, generator, source and label."""
     path = settings.manifest(name)
     table = manifest.read(path, COLUMNS, **({"split": split} if split else {}))
     for column in ("generator", "split", "source_real", "format"):
@@ -51,6 +52,7 @@ def rows_of(settings, name, split=None):
     table["sample_id"] = name + "/" + table["path"]
     root = manifest.root_of(path)
     table["file"] = [os.path.join(root, manifest.file_path(text)) for text in table["path"]]
+    table["number"] = table.groupby(table["split"] == "test").cumcount()
     return table.reset_index(drop=True)
 
 

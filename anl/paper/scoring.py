@@ -1,5 +1,6 @@
 """Scores of a trained run on its validation images and on every tested set, in every view, one file a set; and their table."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,14 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from anl import bootstrap
+from anl import bootstrap, processes
 from anl import detector as detectors
 from anl.data.formats import drawn_from_reals
 from anl.errors import UserError
 from anl.files import identity, read_json, sha256_of, write_csv
 from anl.metrics import calibrate, evaluate
 from anl.paper import protocol as protocols
+from anl.paper import store
 from anl.paper.images import TestImages, test_loader
 from anl.paper.training import WEIGHTS, run_identity
 from anl.predict import key_of, write_keyed
@@ -23,13 +25,27 @@ SHOWN = ("AP", "AUROC", "accuracy", "accuracy_at_half", "balanced_accuracy", "re
 
 
 @torch.no_grad()
-def score(detector, rows, settings, view, device, drawn=None):
-    """Logits (N,), float64, of rows' centre crops in full precision, whatever the batch."""
-    images = TestImages(rows, settings.crop, view, drawn)
-    loader = test_loader(images, settings.evaluation.batch_size, settings.training.workers)
-    found = [detector(x.to(device, memory_format=torch.channels_last)).logit.cpu()
-             for x in tqdm(loader, desc=view, mininterval=5, leave=False, disable=None)]
-    return torch.cat(found).double().numpy()
+def score(detector, rows, settings, name, view, device, drawn=None):
+    """Logits (N,), float64, of rows' centre crops in full precision, whatever the batch. Several processes share the batches,
+    and all get every logit. name: of their set; from Arrow files, its whole test split is streamed."""
+    me, size = processes.here(), settings.evaluation.batch_size
+    shown = partial(tqdm, desc=view, mininterval=5, leave=False, disable=None if me.main else True)
+
+    def logits(x):
+        return detector(x.to(device, memory_format=torch.channels_last, non_blocking=True)).logit.cpu()
+
+    if settings.storage == "arrow" and set(rows["split"]) == {"test"}:
+        treat = TestImages((), settings.crop, view, drawn).treated
+        return store.once(processes.gathered([(places, logits(x).double().numpy())
+                                              for places, x in shown(store.stream(settings, name, treat))]), len(rows))
+    mine = range(0, len(rows), size)[me.index::me.count]
+    images = TestImages(store.pictures(settings, name, rows), settings.crop, view, drawn)
+    loader = iter(test_loader(images, mine, size, settings.training.workers))
+
+    def part(_):  # batches come in the order in which they are asked for
+        return logits(next(loader))
+
+    return torch.cat(processes.spread(part, len(rows), size, progress=shown)).double().numpy()
 
 
 def score_run(settings, protocol, backbone, method, seed, device):
@@ -44,15 +60,16 @@ def score_run(settings, protocol, backbone, method, seed, device):
     for name in ("validation", *settings.tested):
         path = folder / f"{name}.parquet"
         made.append(path)
+        source = settings.protocols[protocol].train if name == "validation" else name
         if name == "validation":
             rows, views = protocols.training_rows(settings, protocol)[1], ["raw"]
         else:
             rows, views = protocols.test_rows(settings, name), settings.evaluation.views
         key = identity({"run": wanted, "weights": sha256_of(folder / WEIGHTS), "views": views, "images": rows["sha256"].tolist()})
-        if key_of(path) == key:
+        if processes.agreed(lambda path=path, key=key: key_of(path) == key):
             continue
         drawn = drawn_from_reals(rows, settings.seed) if "matched" in views else None
-        tables = [rows.assign(view=view, logit=score(detector, rows, settings, view, device, drawn)) for view in views]
+        tables = [rows.assign(view=view, logit=score(detector, rows, settings, source, view, device, drawn)) for view in views]
         write_keyed(path, pd.concat(tables, ignore_index=True)[COLUMNS], key)
     return made
 

@@ -1,13 +1,16 @@
 """The typed view of profiles/paper.yaml, checked."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from anl.data import registry
+from anl.data.fetch import RECORD
 from anl.errors import UserError
+from anl.files import read_json
+from anl.paper.store import STORAGES
 from anl.params import ATTENTIONS, BRANCHES, PRECISIONS, VIEWS
 from anl.params_parts import Learning
 from anl.typed import build
@@ -26,10 +29,9 @@ class Folders:
 
 @dataclass(frozen=True)
 class Set:
-    """assumed: number of test images before the set is indexed. root, layout: instead of <data>/<id> and the guess."""
+    """assumed: number of test images before the set is indexed. layout: instead of the guess."""
 
     assumed: int
-    root: str | None = None
     layout: str | None = None
 
 
@@ -87,6 +89,14 @@ class Training(Learning):
 
 
 @dataclass(frozen=True)
+class Launch:
+    """processes: of this machine that share targets, trainings and scores; None for one a GPU, or one without a GPU. Not part
+    of a run's identity."""
+
+    processes: int | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     views: list[str]
     headline: str
@@ -114,14 +124,17 @@ class Settings:
     seeds: list[int]
     training: Training
     evaluation: Evaluation
+    launch: Launch = field(default_factory=Launch)
+    storage: str = "files"
 
     def manifest(self, name):
         """Where the manifest of a set lies."""
         return Path(self.folders.manifests) / f"{name}.parquet"
 
     def root(self, name):
-        """Where the images of a set lie."""
-        return Path(self.sets[name].root or Path(self.folders.data) / name)
+        """Where the images of a set lie: in <data>/<id>, or where `anl fetch ID --from FOLDER` was told that they are."""
+        folder = Path(self.folders.data) / name
+        return Path((read_json(folder / RECORD)["folder"] if (folder / RECORD).is_file() else None) or folder)
 
     def run(self, protocol, backbone, method, seed):
         """The folder of a run."""
@@ -186,6 +199,8 @@ def check(settings, origin):
     need(settings.training.steps >= 1, "training.steps", "at least 1")
     need(settings.training.workers >= 0, "training.workers", "0, to decode in the training process, or more")
     need(0 < settings.validation.share < 1, "validation.share", "a share between 0 and 1")
+    need(settings.storage in STORAGES, "storage", f"choose one of {', '.join(STORAGES)}")
+    need(settings.launch.processes is None or settings.launch.processes >= 1, "launch.processes", "at least 1, or null for one a GPU")
     need(settings.prior.scale_images >= 2, "prior.scale_images", "at least 2")
     need("raw" in settings.evaluation.views and set(settings.evaluation.views) <= set(VIEWS), "evaluation.views",
          f"raw and any of {', '.join(VIEWS)}")

@@ -5,16 +5,16 @@ the one number that has to be known beforehand, the noise's standard deviation o
 """
 
 import dataclasses
-import itertools
 from pathlib import Path
 
 import torch
 
-from anl import arithmetic
+from anl import arithmetic, processes
 from anl.errors import UserError
 from anl.files import identity, read_json, write_json
 from anl.paper.images import TrainingBatches, training_loader
 from anl.paper.protocol import training_rows
+from anl.paper.store import pictures
 from anl.prior import NoisePrior
 from anl.prior_presets import PRESETS, overlap_warning
 
@@ -49,13 +49,18 @@ def measure_scale(settings, protocol, device):
     train, _ = training_rows(settings, protocol)
     untouched = dataclasses.replace(settings.training, augment_probability=0.0,
                                     batch_size=min(2 * settings.prior.batch_size, settings.prior.scale_images))
-    count, total, squares = 0, 0.0, 0.0
-    batches = TrainingBatches(train, settings.crop, untouched, settings.seed)
+    kept = pictures(settings, settings.protocols[protocol].train, train)
+    batches = TrainingBatches(train, settings.crop, untouched, settings.seed, pictures=kept)
     needed = -(-settings.prior.scale_images // untouched.batch_size)
     batches.config = dataclasses.replace(untouched, steps=needed)
-    for batch in itertools.islice(training_loader(batches, 0, settings.training.workers), needed):
-        noise = prior.noise(batch["x"].to(device), settings.prior.step).double()
-        count, total, squares = count + noise.numel(), total + float(noise.sum()), squares + float(noise.square().sum())
+    me = processes.here()
+    loader = iter(training_loader(batches, range(needed)[me.index::me.count], settings.training.workers))
+
+    def moments(_):  # batches come in the order in which they are asked for
+        noise = prior.noise(next(loader)["x"].to(device), settings.prior.step).double()
+        return [(noise.numel(), float(noise.sum()), float(noise.square().sum()))]
+
+    count, total, squares = (sum(column) for column in zip(*(part[0] for part in processes.spread(moments, needed, 1))))
     scale = (squares / count - (total / count) ** 2) ** 0.5
     if not 0 < scale < float("inf"):
         raise UserError(f"the prior's noise at step {settings.prior.step} has a standard deviation of {scale}; look at the "
@@ -64,19 +69,25 @@ def measure_scale(settings, protocol, device):
     if settings.prior.source in PRESETS and (words := overlap_warning(settings.prior.source, settings.protocols[protocol].train)):
         notes.append(words)
     path = scale_path(settings, protocol)
-    write_json(path, {"scale": scale, "channels": prior.channels, "cell": prior.factor, "notes": notes,
-                      "images": needed * untouched.batch_size, "key": key_of(settings, protocol)})
+    made = {"scale": scale, "channels": prior.channels, "cell": prior.factor, "notes": notes,
+            "images": needed * untouched.batch_size, "key": key_of(settings, protocol)}
+    processes.agreed(lambda: write_json(path, made))
     return path
+
+
+def _stored(settings, protocol):
+    path = scale_path(settings, protocol)
+    return read_json(path) if path.is_file() else {}
 
 
 class Teacher:
     """Targets of batches: prior's noise over its scale. Attributes: channels, cell."""
 
     def __init__(self, settings, protocol, device):
-        stored = read_json(scale_path(settings, protocol)) if scale_path(settings, protocol).is_file() else {}
+        stored = processes.agreed(lambda: _stored(settings, protocol))
         if stored.get("key") != key_of(settings, protocol):
             measure_scale(settings, protocol, device)
-            stored = read_json(scale_path(settings, protocol))
+            stored = processes.agreed(lambda: _stored(settings, protocol))
         self.prior, self.step, self.batch = load_prior(settings, device), settings.prior.step, settings.prior.batch_size
         self.scale, self.channels, self.cell = stored["scale"], stored["channels"], stored["cell"]
 
@@ -85,6 +96,7 @@ class Teacher:
         """x (B, 3, H, W) in [-1, 1], untouched bool (B,) -> (B, channels, H / cell, W / cell) in standard deviations, zero
         for images that are not asked for."""
         found = x.new_zeros(len(x), self.channels, x.shape[2] // self.cell, x.shape[3] // self.cell)
-        for part in torch.nonzero(untouched).flatten().split(self.batch):
+        asked = torch.nonzero(untouched).flatten()
+        for part in asked.split(self.batch) if len(asked) else ():
             found[part] = (self.prior.noise(x[part], self.step) / self.scale).to(found)
         return found

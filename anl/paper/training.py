@@ -5,16 +5,15 @@ the same, what differs is where a batch comes from.
 """
 
 import dataclasses
+import math
 import sys
 import time
 from pathlib import Path
 
-import timm
 import torch
-from accelerate import Accelerator
 from tqdm import tqdm
 
-from anl import arithmetic, seeds
+from anl import arithmetic, processes, seeds
 from anl import detector as detectors
 from anl.errors import UserError
 from anl.files import identity, write_csv, write_json
@@ -22,7 +21,9 @@ from anl.fitting import Checkpoint, learning_rate_factor
 from anl.losses import anl_loss
 from anl.paper.images import TrainingBatches, training_loader
 from anl.paper.protocol import training_rows
+from anl.paper.store import pictures
 from anl.paper.teacher import Teacher
+from anl.sync_norm import synchronised
 
 CHECKPOINT_SECONDS = 120
 CURVE_POINTS = 200
@@ -43,8 +44,9 @@ def run_identity(settings, protocol, backbone, method, seed):
 def build(settings, backbone, method, teacher=None):
     """The untrained Detector, its backbone as timm gives it: pretrained where the profile says so.
 
-    timm folds pretrained weights of the first layer from three channels to the stem's; without a stem they are taken as they
-    are. Raises UserError where they cannot be had.
+    timm repeats the first layer's pretrained weights, which are of three channels, over the stem's. The stem itself starts
+    untrained, so that layer has to learn anew what its inputs mean, while deeper ones begin where they were; without a stem
+    all are taken as they are. Raises UserError where the weights cannot be had.
     """
     chosen, shape = settings.backbones[backbone], settings.detector
     noise = method != "plain"
@@ -53,45 +55,55 @@ def build(settings, backbone, method, teacher=None):
                               noise_channels=teacher.channels if teacher else 3, noise_factor=teacher.cell if teacher else 1,
                               branch=shape.branch)
     if chosen.pretrained:
-        index = made.backbone.feature_info.out_indices
         try:
-            source = timm.create_model(chosen.model, pretrained=True, features_only=True, in_chans=3 if made.stem is None else shape.stem_width,
-                                       out_indices=index)
+            made.backbone = detectors.features_of(chosen.model, chosen.stride, 3 if made.stem is None else shape.stem_width,
+                                                  settings.crop, pretrained=True)
         except Exception as problem:  # of the hub, the network or the cache: many kinds
             raise UserError(f"pretrained weights of {chosen.model} cannot be had ({' '.join(str(problem).split())[:150]}); "
                             "unset HF_HUB_OFFLINE where the hub can be reached, or set backbones."
                             f"{backbone}.pretrained to false") from None
-        made.backbone.load_state_dict(source.state_dict())
     return made
+
+
+def checkpoint_of(settings, protocol, backbone, method, seed, cache=".cache/anl"):
+    """The Checkpoint of a run."""
+    wanted = run_identity(settings, protocol, backbone, method, seed)
+    return Checkpoint(cache, f"paper-{protocol}-{settings.run(protocol, backbone, method, seed).name}", {"identity": wanted})
 
 
 def train(settings, protocol, backbone, method, seed, cache=".cache/anl", accelerator=None):
     """Train one detector into its run's folder, resuming from a checkpoint; returns the folder.
 
-    Processes of `accelerate launch` share each batch. Raises UserError on a loss that is not finite, naming its files.
+    Several processes that have joined (anl.processes) share each batch: losses are sums of shares of it, and batch norm
+    standardises by all of it. Raises UserError on a loss that is not finite, naming its files, on a batch that has fewer
+    pairs than there are processes, and on a checkpoint of another number of processes.
     """
     config, folder = settings.training, settings.run(protocol, backbone, method, seed)
     used = arithmetic.in_use(config.precision, "cuda" if torch.cuda.is_available() else "cpu")
-    accelerator = accelerator or Accelerator(mixed_precision="no" if used == "fp32" else used)
-    device, rank, world = accelerator.device, accelerator.process_index, accelerator.num_processes
-    if config.batch_size // 2 < world:
-        raise UserError(f"a batch of {config.batch_size // 2} pairs cannot be shared by {world} processes; raise "
-                        "training.batch_size")
+    accelerator = accelerator or processes.accelerator(used)
+    device, me = accelerator.device, processes.here()
+    if config.batch_size // 2 < me.count:
+        raise UserError(f"a batch of {config.batch_size // 2} pairs cannot be shared by {me.count} processes; raise "
+                        "training.batch_size or lower launch.processes")
     teacher = Teacher(settings, protocol, device) if method != "plain" else None
     rows, _ = training_rows(settings, protocol)
     seeds.fix(seed, "paper", protocol, backbone, method)
     torch.use_deterministic_algorithms(False)  # on a GPU some backbones have no such kernels
-    bare = build(settings, backbone, method, teacher).to(device, memory_format=torch.channels_last)
+    bare = build(settings, backbone, method, teacher)
+    if me.count > 1:
+        bare = synchronised(bare, device)
+    bare.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(bare.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    wanted = run_identity(settings, protocol, backbone, method, seed)
-    checkpoint = Checkpoint(cache, f"paper-{protocol}-{folder.name}", {"identity": wanted, "processes": world})
+    checkpoint = checkpoint_of(settings, protocol, backbone, method, seed, cache)
     curve, start, started = [], 0, time.monotonic()
-    if state := checkpoint.load():
+    if state := processes.resumed(checkpoint):
         bare.load_state_dict(state["detector"])
         optimiser.load_state_dict(state["optimiser"])
         curve, start = state["curve"], state["step"]
     detector, optimiser = accelerator.prepare(bare, optimiser)
-    batches = training_loader(TrainingBatches(rows, settings.crop, config, seed, rank, world), start, config.workers)
+    kept = pictures(settings, settings.protocols[protocol].train, rows)
+    batches = training_loader(TrainingBatches(rows, settings.crop, config, seed, me.index, me.count, kept),
+                              range(start, config.steps), config.workers)
     saved_at = time.monotonic()
     for step, batch in enumerate(tqdm(batches, initial=start, total=config.steps, desc=f"{protocol} {folder.name}",
                                       mininterval=5, file=sys.stderr, disable=not accelerator.is_main_process), start):
@@ -103,28 +115,45 @@ def train(settings, protocol, backbone, method, seed, cache=".cache/anl", accele
         target = teacher.target(x, untouched) if teacher else None
         with accelerator.autocast():
             output = detector(x)
-        losses = anl_loss(output.logit, label, output.noise, target, untouched, settings.detector.loss_weight)
-        if not torch.isfinite(losses["loss"]):
-            raise UserError(f"{folder}: the loss is {losses['loss'].item()} at step {step + 1} (batch of "
-                            f"{', '.join(batch['files'][:3])}, ...); lower training.learning_rate")
-        accelerator.backward(losses["loss"])
+        losses = anl_loss(output.logit, label, output.noise, target, untouched, settings.detector.loss_weight, batch["whole"])
+        if processes.any_of(not torch.isfinite(losses["loss"]), device):
+            _stop(folder, losses["loss"], step, batch["files"])
+        # gradients are averaged over processes
+        accelerator.backward(losses["loss"] * me.count if me.count > 1 else losses["loss"])
         accelerator.clip_grad_norm_(detector.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         if step % max(1, config.steps // CURVE_POINTS) == 0 or step == config.steps - 1:
-            curve.append({"step": step + 1, **{key: None if value is None else float(value.detach())
-                                               for key, value in losses.items()}})
+            known = {key: value.detach() for key, value in losses.items() if value is not None}
+            sums = processes.summed(known.values(), device)
+            curve.append({"step": step + 1, **dict.fromkeys(losses), **dict(zip(known, sums))})
         if accelerator.is_main_process and time.monotonic() - saved_at > CHECKPOINT_SECONDS:
             checkpoint.save({"detector": bare.state_dict(), "optimiser": optimiser.state_dict(), "curve": curve,
-                             "step": step + 1})
+                             "step": step + 1, "processes": me.count})
             saved_at = time.monotonic()
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+
+    def save():
         detectors.save(bare.cpu().to(memory_format=torch.contiguous_format), folder / WEIGHTS)
         write_csv(folder / "curve.csv", curve or [{"step": 0}])
         write_json(folder / "run.json", {
-            "identity": wanted, "protocol": protocol, "backbone": backbone, "method": method, "seed": seed,
-            "processes": world, "device": str(device), "images": len(rows), "wall_seconds": time.monotonic() - started,
+            "identity": run_identity(settings, protocol, backbone, method, seed), "protocol": protocol, "backbone": backbone, "method": method, "seed": seed,
+            "processes": me.count, "device": str(device), "images": len(rows), "wall_seconds": time.monotonic() - started,
             "scale": teacher.scale if teacher else None})
         checkpoint.remove()
+
+    processes.agreed(save)
     return Path(folder)
+
+
+def _stop(folder, loss, step, files):
+    """Raise the UserError of a loss that is not finite on some process, naming images of its share of the batch."""
+    shares = processes.gathered((float(loss.detach()), files))
+    ranks = [rank for rank, (value, _) in enumerate(shares) if not math.isfinite(value)]
+    value, files = shares[ranks[0]]
+    where = "" if len(shares) == 1 else f" in process {' and '.join(map(str, ranks))} of {len(shares)}"
+
+    def stop():
+        raise UserError(f"{folder}: the loss is {value} at step {step + 1}{where} (batch of {', '.join(files[:3])}, ...); lower "
+                        "training.learning_rate")
+
+    processes.agreed(stop)

@@ -52,7 +52,8 @@ def check(params):
     """Raise UserError, saying how to make it, where a public data set's benchmark is not there."""
     if not (Path(params.benchmark.folder) / "manifest.parquet").is_file():
         raise UserError(f"{params.benchmark.folder} holds no benchmark; fetch the data set (`anl fetch` lists them), then run "
-                        f"`dvc repro {params.published.pipeline}:benchmark`")
+                        f"`dvc repro {params.published.pipeline}`, or what it runs for this profile, `anl --params "
+                        f"profiles/{params.profile}.yaml benchmark`")
 
 
 def _table(rows, encoded):

@@ -1,17 +1,20 @@
 /* Figures drawn anew from the numbers in the page, with selectors and values on hover and focus. The figure's own image
    stays until this script has run, and where it does not run. Kinds: steps (curve over the step), heat, cost, curves (of a
-   training). */
-(() => {
+   training); forest.js adds another. */
+window.anlPlots = (() => {
   "use strict";
   const METRICS = { AP: "AP", balanced_accuracy: "balanced accuracy", classification_loss: "classification loss (nats)",
     noise_loss: "noise loss (target variance 1)", val_AP: "validation AP, seen generator" };
   const SMALL = 520; // px; below, labels are shortened
+  const LEAST = 240; // px; a page that is not laid out yet has no width
 
   const unique = (values) => [...new Set(values)];
   const digits = (value) => value.toFixed(3).replace("-", "\u2212");
-  const named = (name) => (name === "unseen" ? "mean of unseen" : name.replaceAll("_", " "));
+  const MEANS = { unseen: "mean of unseen", unseen_benchmark: "mean, benchmark", unseen_further: "mean, further" };
+  const named = (name) => MEANS[name] ?? name.replaceAll("_", " ");
   const count = (row) => `${row.seeds} seed${row.seeds === 1 ? "" : "s"}, n = ${row.n}`;
-  const told = (what, row) => `${what}: ${digits(row.mean)} [${digits(row.low)}, ${digits(row.high)}], ${count(row)}`;
+  const bracket = (row) => `[${digits(row.low)}, ${digits(row.high)}]`;
+  const told = (what, row) => `${what}: ${digits(row.mean)} ${bracket(row)}, ${count(row)}`;
 
   function svg(tag, attributes, parent, text) {
     const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -88,7 +91,11 @@
           svg("rect", { x: box.left, width: box.right - box.left, y: y(plain.high), height: y(plain.low) - y(plain.high),
             class: "band" }, group);
           svg("line", { x1: box.left, x2: box.right, y1: y(plain.mean), y2: y(plain.mean), class: "reference" }, group);
-          svg("text", { x: box.right - 4, y: y(plain.mean) - 5, "text-anchor": "end", class: "quiet" }, group, "plain detector");
+          // at the end where the curve is farther away
+          const far = (point) => Math.abs(point.mean - plain.mean);
+          const atStart = far(points[0]) > far(points.at(-1));
+          svg("text", { x: atStart ? box.left + 4 : box.right - 4, y: y(plain.mean) - 5, "text-anchor": atStart ? "start" : "end" },
+            group, "plain detector");
         }
         svg("polyline", { points: points.map((row) => `${x(row.step)},${y(row.mean)}`).join(" "), class: "curve" }, root);
         for (const row of points) {
@@ -100,7 +107,7 @@
     },
     heat: {
       selectors: (rows) => ({ view: unique(rows.map((row) => row.view)), metric: unique(rows.map((row) => row.metric)) }),
-      height: (rows) => 50 + 40 * unique(rows.map((row) => row.generator)).length,
+      height: (rows) => 30 + 42 * unique(rows.map((row) => row.generator)).length,
       draw(root, size, rows, chosen, say) {
         const mine = rows.filter((row) => row.view === chosen.view && row.metric === chosen.metric);
         const generators = unique(mine.map((row) => row.generator));
@@ -122,9 +129,13 @@
           const falls = row.mean < (row.difference ? 0 : 0.5);
           svg("rect", { x: at.x + 1, y: at.y + 1, width: cell.width - 2, height: cell.height - 2, rx: 3,
             class: falls ? "cell below" : "cell", "fill-opacity": 0.04 + 0.46 * Math.min(1, strength) }, group);
-          const wide = cell.width > 150;
-          const text = wide ? `${digits(row.mean)} [${digits(row.low)}, ${digits(row.high)}]` : digits(row.mean).replace("0.", ".");
-          svg("text", { x: at.x + cell.width / 2, y: at.y + cell.height / 2 + 4, "text-anchor": "middle" }, group, text);
+          const middle = { x: at.x + cell.width / 2, "text-anchor": "middle" };
+          if (cell.width > 150) {
+            svg("text", { ...middle, y: at.y + cell.height / 2 + 4 }, group, `${digits(row.mean)} ${bracket(row)}`);
+          } else {
+            svg("text", { ...middle, y: at.y + cell.height / 2 - 2 }, group, digits(row.mean).replace("0.", "."));
+            svg("text", { ...middle, y: at.y + cell.height / 2 + 12, class: "small" }, group, bracket(row).replaceAll("0.", "."));
+          }
         }
       },
       note: "* trained on. Blue lies above chance (a difference: above zero), orange below.",
@@ -194,7 +205,8 @@
   }
 
   function start(place) {
-    const { kind, rows, start: first } = JSON.parse(place.querySelector("script").textContent);
+    const { kind, columns, rows: table, start: first, ...more } = JSON.parse(place.querySelector("script").textContent);
+    const rows = table.map((cells) => Object.fromEntries(columns.map((name, index) => [name, cells[index] ?? undefined])));
     const { selectors, height, draw, note } = kinds[kind];
     const options = selectors(rows);
     const chosen = Object.fromEntries(Object.keys(options).map((key) =>
@@ -204,12 +216,13 @@
     const said = document.createElement("output");
     tools.className = "plot-tools";
     const redraw = () => {
-      const size = { width: place.clientWidth, height: height(rows) };
+      const wide = Math.max(place.clientWidth, LEAST);
+      const size = { width: wide, height: height(rows, wide, chosen) };
       picture.replaceChildren();
       picture.setAttribute("viewBox", `0 0 ${size.width} ${size.height}`);
       picture.setAttribute("aria-label", `${place.dataset.title}; ${Object.values(chosen).join(", ")}`);
-      draw(picture, size, rows, chosen, (text) => { said.textContent = text; });
-      said.textContent = note ?? "Point at a value, or reach it with the Tab key, to read it.";
+      draw(picture, size, rows, chosen, (text) => { said.textContent = text; }, more);
+      said.textContent = note ?? "Point at a value or tap it, or reach it with the Tab key, to read it.";
     };
     for (const [key, values] of Object.entries(options)) {
       if (values.length > 1) tools.append(selector(key, values, chosen[key], (value) => { chosen[key] = value; redraw(); }));
@@ -225,4 +238,5 @@
   }
 
   document.addEventListener("DOMContentLoaded", () => document.querySelectorAll(".plot").forEach(start));
+  return { METRICS, SMALL, kinds, unique, named, told, svg, speaking, ticks, range };
 })();

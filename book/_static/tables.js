@@ -66,12 +66,50 @@
     });
   }
 
+  /** A link to the table as CSV, for one that was not drawn from a file. */
+  function offerCsv(table, tools) {
+    const quoted = (cell) => `"${cell.textContent.replace(/\s+/g, " ").trim().replaceAll('"', '""')}"`;
+    const link = document.createElement("a");
+    const text = [...table.rows].map((row) => [...row.cells].map(quoted).join(",")).join("\n");
+    link.className = "csv";
+    link.download = "table.csv";
+    link.href = `data:text/csv;charset=utf-8,${encodeURIComponent(`${text}\n`)}`;
+    link.textContent = "CSV";
+    tools.append(link);
+  }
+
+  /** Says that a table has more columns than are in sight. */
+  function hint(box, tools) {
+    const note = document.createElement("span");
+    note.className = "more-columns";
+    note.textContent = "more columns: scroll sideways \u2192";
+    tools.append(note);
+    const look = () => { note.hidden = box.scrollWidth <= box.clientWidth + 2; };
+    new ResizeObserver(look).observe(box);
+    look();
+  }
+
+  /** A box that scrolls can be reached by the keyboard; one that does not is no stop on the way. */
+  function reachable(box) {
+    const look = () => {
+      if (box.scrollWidth > box.clientWidth + 2) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    };
+    box.querySelector("img")?.addEventListener("load", look);
+    new ResizeObserver(look).observe(box);
+    look();
+  }
+
   document.addEventListener("DOMContentLoaded", () => {
+    document.querySelectorAll(".figure-image").forEach(reachable);
     for (const block of document.querySelectorAll(".results-block")) {
       const table = block.querySelector("table");
       const count = table.tBodies[0].rows.length;
+      const tools = block.querySelector(".table-tools");
+      if (!tools.querySelector(".csv")) offerCsv(table, tools);
       if (count > 1) makeSortable(table);
-      if (count >= FILTERED_FROM) makeFilter(table, block.querySelector(".table-tools"));
+      if (count >= FILTERED_FROM) makeFilter(table, tools);
+      hint(block.querySelector(".results-table"), tools);
     }
   });
 })();

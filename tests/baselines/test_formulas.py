@@ -1,6 +1,7 @@
 """Each published formula against a result worked out by hand or by another library."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from scipy.fft import dctn
 
-from anl.baselines import aeroblade, blur_jpeg, dire, distildire, drct, lare, npr, spectrum, srm
+from anl import residuals, seeds
+from anl.baselines import aeroblade, blur_jpeg, dire, distildire, dnf, drct, lare, npr, spectrum
 from anl.baselines.interface import Classifier
 from anl.detector import Output
 
@@ -26,13 +28,13 @@ def test_npr_is_the_difference_to_the_first_pixel_of_each_block():
 def test_srm_answers_to_an_impulse_with_its_kernels_and_truncates():
     x = torch.zeros(1, 3, 16, 16)
     x[0, 1, 8, 8] = 1 / 127.5  # one grey level, in green
-    found = srm.residuals(x)
+    found = residuals.residuals(x)
     assert found.shape == (1, 9, 16, 16)
     assert found[0, :3].abs().max() == 0 and found[0, 6:].abs().max() == 0  # red and blue
     assert torch.allclose(found[0, 3, 7:10, 7:10], torch.tensor([[-1., 2, -1], [2, -4, 2], [-1, 2, -1]]) / 4)
     assert found[0, 4, 8, 8] == pytest.approx(-1) and found[0, 5, 8, 7:10].tolist() == pytest.approx([0.5, -1, 0.5])
-    assert srm.residuals(x * 1000).abs().max() == srm.TRUNCATION
-    flat = srm.residuals(torch.full((1, 3, 8, 8), 0.3)).abs().max()
+    assert residuals.residuals(x * 1000).abs().max() == residuals.TRUNCATION
+    flat = residuals.residuals(torch.full((1, 3, 8, 8), 0.3)).abs().max()
     assert flat < 1e-4  # every kernel sums to zero
 
 
@@ -92,6 +94,38 @@ def test_contrastive_loss_by_hand():
 def test_distillation_is_a_mean_square():
     output = Output(None, None, None, torch.tensor([[1.0, 2.0]]))
     assert distildire.distillation(output, None, torch.tensor([[1.0, 4.0]]), {"distillation_weight": 0.5}).item() == 1
+
+
+@pytest.fixture
+def prior(monkeypatch, tmp_path):
+    """A prior whose noise at step t is x * t, on a schedule of four steps."""
+    made = SimpleNamespace(precision="fp32", alphas_cumprod=torch.tensor([0.9, 0.64, 0.36, 0.1]), check_step=lambda step: step,
+                           epsilon=lambda x, step: x * step, noise=lambda x, step: x * step)
+    monkeypatch.chdir(tmp_path)  # representations are kept below it
+    for module in (dnf, lare):
+        monkeypatch.setattr(module, "load_prior", lambda models: made)
+        monkeypatch.setattr(module, "prior_hash", lambda models: "made up")
+    return made
+
+
+def test_dnf_is_the_priors_noise_of_the_clean_image(prior):
+    x = torch.full((2, 3, 2, 2), 0.25)
+    assert torch.equal(dnf.represent({"noise_step": 3}, None)(x), torch.full((2, 3, 2, 2), 0.75))
+
+
+def test_distildire_sees_the_image_and_one_call_of_the_prior(prior):
+    x = torch.full((2, 3, 2, 2), 0.25)
+    found = distildire.represent({"noise_step": 2}, None)(x)
+    assert torch.equal(found[:, :3], x) and torch.equal(found[:, 3:], 2 * x)
+
+
+def test_lare_is_the_mean_squared_error_of_the_noise_put_in(prior):
+    """x_t = sqrt(a) x + sqrt(1 - a) n with a = 0.64 at t = 2; the error is (epsilon(x_t) - n)^2, here (2 x_t - n)^2."""
+    x = torch.full((2, 3, 2, 2), 0.5)
+    found = lare.represent({"error_step": 2, "error_draws": 3}, None)(x)
+    draws = [torch.randn(3, 2, 2, generator=seeds.torch_generator(0, "lare", draw)) for draw in range(3)]
+    expected = sum((2 * (0.8 * 0.5 + 0.6 * noise) - noise).square() for noise in draws) / 3
+    assert torch.equal(found[:, :3], x) and torch.allclose(found[:, 3:], expected.expand(2, 3, 2, 2), atol=5e-3)
 
 
 def test_lare_starts_as_the_plain_detector_and_then_hears_the_error():

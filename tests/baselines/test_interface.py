@@ -12,7 +12,7 @@ from anl.errors import UserError
 from anl.files import read_json
 
 torch.set_num_threads(1)
-SETTINGS = {"error_draws": 1, "inversion_steps": 2, "reconstruction_steps": 2}
+SETTINGS = {"error_draws": 1, "inversion_steps": 2, "reconstruction_steps": 2, "encoder": "untrained:test_vit"}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFilter
 
 from anl.data import augment, views
@@ -53,3 +54,19 @@ def test_images_without_a_plan_stay_as_they_are():
     out = augment.apply([None, ("jpeg", 80), ("blur", 0.5)], images)
     assert out.dtype == np.uint8 and np.array_equal(out[0], IMAGE)
     assert np.array_equal(out[1], views.jpeg(IMAGE[::-1], 80)) and not np.array_equal(out[2], IMAGE)
+
+
+def test_half_of_the_pairs_are_flipped_where_asked_for_and_none_elsewhere(config):
+    asked = dataclasses.replace(config, flip=True)
+    flips = augment.flips(np.arange(400), asked, seed=1, step=2)
+    assert flips == augment.flips(np.arange(400), asked, seed=1, step=2) and 160 < sum(flips.values()) < 240
+    assert flips != augment.flips(np.arange(400), asked, seed=1, step=3) != augment.flips(np.arange(400), asked, seed=2, step=3)
+    assert augment.flips(np.array([5, 3, 3]), asked, 1, 2).keys() == {3, 5}
+    assert not any(augment.flips(np.arange(400), config, seed=1, step=2).values())
+
+
+def test_a_mirror_turns_the_chosen_ones_left_to_right():
+    images = torch.arange(24.0).view(2, 3, 2, 2)
+    out = augment.mirror(images, [False, True])
+    assert torch.equal(out[0], images[0]) and torch.equal(out[1, ..., 0], images[1, ..., 1])
+    assert torch.equal(augment.mirror(images, [True, True]), images.flip(-1))

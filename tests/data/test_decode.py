@@ -71,6 +71,14 @@ def test_empty_and_no_image():
     assert "no image of a known format" in refused(b"%!PS-Adobe-3.0 EPSF-3.0\n")  # a format that runs a program
 
 
+@pytest.mark.parametrize("data, words", [
+    (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "(HEIC: save it as JPEG or PNG)"), (b"\0\0\0\x18ftypmp42" + bytes(9), "(a film)"),
+    (b"<?xml version='1.0'?>\n<svg/>", "(SVG, a drawing without pixels)"), (b"\n<!DOCTYPE html><p>", "(a web page)"),
+    (b"%PDF-1.7\n", "(PDF)")])
+def test_what_people_take_for_pictures_is_named(data, words):
+    assert words in refused(data)
+
+
 def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
     head = encoded(Image.new("1", (30000, 30000)), "PNG")
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))

@@ -159,6 +159,14 @@ def test_more_files_than_the_registry_knows_are_a_bomb(tmp_path):
         fetch.fetch(source(counts=(Count(1),), counts_complete=True), tmp_path / "tiny", archive)
 
 
+def test_a_folder_of_the_data_that_lies_in_its_own_place_is_recorded_there(tmp_path):
+    (tmp_path / "tiny" / "real").mkdir(parents=True)
+    (tmp_path / "tiny" / "real" / "a.png").write_bytes(b"x")
+    done = fetch.fetch(source(), tmp_path / "tiny", tmp_path / "tiny")
+    assert (done.images, done.already) == (1, False) and done.record == tmp_path / "tiny/source.json"
+    assert fetch.fetch(source(), tmp_path / "tiny", tmp_path / "tiny").already
+
+
 def test_places_that_are_taken(archives, tmp_path):
     (tmp_path / "tiny").mkdir()
     assert fetch.fetch(source(), tmp_path / "tiny", archives[0]).images == 1  # an empty folder is no obstacle

@@ -1,13 +1,21 @@
 import csv
 import hashlib
+import io
 import os
+import struct
+import tracemalloc
+import zlib
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from PIL import Image
 
 from anl import cli, cli_index
 from anl.data import indexing, manifest, walk
 from anl.data.decode import decode
 from anl.errors import UserError
+from tests.conftest import photograph
 from tests.data.trees import encoded, genimage, write
 
 
@@ -64,6 +72,57 @@ def test_bad_files_are_listed_with_their_reason_and_counted(tmp_path):
     assert found["docs/"] == found["/"] == "outside the layout genimage"
     assert len(table) == 24 and summary.skipped == 6
     assert {row[:5] for row in summary.rows if row[4]} == {("test", "adm", 1, 3, 4), ("-", "outside or not entered", "-", 0, 2)}
+
+
+def saved(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, format=kind, **options)
+    return stream.getvalue()
+
+
+def with_sides(png, width, height):
+    """The bytes of a PNG whose header claims another size."""
+    head = b"IHDR" + struct.pack(">II", width, height) + png[24:29]
+    return png[:12] + head + struct.pack(">I", zlib.crc32(head)) + png[33:]
+
+
+def test_odd_kinds_of_images_are_rows_or_stand_with_their_reason(tmp_path):
+    """What the field's folders hold beside plain pictures: each is a row with the size that is seen, or listed and counted."""
+    frames = [Image.fromarray(photograph(seed, 20, 20)) for seed in range(2)]
+    picture = Image.fromarray(photograph(950, 40, 60))  # 60 wide, 40 high
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    read = {"cmyk.jpg": (saved(picture.convert("CMYK"), "JPEG"), (60, 40, "JPEG")),
+            "sixteen.png": (saved(Image.fromarray(np.asarray(picture)[..., 0].astype(np.uint16) * 257), "PNG"), (60, 40, "PNG")),
+            "palette.png": (saved(picture.convert("P"), "PNG"), (60, 40, "PNG")),
+            "alpha.png": (saved(picture.convert("RGBA"), "PNG"), (60, 40, "PNG")),
+            "turned.jpg": (saved(picture, "JPEG", exif=turned), (40, 60, "JPEG")),
+            "still.gif": (saved(picture, "GIF"), (60, 40, "GIF"))}
+    refused = {"huge.png": (with_sides(encoded(951), 30000, 30000), "over the limit of"),
+               "moving.gif": (saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), "animated or of several pages"),
+               "float.tif": (saved(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "floating-point")}
+    root = write(genimage(tmp_path / "set"), {f"ADM/val/ai/{name}": data for name, (data, _) in {**read, **refused}.items()})
+    for decode_too in (True, False):
+        table, skipped, summary, _ = run(root, decode=decode_too)
+        rows = table.set_index("path")
+        for name, (_, expected) in read.items():
+            assert tuple(rows.loc[f"ADM/val/ai/{name}", ["width", "height", "format"]]) == expected, name
+        lost = {name: words for name, (_, words) in refused.items() if decode_too or name != "float.tif"}  # known by its pixels
+        assert len(skipped) == len(lost) and len(table) + len(skipped) == 24 + len(read) + len(refused)
+        assert all(words in reasons(skipped)[f"ADM/val/ai/{name}"] for name, words in lost.items())
+        assert {row[:5] for row in summary.rows if row[4]} == {("test", "adm", 1, 3 + len(table) - 24, len(lost))}
+
+
+def test_a_tree_that_fits_two_layouts_is_refused_until_one_is_chosen(tmp_path, capsys):
+    root = genimage(tmp_path / "set")
+    for name in ("0_real", "1_fake"):
+        write(root, {f"progan/{name}/{i}.png": encoded(960 + i + 10 * len(name) + (name > "1")) for i in range(6)})
+    assert cli.main(["index", str(root)]) == 2
+    said = capsys.readouterr().err
+    assert "2 layouts fit this tree" in said and "--layout binary or --layout genimage" in said
+    assert not (tmp_path / "set.parquet").exists()
+    assert cli.main(["index", str(root), "--layout", "genimage"]) == 0
+    assert "24 images" in capsys.readouterr().out
 
 
 def test_headers_alone_do_not_find_damage_inside_and_leave_looks_open(tmp_path):
@@ -178,6 +237,34 @@ def test_a_killed_run_goes_on_from_its_last_part(tmp_path, monkeypatch):
 def test_workers_change_nothing(tmp_path):
     root = genimage(tmp_path / "set")
     assert run(root, workers=2)[0].equals(run(root, workers=1)[0])
+
+
+def test_memory_does_not_grow_with_the_tree(tmp_path, monkeypatch):
+    """Python's own memory and Arrow's, at four times as many files in four times as many folders."""
+    monkeypatch.setattr(indexing, "PART", 40)
+    monkeypatch.setattr(manifest, "ROW_GROUP", 40)
+    peaks = []
+    for folders in (2, 8, 32):  # the first makes what is made once
+        root = write(tmp_path / f"set{folders}", {f"class{n:02d}/{label}/{i}.png": encoded(1000 * n + 10 * i + (label > "1"), size=8)
+                                                  for n in range(folders) for label in ("0_real", "1_fake") for i in range(10)})
+        allocated = []
+        write_part = indexing.pq.write_table
+
+        def noted(*args, seen=allocated, write_part=write_part, **options):
+            seen.append(pa.total_allocated_bytes())
+            return write_part(*args, **options)
+
+        monkeypatch.setattr(indexing.pq, "write_table", noted)
+        tracemalloc.start()
+        assert run_counted(root) == 20 * folders
+        peaks.append(tracemalloc.get_traced_memory()[1] + max(allocated))
+        tracemalloc.stop()
+        monkeypatch.setattr(indexing.pq, "write_table", write_part)
+    assert peaks[2] < 1.5 * peaks[1], peaks
+
+
+def run_counted(root):
+    return indexing.index(root, root.with_suffix(".parquet"), workers=1, decode=False, say=lambda text: None).images
 
 
 def test_the_registry_says_what_to_expect():

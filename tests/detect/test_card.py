@@ -42,12 +42,24 @@ def test_measured_shares_sum_to_one_and_name_every_generator(world, folder):
         assert (row["AP"] is None) == (row["of"] == "real")
 
 
+def test_the_probability_weighs_photographs_files_as_much_as_generated_images(world, run, folder):
+    from anl import detector
+
+    made = card.read(folder)
+    table = card._scored(detector.load(run / "model.safetensors"), world.params, "val")
+    asked = table[(table["label"] == 1) | (table["condition"] == card.FILES)]
+    mean = {label: np.mean([np.mean([made.probability(logit) for logit in card._photographs(part, made.rule)[1]])
+                            for _, part in asked[asked["label"] == label].groupby("condition")]) for label in (0, 1)}
+    # a logistic fit's mean probability is the share of generated ones, here one half
+    assert (mean[0] + mean[1]) / 2 == pytest.approx(0.5, abs=0.02) and mean[0] <= mean[1] + 0.05
+
+
 def test_verdicts_and_probability(folder):
     made = card.read(folder)
     assert card.verdict(1.1, 1.0, 0.0) == "generated" and card.verdict(1.0, 1.0, 0.0) == "undecided"
     assert card.verdict(0.0, 1.0, 0.0) == "undecided" and card.verdict(-0.1, 1.0, 0.0) == "real"
-    assert made.probability(0) == 0.5 and made.probability(1e9) == 1.0 and made.probability(-1e9) >= 0
-    assert made.probability(made.temperature) == pytest.approx(1 / (1 + np.exp(-1)))
+    assert made.probability(made.midpoint) == 0.5 and made.probability(1e9) == 1.0 and made.probability(-1e9) >= 0
+    assert made.probability(made.midpoint + made.temperature) == pytest.approx(1 / (1 + np.exp(-1)))
 
 
 def test_the_explanation_names_errors_and_limits(folder):
@@ -56,9 +68,16 @@ def test_the_explanation_names_errors_and_limits(folder):
     assert all(len(line) <= 80 for line in text.splitlines())
 
 
+def test_a_card_from_elsewhere_does_not_steer_the_terminal(folder, tmp_path):
+    value = json.loads((folder / card.CARD).read_text()) | {"limits": ["\x1b[2Jnone \u202e"], "licence": "\x07\nMIT"}
+    (tmp_path / card.CARD).write_text(json.dumps(value))
+    assert all(line.isprintable() for line in explain.text(card.read(tmp_path)).splitlines())
+
+
 @pytest.mark.parametrize("change", [
-    {"version": 2}, {"size": 33}, {"size": 10**6}, {"size": "32"}, {"rule": "__import__"}, {"temperature": 0}, {"lower": 1e9},
-    {"threshold": float("nan")}, {"limits": None}, {"temperature": None}, {"threshold": "x"}])
+    {"version": 1}, {"size": 33}, {"size": 10**6}, {"size": "32"}, {"rule": "__import__"}, {"temperature": 0}, {"lower": 1e9},
+    {"threshold": float("nan")}, {"limits": None}, {"temperature": None}, {"threshold": "x"}, {"threshold": 10**400},
+    {"chosen_on": {}}, {"trained_on": {"generator": "a"}}, {"measured": [{"of": "real"}]}, {"licence": 1}])
 def test_a_card_that_cannot_be_is_refused(folder, tmp_path, change):
     value = json.loads((folder / card.CARD).read_text()) | change
     (tmp_path / card.CARD).write_text(json.dumps(value))

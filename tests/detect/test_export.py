@@ -53,9 +53,10 @@ def test_a_plain_detector_has_two_outputs(in_use, tmp_path):
     assert [item.name for item in export.open_session(tmp_path / "plain.onnx").get_outputs()] == ["logit", "probability"]
 
 
-def test_a_detector_without_the_stem_is_exported_too(in_use, tmp_path):
-    shallow = detectors.Detector("test_resnet", 8, 8, 4, 32, attention_dim=8, branch="shallow").eval()
-    assert export.export(scorer.ImageDetector(shallow, in_use.card), tmp_path / "x.onnx") <= export.TOLERANCE
+@pytest.mark.parametrize("switch", [{"branch": "shallow"}, {"reads": "residual"}, {"reads": "noise"}])
+def test_detectors_of_other_forms_are_exported_too(in_use, tmp_path, switch):
+    other = detectors.Detector("test_resnet", 8, 8, 4, 32, attention_dim=8, **switch).eval()
+    assert export.export(scorer.ImageDetector(other, in_use.card), tmp_path / "x.onnx") <= export.TOLERANCE
     assert len(export.open_session(tmp_path / "x.onnx").get_outputs()) == len(export.OUTPUTS)
 
 

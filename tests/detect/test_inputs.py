@@ -6,7 +6,7 @@ import time
 import pytest
 
 from anl.data.decode import Refused
-from anl.detect.inputs import find, read_ahead
+from anl.detect.inputs import find, read_ahead, without
 from anl.errors import UserError
 
 
@@ -41,7 +41,15 @@ def test_a_list_may_hold_names_that_are_not_utf8(tree):
 
 def test_a_name_that_is_nothing_is_refused(tree):
     with pytest.raises(UserError, match="no file, folder or match 'no\\*.png'"):
-        paths(["no*.png"])
+        find(["a.png", "no*.png"])  # at once, not when the files before it are read
+
+
+def test_what_the_command_writes_itself_is_left_out(tree):
+    (tree / "in/maps").mkdir()
+    for name in ("in/maps/c.png-1.png", "in/out.jsonl"):
+        (tree / name).write_bytes(b"x")
+    left = [path for path, reason in without(find(["in"]), tree / "in/deep/../out.jsonl", "in/maps") if reason is None]
+    assert left == ["in/c.png", "in/deep/d e.png"] and len(list(without(find(["in"])))) == 5
 
 
 def test_read_ahead_keeps_the_order_and_its_limit():

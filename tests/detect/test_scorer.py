@@ -39,7 +39,23 @@ def test_a_score_is_the_rule_over_the_crops_and_does_not_depend_on_the_batch(in_
     assert in_use.score([]) == []
 
 
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "I;16", "P", "L", "CMYK"])
+def test_a_pil_image_scores_as_its_file_does(in_use, picture, tmp_path, kind):
+    image = Image.fromarray(picture)
+    if kind == "I;16":
+        image = Image.fromarray(picture[..., 0].astype(np.uint16) * 200)
+    elif kind in ("RGBA", "LA"):
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+        image = image.convert(kind)
+    else:
+        image = image.convert(kind)
+    image.save(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as opened:
+        assert in_use.score(opened) == in_use.score(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("thing, message", [
+    (Image.new("F", (8, 8)), "mode F is refused: floating-point"),
     (np.zeros((4, 4), np.uint8), "array of shape"), (np.zeros((4, 4, 3)), "float64 array"), (torch.zeros(4, 4), "no picture"),
     (torch.full((3, 4, 4), 2.0), "must lie in"), (torch.full((3, 4, 4), float("nan")), "must lie in"), (7, "int is no picture"),
     ("no such file.png", "is refused: cannot be opened"), (np.zeros((0, 4, 3), np.uint8), "array of shape")])
@@ -67,6 +83,14 @@ def test_a_card_of_other_weights_is_refused(folder, tmp_path):
     weights = load_file(broken / card.WEIGHTS)
     save_file({key: value + 1 if value.is_floating_point() else value for key, value in weights.items()}, broken / card.WEIGHTS)
     with pytest.raises(UserError, match="is not the file that .*card.json speaks of"):
+        anl.load_detector(broken)
+
+
+def test_a_card_of_another_size_than_the_weights_is_refused(folder, tmp_path):
+    broken = copy(folder, tmp_path)
+    value = json.loads((broken / card.CARD).read_text())
+    (broken / card.CARD).write_text(json.dumps(value | {"size": 64}))
+    with pytest.raises(UserError, match="looks at another size than the 64 pixels of .*card.json"):
         anl.load_detector(broken)
 
 

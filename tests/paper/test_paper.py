@@ -1,10 +1,12 @@
 """Every stage of profiles/paper.yaml, end to end, on stand-ins with the data sets' own trees and names."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 import yaml
 
@@ -52,6 +54,17 @@ def test_the_table_has_a_row_a_generator_and_says_what_crosses_data_sets(ran):
     assert {"progan", "deepfake", "stylegan"} <= set(rows.loc[rows["set"] == "forensynths", "generator"])
 
 
+def test_a_set_that_was_fetched_in_place_is_used_where_it_lies(stand_in, tmp_path, monkeypatch):
+    whole = yaml.safe_load(stand_in[1].read_text())
+    there = f"{whole['folders']['data']}/forensynths"
+    whole["folders"] |= {"data": str(tmp_path / "sources"), "manifests": str(tmp_path / "manifests")}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
+    assert cli.main(["fetch", "forensynths", "--from", there, "--to", f"{tmp_path}/sources/forensynths", "--accept-licence"]) == 0
+    assert cli.main(["--params", str(tmp_path / "p.yaml"), "paper", "index", "--set", "forensynths", "--limit", "2"]) == 0
+    rows = protocol.test_rows(settings.load(tmp_path / "p.yaml", 2), "forensynths")
+    assert len(rows) == 5 * 2 * 2 and all(Path(file).is_file() for file in rows["file"])
+
+
 def test_training_learns_from_the_protocols_generators_alone_and_never_from_a_test_image(ran):
     for name, wanted in ran.protocols.items():
         train, val = protocol.training_rows(ran, name)
@@ -90,9 +103,9 @@ def test_a_batch_is_a_function_of_seed_and_number_and_processes_share_it(ran):
 def test_workers_decode_the_same_batches(ran):
     rows, _ = protocol.training_rows(ran, "genimage")
     batches = images.TrainingBatches(rows, 32, ran.training, 0)
-    for alone, spread in zip(images.training_loader(batches, 0, 0), images.training_loader(batches, 0, 2), strict=True):
+    for alone, spread in zip(images.training_loader(batches, range(2), 0), images.training_loader(batches, range(2), 2), strict=True):
         assert torch.equal(alone["x"], spread["x"]) and alone["files"] == spread["files"]
-    assert len(list(images.training_loader(batches, 1, 0))) == 1  # resumed at the second
+    assert len(list(images.training_loader(batches, range(1, len(batches)), 0))) == 1  # resumed at the second
 
 
 def test_a_crop_is_cut_or_mirrored_and_never_resized():
@@ -106,11 +119,12 @@ def test_a_crop_is_cut_or_mirrored_and_never_resized():
 def test_the_teacher_gives_unit_noise_for_untouched_images_alone(ran):
     given = teacher.Teacher(ran, "genimage", "cpu")
     rows, _ = protocol.training_rows(ran, "genimage")
-    x = next(iter(images.training_loader(images.TrainingBatches(rows, 32, ran.training, 0), 0, 0)))["x"]
+    x = next(iter(images.training_loader(images.TrainingBatches(rows, 32, ran.training, 0), range(1), 0)))["x"]
     untouched = torch.tensor([True, False, True, False])
     target = given.target(x, untouched)
     assert target.shape == (4, given.channels, 32 // given.cell, 32 // given.cell) and given.cell == 2
     assert not target[~untouched].any() and 0.2 < float(target[untouched].std()) < 5
+    assert not given.target(x, torch.zeros(4, dtype=torch.bool)).any()  # a batch, or a process's share, of processed images
 
 
 def test_a_killed_training_resumes_into_the_same_weights(ran, tmp_path, monkeypatch):
@@ -156,7 +170,8 @@ def test_scores_do_not_depend_on_the_batch(ran):
     model = detector.load(ran.run("genimage", "tiny", "anl", 0) / training.WEIGHTS)
     rows = protocol.test_rows(ran, "genimage").head(6)
     one = dataclasses.replace(ran, evaluation=dataclasses.replace(ran.evaluation, batch_size=1))
-    assert np.allclose(scoring.score(model, rows, ran, "raw", "cpu"), scoring.score(model, rows, one, "raw", "cpu"), atol=1e-5)
+    assert np.allclose(scoring.score(model, rows, ran, "genimage", "raw", "cpu"),
+                       scoring.score(model, rows, one, "genimage", "raw", "cpu"), atol=1e-5)
 
 
 @pytest.mark.parametrize("key, value, words", [
@@ -198,30 +213,39 @@ def test_pretrained_weights_that_cannot_be_had_are_one_line(ran, monkeypatch):
             raise OSError("offline")
         return real(*words, **names)
 
-    real = training.timm.create_model
-    monkeypatch.setattr(training.timm, "create_model", offline)
+    real = timm.create_model
+    monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(UserError, match="pretrained weights of resnet50 cannot be had.*backbones.resnet50.pretrained"):
         training.build(dataclasses.replace(ran, backbones=backbones), "resnet50", "plain")
 
 
-@pytest.mark.parametrize("branch", ["stem", "shallow"])
-def test_pretrained_weights_stand_in_the_detectors_backbone(ran, monkeypatch, branch):
+@pytest.mark.parametrize("model, stride, first", [("test_resnet", 8, "conv1.0.weight"),
+                                                  ("test_vit", 16, "patch_embed.proj.weight")])
+def test_pretrained_weights_of_three_channels_are_repeated_over_the_stems(ran, monkeypatch, tmp_path, model, stride, first):
     import dataclasses
 
-    made = []
-    real = training.timm.create_model
+    make = timm.create_model
+    published = make(model, in_chans=3)
+    torch.save(published.state_dict(), tmp_path / "weights.pth")
 
-    def local(name, **names):
-        made.append(real(name, **{**names, "pretrained": False}))
-        return made[-1]
+    def stored(name, pretrained=False, **names):
+        return make(name, pretrained=pretrained, **names, **({"pretrained_cfg_overlay": {"file": str(tmp_path / "weights.pth")}}
+                                                             if pretrained else {}))
 
-    monkeypatch.setattr(training.timm, "create_model", local)
-    backbones = {"tiny": settings.Backbone("test_resnet", 8, True)}
-    changed = dataclasses.replace(ran, backbones=backbones, detector=dataclasses.replace(ran.detector, branch=branch))
-    detector = training.build(changed, "tiny", "plain")
-    source, stands = made[-1].state_dict(), detector.backbone.state_dict()
-    assert (detector.stem is None) == (branch == "shallow")
-    assert all(torch.equal(source[key], stands[key]) for key in source)
+    monkeypatch.setattr(timm, "create_model", stored)
+    detector = training.build(dataclasses.replace(ran, backbones={"tiny": settings.Backbone(model, stride, True)}), "tiny", "anl")
+    weights = {key.removeprefix("model."): value for key, value in detector.backbone.state_dict().items()}
+    wanted = published.state_dict()[first]
+    width = ran.detector.stem_width
+    for channel in range(width):  # R, G, B, R, ... scaled so that the sum over channels stays
+        torch.testing.assert_close(weights[first][:, channel], wanted[:, channel % 3] * 3 / width)
+    same = [key for key in weights if key != first and weights[key].shape == published.state_dict()[key].shape]
+    assert len(same) > 10 and all(torch.equal(weights[key], published.state_dict()[key]) for key in same)
+    bare = dataclasses.replace(ran.detector, branch="shallow")
+    detector = training.build(dataclasses.replace(ran, backbones={"tiny": settings.Backbone(model, stride, True)}, detector=bare),
+                              "tiny", "plain")
+    weights = {key.removeprefix("model."): value for key, value in detector.backbone.state_dict().items()}
+    assert detector.stem is None and torch.equal(weights[first], wanted)  # the backbone reads the image itself
 
 
 def test_the_pipelines_stages_make_every_run_and_what_they_need(tmp_path):

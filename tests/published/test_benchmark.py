@@ -77,7 +77,7 @@ def test_a_benchmark_that_is_not_there_is_named_with_its_own_mend(public, tmp_pa
     benchmark.check(public.params)
     value = copy.deepcopy(public.settings)
     value["benchmark"]["folder"] = str(tmp_path / "none")
-    with pytest.raises(UserError, match="none holds no benchmark; .*`dvc repro cifake/dvc.yaml:benchmark`"):
+    with pytest.raises(UserError, match="none holds no benchmark; .*`dvc repro cifake/dvc.yaml`, .*`anl --params profiles/cifake.yaml benchmark`"):
         benchmark.check(params.from_dict(value, "tiny"))
 
 

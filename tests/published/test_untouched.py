@@ -33,7 +33,7 @@ def in_use():
     """A detector whose logits lie on both sides of its thresholds."""
     torch.manual_seed(0)
     made = detector.Detector("test_resnet", 8, 8, 4, 32, attention_dim=8).eval()
-    return scorer.ImageDetector(made, card.Card(32, "mean", 1.0, 0.05, -0.05, "", {}))
+    return scorer.ImageDetector(made, card.Card(32, "mean", 0.0, 1.0, 0.05, -0.05, "", {}))
 
 
 @pytest.fixture

@@ -89,28 +89,29 @@ document.addEventListener("DOMContentLoaded", () => {
     find("logit").textContent = `${fixed(score.logit)}; the bounds are ${fixed(card.lower)} and ${fixed(card.threshold)}`;
     find("crops").textContent = `${crops.length} of ${card.size} × ${card.size} pixels, of ${bitmap.width} × ${bitmap.height}`;
     find("time").textContent = `${seconds.toFixed(2)} s`;
-    drawScale(card, score.probability, bounds);
+    drawScale(card, score, bounds);
     drawPictures(card, bitmap, crops, score);
     find("result").hidden = false;
   }
 
-  /** The probability among the three zones. */
-  function drawScale({ words }, probability, [lower, threshold]) {
+  /** The picture among three zones of one width, by its logit: probabilities may lie too close together to be told apart. */
+  function drawScale({ words, lower, threshold }, { logit, probability }, bounds) {
     const scale = find("scale");
-    const zone = (word, from, to) => {
-      const part = make("span", { className: `zone ${word}` });
-      part.style.width = `${100 * (to - from)}%`;
+    const zones = ["real", "undecided", "generated"].map((key) => {
+      const part = make("span", { className: `zone ${words[key]}` });
+      part.style.width = `${100 / 3}%`;
       return part;
-    };
+    });
     const mark = make("span", { className: "mark" });
-    mark.style.left = `${100 * probability}%`;
-    scale.replaceChildren(zone(words.real, 0, lower), zone(words.undecided, lower, threshold), zone(words.generated, threshold, 1), mark);
-    const legend = `${words.real} below ${percent(lower)}, ${words.undecided} up to ${percent(threshold)}, ${words.generated} above`;
-    scale.setAttribute("aria-label", `A scale from 0 to 100 %: ${legend}; this picture at ${percent(probability)}.`);
-    find("legend").textContent = `From 0 to 100 %: ${legend}.`;
+    const place = threshold > lower ? (1 + (logit - lower) / (threshold - lower)) / 3 : Number(logit > threshold);
+    mark.style.left = `${100 * Math.max(0.01, Math.min(0.99, place))}%`; // what is far out stands at the end
+    scale.replaceChildren(...zones, mark);
+    const legend = `${words.real} below ${percent(bounds[0])}, ${words.undecided} up to ${percent(bounds[1])}, ${words.generated} above`;
+    scale.setAttribute("aria-label", `Three zones: ${legend}; this picture at ${percent(probability)}.`);
+    find("legend").textContent = `Three zones: ${legend}.`;
   }
 
-  /** Three drawings as `anl detect --map` makes them: the picture, the noise, and the attention over the picture. */
+  /** Three drawings in the colours of `anl detect --map`: the picture, the noise, and the attention over the picture. */
   function drawPictures(card, bitmap, crops, score) {
     const { dim, blend, clip, levels } = card.draw;
     const colours = scoring.fromBase64(card.draw.colours);

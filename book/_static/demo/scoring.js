@@ -55,7 +55,8 @@
     top_quarter: (values) => mean(sorted(values).slice(-Math.max(1, Math.floor(values.length / 4)))),
   };
 
-  const probability = (logit, card) => 1 / (1 + Math.exp(-Math.max(-700, Math.min(700, logit / card.temperature))));
+  const probability = (logit, { midpoint, temperature }) =>
+    1 / (1 + Math.exp(-Math.max(-700, Math.min(700, (logit - midpoint) / temperature))));
 
   function verdict(logit, { threshold, lower, words }) {
     return logit > threshold ? words.generated : logit < lower ? words.real : words.undecided;
