@@ -42,7 +42,7 @@ def test_a_repro_with_nothing_to_do_is_timed_in_a_copy(root):
 
 
 def test_a_repro_that_fails_is_told_of(root):
-    (root / "dvc.yaml").write_text("stages: {broken: {cmd: 1, deps: [nowhere]}}")
+    (root / "dvc.yaml").write_text("stages: {broken: {cmd: exit 1, deps: [nowhere]}}")
     with pytest.raises(UserError, match="failed in a copy of the repository"):
         bench_pipeline.repro_table(runs=1, repeats=1, root=root)
 
