@@ -1,5 +1,6 @@
 """`anl bench --pipeline`: what the pipeline itself costs: a `dvc repro` with nothing to do, and a large manifest."""
 
+import json
 import os
 import resource
 import shutil
@@ -109,16 +110,15 @@ def _stand_in(place):
 def manifest_table(rows=MANIFEST_ROWS):
     """Seconds and peak memory of writing, counting, querying and sampling a made-up manifest, in a process of its own."""
     began = time.perf_counter()
-    with subprocess.Popen([sys.executable, "-m", "tests.data.million", str(rows)], stdout=subprocess.DEVNULL,
-                          stderr=subprocess.PIPE) as process:
-        said = process.stderr.read().decode(errors="replace").strip()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    done = subprocess.run([sys.executable, "-m", "tests.data.million", str(rows)], capture_output=True, text=True, errors="replace",
+                          check=False)
+    if done.returncode:
+        said = done.stderr.strip()
         raise UserError(f"`python -m tests.data.million` failed ({said.splitlines()[-1] if said else 'no word'}); run `anl bench` "
                         "from the repository's root")
+    used = json.loads(done.stdout.splitlines()[-1])
     return pd.DataFrame([{"what": "manifest written, queried and sampled", "rows": rows, "seconds": time.perf_counter() - began,
-                          "peak_memory_gb": used.ru_maxrss * 1024 / 1e9}])
+                          "peak_memory_gb": used["peak_memory_bytes"] / 1e9}])
 
 
 def _run(place, *command):

@@ -169,7 +169,7 @@ def test_a_message_of_many_lines_stays_one(monkeypatch):
     def fail(image):
         raise SyntaxError("two\nlines")
 
-    monkeypatch.setattr(decode, "_to_rgb", fail)
+    monkeypatch.setattr(decode, "to_rgb", fail)
     assert "\n" not in refused(encoded(RGB)) and "two lines" in refused(encoded(RGB))
 
 
