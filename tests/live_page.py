@@ -6,9 +6,11 @@ import http.server
 import json
 import os
 import queue
+import signal
 import subprocess
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 from tests.test_browser import CHROMIUM, FLAGS, altered
@@ -39,6 +41,27 @@ def served(folder):
         server.server_close()
 
 
+def _end(session):
+    """End every process of a browser's session: its helpers outlive it a moment and would write on into a folder being removed."""
+    for _ in range(100):
+        left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _running(pid, session)]
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if not left:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"chromium's processes {left} do not end")
+
+
+def _running(pid, session):
+    try:
+        state, _, _, of = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return int(of) == session and state != "Z"
+
+
 def answer_of(page, script, *flags, theme="light", from_server=False, timeout=150):
     """(answer, console): what `script` (an async function's body) returns on a built page, and chromium's console lines.
 
@@ -52,7 +75,8 @@ def answer_of(page, script, *flags, theme="light", from_server=False, timeout=15
             browser = subprocess.Popen(
                 [CHROMIUM, *REAL_TIME, f"--user-data-dir={folder}/profile", "--enable-logging=stderr", "--remote-debugging-port=0",
                  *flags, f"{address}/{copy.name}" if from_server else copy.as_uri()],
-                stdout=subprocess.DEVNULL, stderr=log, env={**os.environ, "HOME": folder, "XDG_CONFIG_HOME": f"{folder}/config"})
+                stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
+                env={**os.environ, "HOME": folder, "XDG_CONFIG_HOME": f"{folder}/config"})
             try:
                 answer = server.answers.get(timeout=timeout)
             except queue.Empty:
@@ -61,5 +85,6 @@ def answer_of(page, script, *flags, theme="light", from_server=False, timeout=15
             finally:
                 browser.terminate()
                 browser.wait(30)
+                _end(browser.pid)
             log.seek(0)
             return answer, [line for line in log.read().splitlines() if "CONSOLE" in line]
