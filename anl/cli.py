@@ -6,7 +6,19 @@ import os
 import sys
 import time
 
-from anl import cli_bench, cli_compare, cli_detect, cli_fetch, cli_index, cli_paper, cli_runs, cli_verify, guard, launch
+from anl import (
+    cli_bench,
+    cli_compare,
+    cli_detect,
+    cli_fetch,
+    cli_index,
+    cli_paper,
+    cli_predictions,
+    cli_runs,
+    cli_verify,
+    guard,
+    launch,
+)
 from anl.errors import UserError
 
 # run by the pipeline's stages: nothing that they read may change under them
@@ -109,6 +121,7 @@ def make_parser():
     cli_index.add_audit_arguments(sub)
 
     cli_runs.add(command)
+    cli_predictions.add(command)
 
     sub = command("notebook", notebook, "run one notebook; its results and its page of the book follow",
                   "anl notebook step_t --set steps='[1, 10, 100]'")

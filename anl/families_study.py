@@ -13,13 +13,13 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from anl import analysis, detector, more_families, processes
+from anl import analysis, more_families, processes
 from anl.benchmark import REAL
 from anl.data import views
 from anl.errors import UserError
-from anl.files import identity, read_json, sha256_of
+from anl.files import identity, read_json
 from anl.params import LOSSLESS
-from anl.predict import COLUMNS, key_of, read_predictions, score_treated, write_keyed
+from anl.predict import COLUMNS, beside, key_of, load_run, read_predictions, score_treated, weights_hash, write_keyed
 
 METRICS = ("AP", "balanced_accuracy", "fake_accuracy")
 BENCHMARK, FURTHER = "unseen_benchmark", "unseen_further"  # means over the two parts of the unseen families
@@ -34,11 +34,11 @@ def score_run(folder, params):
     UserError on a run without weights, or one trained on files of other formats.
     """
     folder = Path(folder)
-    target = folder.parent.parent / "families" / folder.name
+    target = beside(folder, "families")
     if read_json(folder / "run.json")["spec"].get("formats", LOSSLESS) != LOSSLESS:
         raise UserError(f"{folder} was trained on files of other formats; the further families are lossless")
     manifest, pixels = more_families.read(params)
-    weights, loaded = sha256_of(folder / "model.safetensors"), None
+    weights, loaded = weights_hash(folder), None
     for name in tqdm(params.more_families, desc=folder.name, mininterval=5, file=sys.stderr, disable=not processes.here().main):
         wanted = ((manifest["generator"] == name) & (manifest["split"] == "test")).to_numpy()
         rows, path = manifest[wanted].reset_index(drop=True), target / f"{name}.parquet"
@@ -46,7 +46,7 @@ def score_run(folder, params):
                         **({"mirrored": True} if params.evaluation.mirrored else {})})
         if processes.agreed(lambda path=path: key_of(path)) == key:
             continue
-        loaded = loaded or detector.load(folder / "model.safetensors")
+        loaded = loaded or load_run(folder)
         write_keyed(path, _scored(loaded, rows, pixels[wanted], params.evaluation), key)
     return target
 

@@ -104,7 +104,9 @@ def find_or_train(params, family, **changes):
 
     changes: as of anl.runs.specs_of. A missing benchmark is made, missing runs are trained.
     """
-    own = prepared(params, family)
+    own = without(params, family)
+    if not runs.is_restored(own):  # saved scores need no images
+        prepared(params, family)
     return list(runs.find_or_train(runs.specs_of(own, **changes), own).values())
 
 

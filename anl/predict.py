@@ -13,11 +13,12 @@ from anl.data import views
 from anl.data.formats import as_published, drawn_from_reals, encoded, matched
 from anl.data.patches import to_tensor
 from anl.errors import UserError
-from anl.files import read_json, whole_file
+from anl.files import read_json, sha256_of, whole_file
 from anl.params import LOSSLESS
 
 COLUMNS = ["sample_id", "photo", "cluster", "generator", "split", "view", "label", "logit"]
 BATCH = 128
+RESTORED = "restored"  # the group of runs that stand on saved scores, see anl.saved
 
 
 @torch.no_grad()
@@ -103,6 +104,26 @@ def write_keyed(path, table, key):
             table.to_parquet(temporary, index=False)
 
     processes.agreed(write)
+
+
+def beside(folder, kind):
+    """Where a run's scores of another kind (`robustness`, `families`) lie: beside its group; a restored run holds its own."""
+    folder = Path(folder)
+    return folder / kind if folder.parent.name == RESTORED else folder.parent.parent / kind / folder.name
+
+
+def weights_hash(folder):
+    """SHA-256 of a run's weights; of a restored run, which has none, as it was when its scores were saved."""
+    about = read_json(Path(folder) / "run.json")
+    return about["saved"]["weights"] if "saved" in about else sha256_of(Path(folder) / "model.safetensors")
+
+
+def load_run(folder):
+    """A run's detector. Raises UserError on a restored run, which has no weights, and as anl.detector.load."""
+    if Path(folder).parent.name == RESTORED:
+        raise UserError(f"{Path(folder).name} was saved without what this needs of it: its weights, or scores of these images; "
+                        "run the notebook with `anl notebook`, which trains what is missing")
+    return detectors.load(Path(folder) / "model.safetensors")
 
 
 def key_of(path):

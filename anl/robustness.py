@@ -11,14 +11,14 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from anl import analysis, detector, processes
+from anl import analysis, processes
 from anl.benchmark import REAL, read_images, read_manifest, use_rows
 from anl.data import perturb
 from anl.data.formats import as_published
 from anl.errors import UserError
-from anl.files import identity, read_json, sha256_of
+from anl.files import identity, read_json
 from anl.params import LOSSLESS
-from anl.predict import key_of, read_predictions, score_treated, write_keyed
+from anl.predict import beside, key_of, load_run, read_predictions, score_treated, weights_hash, write_keyed
 
 COLUMNS = ["sample_id", "photo", "cluster", "generator", "split", "perturbation", "strength", "label", "logit"]
 FILE = "perturbations.parquet"
@@ -42,17 +42,17 @@ def score_run(folder, params):
     same weights, images and strengths. folder: runs/<profile>/<group>/<run>. Raises UserError on a run without weights.
     """
     folder, pairs = Path(folder), strengths_of(params)
-    path = folder.parent.parent / "robustness" / folder.name / FILE
+    path = beside(folder, "robustness") / FILE
     spec = read_json(folder / "run.json")["spec"]
     rows = use_rows(read_manifest(params.benchmark.folder), params)
     rows = rows[rows["split"] == "test"].reset_index(drop=True)
-    loaded = detector.load(folder / "model.safetensors")
     formats = spec.get("formats", LOSSLESS)
-    key = identity({"weights": sha256_of(folder / "model.safetensors"), "seed": params.seed, "formats": formats,
+    key = identity({"weights": weights_hash(folder), "seed": params.seed, "formats": formats,
                     "samples": list(rows["sha256"]), "perturbations": pairs,
                     **({"mirrored": True} if params.evaluation.mirrored else {})})
     if processes.agreed(lambda: key_of(path)) == key:
         return path
+    loaded = load_run(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pixels = as_published(read_images(params.benchmark.folder, rows), rows["label"], formats)
     tables = []

@@ -1,6 +1,7 @@
 """A run is one training: what it is called, what it is, where it lies, and how a missing one is made."""
 
 import dataclasses
+import os
 import platform
 import resource
 import shutil
@@ -17,6 +18,7 @@ from anl.params import BRANCHES, FORMATS, GRADIENTS, LOSSLESS, NOISE_ON, READS
 GROUPS = ("main", "step_t", "attention", "targets", "loss_weight", "attention_loss", "sample_size", "leaky",
           "anl_plus", "peers", "branch", "adhoc")
 CURVES = "curves"  # in a run's folder, see anl.tracking
+PROCESS = "process"  # among restored runs: the id of the process that recomputes from them
 
 
 @dataclass(frozen=True)
@@ -207,5 +209,29 @@ def find_run(spec, params, root="runs"):
 
 
 def find_or_train(specs, params, root="runs"):
-    """dict spec -> folder; what does not exist yet is trained into runs/<profile>/adhoc/."""
+    """dict spec -> folder; what does not exist yet is trained into runs/<profile>/adhoc/.
+
+    Where saved scores were restored (anl.saved) it is those runs that are found; raises UserError on one that is not saved.
+    """
+    if is_restored(params, root):
+        found = {spec: _restored_run(spec, params, root) for spec in specs}
+        if lost := [spec.slug for spec, folder in found.items() if folder is None]:
+            raise UserError(f"the scores of {', '.join(lost)} are not saved; `anl notebook` trains what is missing, and "
+                            "`anl predictions` saves it")
+        return found
     return {spec: find_run(spec, params, root) or train_run(spec, params, "adhoc", root) for spec in specs}
+
+
+def is_restored(params, root="runs"):
+    """Whether a recomputation from saved scores is under way, see anl.saved; what a killed one left does not count."""
+    try:
+        os.kill(int((Path(root) / params.profile / predict.RESTORED / PROCESS).read_text()), 0)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _restored_run(spec, params, root):
+    folder = run_folder(params, spec, predict.RESTORED, root)
+    same = (folder / "run.json").is_file() and files.read_json(folder / "run.json")["identity"] == spec.identity(params)
+    return folder if same else None

@@ -12,8 +12,8 @@ from anl.errors import UserError
 from tests.conftest import ROOT
 
 COMMANDS = ["profile", "photos", "fetch", "prior", "generate", "benchmark", "index", "audit", "target", "train", "predict",
-            "perturb", "families", "evaluate", "notebook", "claims", "verify", "paper", "budget", "bench", "detect", "card", "export",
-            "compare", "book"]
+            "perturb", "families", "evaluate", "predictions", "recompute", "notebook", "claims", "verify", "paper", "budget",
+            "bench", "detect", "card", "export", "compare", "book"]
 
 
 def subparser(name):
