@@ -2,29 +2,33 @@
 
 import contextlib
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
 from anl import baselines, cost
+from anl.baselines import encoders
 from anl.baselines.costs import inference_cost
 
-PEERS = ("dnf", "lare", "dire")
+PEERS = ("dnf", "lare", "dire", "univfd")
 
 
 def peers_table(params, batches=(1, 64), repeats=5):
     """Parameters (frozen ones too), multiply-adds, calls of the prior and time of an image, a row a method and batch, with the
     ratios to the bare backbone and to the method's detector. On the CPU, where the peers call their prior.
 
-    UnivFD is not here: its encoder is no part of the environment. What the packaged one costs is measured on its own
-    (anl.published.packaged_peer).
+    UnivFD has a row where its encoder can be had: the packaged one needs an environment of its own (page `peers` of the book).
     """
     settings, size = dataclasses.asdict(params.detector), params.benchmark.size
     ours, own = cost.variants(settings, size), params.method.attention
     models = {name: ours[name] for name in ("bare", "plain", own)}
     counted = {name: inference_cost(model, size) for name, model in models.items()}
     for name in PEERS:
+        if name == "univfd" and not _has_encoder(params.baselines):
+            print(f"univfd is left out: its encoder needs {params.baselines.encoder_python}, see page `peers` of the book")
+            continue
         peer = baselines.build(name, settings, size, dataclasses.asdict(params.baselines), params.models_folder)
         counted[name] = inference_cost(peer, size, baselines.get(name).needs, params.models_folder)
         peer.represent = peer.represent.function  # computed each time, not looked up
@@ -42,6 +46,10 @@ def peers_table(params, batches=(1, 64), repeats=5):
                          **cost.ratios(times, name, ["bare"]),
                          **{key.replace(own, "anl"): value for key, value in cost.ratios(times, name, [own]).items()}})
     return pd.DataFrame(rows)
+
+
+def _has_encoder(settings):
+    return settings.encoder != encoders.PACKAGED or Path(settings.encoder_python).is_file()
 
 
 def _calls(model, size):

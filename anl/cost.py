@@ -18,9 +18,9 @@ from anl.losses import anl_loss
 class BareBackbone(nn.Module):
     """A timm backbone on the pixels themselves, pooled, with a linear head: no stem, no noise, no attention."""
 
-    def __init__(self, backbone, stride):
+    def __init__(self, backbone, stride, size=None):
         super().__init__()
-        self.backbone = detectors.features_of(backbone, stride, in_chans=3)
+        self.backbone = detectors.features_of(backbone, stride, in_chans=3, size=size)
         self.classifier = nn.Linear(self.backbone.feature_info.channels()[-1], 1)
 
     def forward(self, x):
@@ -35,7 +35,7 @@ def variants(settings, size):
     others the detector with each attention; `shallow` is the bare backbone with `affinity` read from the shallow branch alone.
     """
     torch.manual_seed(0)
-    made = {"bare": BareBackbone(settings["backbone"], settings["stride"]),
+    made = {"bare": BareBackbone(settings["backbone"], settings["stride"], size),
             "plain": detectors.Detector(**settings, size=size, noise=False, attention="none")}
     made |= {name: detectors.Detector(**settings, size=size, attention=name) for name in ("none", "energy", "gate", "affinity")}
     made["shallow"] = detectors.Detector(**settings, size=size, branch="shallow")

@@ -39,6 +39,12 @@ def test_tables_have_a_row_a_model_and_batch_and_the_noise_branch_is_counted():
     assert (training["seconds"] > 0).all() and (training.set_index("model").loc["bare", "time_over_bare"] == 1)
 
 
+def test_a_backbone_that_takes_one_size_alone_is_made_for_it():
+    settings = {**SETTINGS, "backbone": "vit_tiny_patch16_224", "stride": 16}
+    counted = {name: cost.counts(model, 32) for name, model in cost.variants(settings, 32).items()}
+    assert len(counted) == 7 and counted["bare"][0] < counted["affinity"][0]
+
+
 def test_the_shallow_branch_adds_little_to_a_backbone_of_usual_size():
     """Counted, so the same everywhere: what the issue asks of time is asked of the counts here."""
     settings = {"backbone": "resnet50", "stride": 32, "stem_width": 8, "patch": 4, "attention_dim": 16}
