@@ -23,11 +23,12 @@ RUN = ("genimage", "tiny", "anl", 0)
 WORDS = ("--protocol", "genimage", "--method", "anl")
 
 
-def anl(place, profile, *words):
-    """Run `anl paper` as a person does; returns (exit status, stdout, stderr without progress bars)."""
+def anl(place, profile, *words, path=()):
+    """Run `anl paper` as a person does; returns (exit status, stdout, stderr without progress bars). path: folders before ours
+    on Python's path."""
     done = subprocess.run([sys.executable, "-m", "anl.cli", "--processes", "2", "--params", str(profile), "paper", *words],
                           cwd=place, capture_output=True, text=True, check=False, timeout=300,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT))), "OMP_NUM_THREADS": "1"})
     return done.returncode, done.stdout, [line for line in done.stderr.splitlines() if "it/s]" not in line and "?" not in line]
 
 
@@ -122,6 +123,29 @@ def test_an_image_that_one_process_cannot_read_stops_all_with_one_line(ran, plac
     assert status == 2 and len(said) == 1 and said[0].startswith("anl paper: process "), said
     assert str(path) in said[0] and "is refused" in said[0]
     assert not list(tmp_path.rglob("model.safetensors"))
+
+
+NOT_FINITE = """
+import os
+if os.environ.get("RANK") == "1":
+    from anl.paper import training
+    right = training.anl_loss
+    training.anl_loss = lambda *arguments: {key: value * float("nan") for key, value in right(*arguments).items()}
+"""
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_all_and_names_its_images(ran, place, tmp_path):
+    value = yaml.safe_load(place[1][2].read_text())
+    value["folders"] |= {"runs": str(tmp_path / "runs")}
+    (tmp_path / "broken.yaml").write_text(yaml.safe_dump(value))
+    (tmp_path / "sitecustomize.py").write_text(NOT_FINITE)
+    status, _, said = anl(place[0], tmp_path / "broken.yaml", "train", *WORDS, path=[tmp_path])
+    rows, _ = protocol.training_rows(ran[2], "genimage")
+    first = training.TrainingBatches(rows, 32, ran[2].training, 0, 1, 2)[0]["files"][0]
+    said = [line for line in said if line]  # the progress bar leaves an empty one
+    assert status == 2 and len(said) == 1, said
+    assert f"the loss is nan at step 1 in process 1 of 2 (batch of {first}" in said[0]
+    assert said[0].endswith("lower training.learning_rate") and not list(tmp_path.rglob("model.safetensors"))
 
 
 def test_a_training_of_another_number_of_processes_is_not_gone_on_with(ran, tmp_path):
