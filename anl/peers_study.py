@@ -15,10 +15,10 @@ NUMBERS = ["mean", "low", "high", "seeds", "n"]
 
 
 def earlier(folder, names, summary, tables=TABLES):
-    """tables: name -> the column that names a method. {table: [DataFrame]}: the rows of the methods `names` in the results that stood in `folder` before the running notebook;
-    an empty list each where there are no names.
+    """{table: [DataFrame]}: the rows of the methods `names` in the results that stood in `folder` before the running notebook; an
+    empty list each where there are no names.
 
-    summary: what was computed now. Differences are paired with the runs of ANL, so earlier ones hold only where those runs are
+    tables: {name: the column that names a method}. summary: what was computed now. Differences are paired with the runs of ANL, so earlier ones hold only where those runs are
     the same: raises UserError where a row of ANL or the plain detector was another, or where a method has no rows.
     """
     if not names:

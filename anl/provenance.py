@@ -30,7 +30,7 @@ def record(name, params, seconds, sources, settings=None, params_path="params.ya
         **(state or code_state()), "profile": params.profile,
         "params_sha256": sha256_of(params_path) if Path(params_path).is_file() else None,
         "data": data_hashes(params), "versions": versions(), "device": device(),
-        "seed": params.seed, "seeds": list(params.runs.seeds), "settings": settings or {}, "wall_seconds": seconds,
+        "seed": params.seed, "seeds": list((settings or {}).get("seeds") or params.runs.seeds), "settings": settings or {}, "wall_seconds": seconds,
         # of the largest child that has ended, which is the notebook's kernel; Linux counts in KiB
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
         "sources": {Path(source).as_posix(): sha256_of(source) for source in sources},

@@ -41,6 +41,8 @@ def test_sidecar_holds_what_the_book_reads(project):
     assert sidecar["sources"]["params.yaml"] == sidecar["params_sha256"]
     assert (sidecar["seeds"], sidecar["commit"], sidecar["dirty"]) == ([0, 1], None, None)
     assert sidecar["command"] == "anl notebook demo"
+    some = provenance.record("demo", tiny(project), 1, ["params.yaml"], {"profile": "tiny", "seeds": [1]})
+    assert json.loads(some.read_text())["seeds"] == [1]  # the notebook was asked for some of the profile's seeds
     facts = origins.facts(sidecar)
     assert facts["Wall time"] == "12 s" and facts["Device"] == sidecar["device"] and "papermill" in facts["Versions"]
 
