@@ -52,7 +52,10 @@ def save(params, root="runs", results="results"):
                               "cost": cost_of(folder, params)}
     target.mkdir(parents=True, exist_ok=True)
     for part, columns in tables.items():
-        _write(target / f"{part}.parquet", columns)
+        if columns:
+            _write(target / f"{part}.parquet", columns)
+        else:  # its runs have been trained anew and not been scored so
+            (target / f"{part}.parquet").unlink()
     write_json(target / INDEX, about)
     return target
 

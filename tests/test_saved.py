@@ -87,6 +87,9 @@ def test_a_retrained_run_takes_its_old_scores_place(project, params):
     wide = pd.read_parquet(folder / "predictions.parquet")
     assert (wide["plain-s0"] == table["logit"] + 0.1).all() and wide["npr-s0"].dtype == "float32"
     assert "plain-s0" not in pd.read_parquet(folder / "families-dpm.parquet")
+    shutil.rmtree(project / "runs/saving/families")
+    saved.save(params)
+    assert not list(folder.glob("families-*")) and (folder / "robustness-perturbations.parquet").is_file()
 
 
 def test_only_saved_runs_are_found_and_what_is_not_saved_is_named(project, params):
