@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from PIL import Image, ImageOps
 from safetensors import safe_open
 
@@ -15,6 +15,7 @@ from anl import detector as detectors
 from anl.data.decode import Refused, decode, to_rgb
 from anl.data.patches import to_tensor
 from anl.detect import card as cards
+from anl.detect import model_card
 from anl.detect.crops import aggregate, tile
 from anl.errors import UserError
 from anl.files import sha256_of
@@ -53,6 +54,7 @@ class ImageDetector(ModelHubMixin, library_name="anl", tags=["generated-image-de
 
     def __init__(self, detector, card, folder=None):
         self.detector, self.card, self.folder = detector, card, folder
+        self._hub_mixin_config = None  # the mixin would put the card into a config.json too
 
     @property
     def device(self):
@@ -137,6 +139,9 @@ class ImageDetector(ModelHubMixin, library_name="anl", tags=["generated-image-de
                              picture.width, picture.height)
 
     # ---- the hub's mixin: push_to_hub, save_pretrained, from_pretrained ------------------------------------------------
+    def generate_model_card(self, *_, **__):
+        return ModelCard(model_card.text(self.card))
+
     def _save_pretrained(self, save_directory):
         if self.folder is None:
             raise UserError("this detector was made in memory, without a folder; make one with `anl card RUN_FOLDER`")
