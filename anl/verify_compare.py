@@ -18,9 +18,9 @@ from anl.errors import UserError
 
 IDENTICAL, WITHIN, DIFFERENT = "identical", "equal within tolerance", "different"
 ORDER = (IDENTICAL, WITHIN, DIFFERENT)
-# What two equal runs may differ in, and nothing else: wall time, memory, versions, device, and the commit they ran at.
+# What two equal runs may differ in, and nothing else: time, threads, memory, versions, device, and the commit they ran at.
 VARIES = {
-    "run.json": ("wall_seconds", "peak_memory_mb", "device", "versions"),  # these keys of these files
+    "run.json": ("wall_seconds", "cpu_seconds", "threads", "peak_memory_mb", "device", "versions"),  # these keys of these files
     "provenance.md.txt": None,  # the whole file: the sidecar of a notebook's run, as the book shows it
 }
 NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][-+]?\d+)?")

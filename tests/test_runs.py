@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from anl import analysis, detector, files, params, runs
+from anl import analysis, detector, files, params, runs, verify_compare
 from anl.errors import UserError
 from tests.conftest import ROOT
 
@@ -118,3 +118,12 @@ def test_runs_of_the_stem_are_what_they_were_before_there_was_a_branch(world):
 def test_the_branch_experiment_trains_both_detectors_without_the_stem(world):
     more = dataclasses.replace(world.params, runs=dataclasses.replace(world.params.runs, branches=["shallow"], seeds=[3]))
     assert [spec.slug for spec in runs.experiment_specs(more)["branch"]] == ["plain-shallow-s3", "prior-t1-affinity-shallow-s3"]
+
+
+def test_two_trainings_of_one_run_are_identical_to_a_comparison(world, monkeypatch, tmp_path):
+    """Whatever run.json records of the machine and the hour must be known to `anl verify` as what varies."""
+    monkeypatch.chdir(world.root)
+    spec = runs.main_specs(world.params)[0]
+    folders = [runs.train_run(spec, world.params, "adhoc", tmp_path / name) for name in "ab"]
+    found = verify_compare.compare(*folders)
+    assert found.verdict == verify_compare.IDENTICAL, found.largest
