@@ -18,7 +18,8 @@ def add(command):
 def predictions(options):
     from anl import params, saved
 
-    print(saved.save(params.load(options.params)))
+    for folder in saved.save_all(params.load(options.params)):
+        print(folder)
 
 
 def recompute(options):

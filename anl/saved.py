@@ -60,6 +60,15 @@ def save(params, root="runs", results="results"):
     return target
 
 
+def save_all(params, root="runs", results="results"):
+    """`save` for the profile, and for each of its benchmarks without a family that has finished runs; returns the folders."""
+    from anl import leave_one_out
+
+    families = [name for name in params.families if (Path(root) / params.profile / leave_one_out.NAME / name).is_dir()]
+    nested = [own for own in (leave_one_out.without(params, name) for name in families) if finished(own, root)]
+    return [save(own, root, results) for own in (params, *nested)]
+
+
 def finished(params, root="runs"):
     """Folders of the profile's finished runs that its parameters still describe, each run once, by name."""
     found = {}

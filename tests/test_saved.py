@@ -6,7 +6,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from anl import families_study, predict, recompute, robustness, runs, saved
+from anl import families_study, leave_one_out, predict, recompute, robustness, runs, saved
 from anl.errors import UserError
 from anl.files import read_json, write_json
 from anl.verify_compare import DIFFERENT, IDENTICAL
@@ -90,6 +90,24 @@ def test_a_retrained_run_takes_its_old_scores_place(project, params):
     shutil.rmtree(project / "runs/saving/families")
     saved.save(params)
     assert not list(folder.glob("families-*")) and (folder / "robustness-perturbations.parquet").is_file()
+
+
+def test_runs_of_a_left_out_family_are_saved_and_restored_with_the_profiles(project, params):
+    own = leave_one_out.without(params, "vae")
+    spec = runs.main_specs(own)[0]
+    run = runs.run_folder(own, spec, "adhoc")
+    shutil.copytree("runs/saving/adhoc/plain-s0", run)  # what a training without that family would have left
+    write_json(run / "run.json", {**read_json(run / "run.json"), "identity": spec.identity(own)})
+    folders = saved.save_all(params)
+    assert [str(folder) for folder in folders] == ["results/predictions/saving", "results/predictions/saving/leave_one_out/vae"]
+    before = predict.read_predictions(run)
+    shutil.rmtree("runs")
+    with saved.restored(params):
+        found = runs.find_or_train([spec], own)[spec]
+        pd.testing.assert_frame_equal(predict.read_predictions(found), before, check_exact=True)
+        with pytest.raises(UserError, match="prior-t1-affinity-s0 are not saved"):
+            leave_one_out.find_or_train(params, "vae")
+    assert not list((project / "runs").rglob("*.parquet"))
 
 
 def test_only_saved_runs_are_found_and_what_is_not_saved_is_named(project, params):
