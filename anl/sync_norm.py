@@ -12,41 +12,56 @@ from torch import distributed, nn
 from anl.errors import UserError
 
 
-class AllReduce(torch.autograd.Function):
-    """The sum of a tensor over processes. Its gradient is the sum of theirs: each one's loss depends on every input."""
+class Normalise(torch.autograd.Function):
+    """(x standardised over all processes' images, scaled and shifted; mean, variance and count of all of them).
+
+    x: (B, C, H, W), B may differ between processes. Each sends its own mean, variance and count once, and two sums of gradients on
+    the way back: the gradient is the sum of all processes', since each one's loss depends on every input. Written out, because
+    autograd would keep and walk six images where this keeps one.
+    """
 
     @staticmethod
-    def forward(context, tensor):
-        total = tensor.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)
-        return total
+    def forward(context, x, weight, bias, eps):
+        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        own = torch.cat([mean, variance, mean.new_tensor([x.numel() / x.shape[1]])])
+        shares = own.new_empty(distributed.get_world_size() * len(own))
+        distributed.all_gather_into_tensor(shares, own)
+        means, variances, counts = shares.view(-1, len(own)).split([len(mean), len(mean), 1], 1)
+        count = counts.sum()
+        mean = (counts * means).sum(0) / count
+        variance = (counts * (variances + (means - mean).square())).sum(0) / count
+        context.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
+        context.count = float(count)
+        found = nn.functional.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+        context.mark_non_differentiable(mean, variance, count)
+        return found, mean, variance, count
 
     @staticmethod
-    def backward(context, gradient):
-        total = gradient.clone(memory_format=torch.contiguous_format)
+    def backward(context, gradient, *_):
+        x, weight, mean, scale = context.saved_tensors
+        centred = x - mean[:, None, None]
+        own = torch.stack([gradient.sum((0, 2, 3)), (gradient * centred).sum((0, 2, 3)) * scale])
+        total = own.clone()
         distributed.all_reduce(total)
-        return total
+        factor = scale if weight is None else scale * weight
+        shift, slope = total / context.count
+        found = gradient * factor[:, None, None]
+        found.addcmul_(centred, (-factor * scale * slope)[:, None, None]).sub_((factor * shift)[:, None, None])
+        return found, None if weight is None else own[1], None if weight is None else own[0], None
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
     """nn.BatchNorm2d whose mean and variance are those of all processes' images: x (B, C, H, W), B may differ.
 
-    Two sums are sent, the second of squares about the common mean, so that nothing cancels. Weights, running statistics and
-    evaluation are nn.BatchNorm2d's, and so are the names in its state.
+    Weights, running statistics and evaluation are nn.BatchNorm2d's, and so are the names in its state.
     """
 
     def forward(self, x):
         if not self.training:
             return super().forward(x)
         values = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        sums = AllReduce.apply(torch.cat([values.sum((0, 2, 3)), values.new_tensor([x.numel() / x.shape[1]])]))
-        mean, count = sums[:-1] / sums[-1], float(sums[-1].detach())
-        centred = values - mean[:, None, None]
-        variance = AllReduce.apply(centred.square().sum((0, 2, 3))) / count
-        self._track(mean.detach(), variance.detach(), count)
-        found = centred * (variance + self.eps).rsqrt()[:, None, None]
-        if self.affine:
-            found = found * self.weight[:, None, None] + self.bias[:, None, None]
+        found, mean, variance, count = Normalise.apply(values, self.weight, self.bias, self.eps)
+        self._track(mean, variance, float(count))
         return found.to(x.dtype)
 
     def _track(self, mean, variance, count):
