@@ -17,7 +17,7 @@ class Normalise(torch.autograd.Function):
 
     x: (B, C, H, W), B may differ between processes. Each sends its own mean, variance and count once, and two sums of gradients on
     the way back: the gradient is the sum of all processes', since each one's loss depends on every input. Written out, because
-    autograd would keep and walk six images where this keeps one.
+    of each step in between autograd would keep an image, where this keeps x alone.
     """
 
     @staticmethod
