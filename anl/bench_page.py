@@ -20,7 +20,7 @@ CAPTIONS = {
     "steps": "A step of the training loop itself: the batch cut, processed and made a tensor, targets read, gradients clipped.",
     "scoring": "Images a second of scoring what is stored, read and decoded, beside the same network called on tensors in a loop.",
     "peers": "Inference beside methods that keep the prior, its calls included: parameters, frozen ones apart, and multiply-adds of "
-             "one image, counted. UnivFD keeps a pre-trained encoder instead, run in a process of its own.",
+             "one image, counted. UnivFD, which keeps a pre-trained encoder, has a row where that was at hand.",
     "compile": "Does `torch.compile` pay? The same calls as they are and compiled; `steps to pay` is how many of them win back the "
                "time that compiling takes.",
     "repro": "`dvc repro` with nothing to do, for this pipeline with more seeds, in a copy whose runs are stand-ins.",
