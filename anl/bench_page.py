@@ -25,7 +25,8 @@ CAPTIONS = {
                "time that compiling takes.",
     "repro": "`dvc repro` with nothing to do, for this pipeline with more seeds, in a copy whose runs are stand-ins.",
     "manifest": "A made-up manifest written, counted, queried and sampled.",
-    "processes": "Two processes of a thread each, beside one of one thread and one of two; the network is the detector.",
+    "processes": "Two processes of a thread each, beside one of one thread and one of two; the network is the detector of the active "
+                 "profile, or one on ResNet-50, on the same images.",
     "decode": "Seconds of one core for decoding an image and cutting a crop of it, with quartiles.",
     "targets": "Images a second while targets are made, beside the bare prior called in a loop.",
     "throughput": "`anl detect`, with one thread that reads and one for the network: pictures a second of reading alone, of the "

@@ -26,6 +26,9 @@ from anl.errors import UserError
 from anl.files import read_json, write_json
 
 ENOUGH = 768  # images scored: six batches, shared evenly by two processes
+STEP, LARGE_STEP = "training step", "training step, ResNet-50"
+LARGE = {"backbone": "resnet50", "stride": 32}  # a network in which messages between processes weigh less
+LARGE_STEPS = 6
 
 
 def run(params_path, repeats=5, folder="results/bench"):
@@ -40,7 +43,7 @@ def processes_table(params_path, repeats=5):
     one thread, `speed_over_all_cores`: over one process with as many threads as there are processes.
     """
     ways = [(1, 1), (2, 1), (1, 2)]
-    found = {way: {"scoring": [], "training step": []} for way in ways}
+    found = {way: {"scoring": [], STEP: [], LARGE_STEP: []} for way in ways}
     for _ in range(repeats):
         for way in ways:
             for what, speed in _measured(params_path, *way).items():
@@ -74,15 +77,16 @@ def measure(settings, out):
     rows = rows[rows["split"] == "test"].head(ENOUGH)
     pixels = read_images(settings.benchmark.folder, rows)
     network = cost.variants(dataclasses.asdict(settings.detector), settings.benchmark.size)[settings.method.attention]
-    speeds = {}
+    speeds, larger = {}, dataclasses.replace(settings.detector, **LARGE)
     for _ in range(2):  # the first warms up
         processes.gathered(None)  # all begin together
         began = time.perf_counter()
         with torch.no_grad():
             predict.score_treated(network, pixels, lambda image, _: image)
         speeds["scoring"] = len(pixels) / (time.perf_counter() - began)
-    short = dataclasses.replace(settings, training=dataclasses.replace(settings.training, steps=bench_loops.STEPS))
-    speeds["training step"] = 1 / bench_loops.step_seconds(runs.main_specs(short)[-1], short)
+    for what, detector, steps in ((STEP, settings.detector, bench_loops.STEPS), (LARGE_STEP, larger, LARGE_STEPS)):
+        short = dataclasses.replace(settings, detector=detector, training=dataclasses.replace(settings.training, steps=steps))
+        speeds[what] = 1 / bench_loops.step_seconds(runs.main_specs(short)[-1], short)
     if processes.here().main:
         write_json(out, speeds)
 

@@ -53,7 +53,7 @@ FIGURES = (
              {"model": "affinity", "what": "scoring"}, "speed_over_loop", 0.95, True) for folder in (LARGE, OWN)),
     _step(6, "the bare backbone", "bare", LARGE, "training"), _step(6, "the bare backbone", "bare", OWN, "steps"),
     *(Figure(6, f"speed of two processes over one, a thread each: {what}", "processes/processes", {"what": what, "processes": 2},
-             "speed_over_one", 1.7, True) for what in ("scoring", "training step")),
+             "speed_over_one", 1.7, True) for what in ("scoring", "training step", "training step, ResNet-50")),
     Figure(6, "a `dvc repro` with nothing to do, 100 trainings in the matrix", "pipeline/repro", {}, "seconds", 10, unit="s"),
     Figure(6, "from typing `anl detect` to a first score", "detect-64/start", {}, "seconds", 5, unit="s"),
     *(Figure(7, f"speed of `anl detect` over that of its slower part, pictures of {size}", "detect-64/throughput",

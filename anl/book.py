@@ -35,7 +35,7 @@ from anl.tables import INTERVAL, badge, card_table, copy_results, html_table, pr
 NOTEBOOKS = ("data", "prior", "detector", "cross_generator", "step_t", "attention", "targets", "families",
              "robustness", "calibration", "gallery", "claims")
 PUBLIC = "cifake"  # the profile of the public data set, stored as a whole, and the notebook of its study
-PUBLIC_NOTEBOOKS = (PUBLIC, "longer")
+PUBLIC_NOTEBOOKS = (PUBLIC, "public_data", "public_peers", "longer")
 NUMBERLESS = {"smoke"}  # profiles that test the machinery
 VIEW_WORDS = {"matched": "generated images carry the formats of the reals; all are lossless here, so these are the files as "
                          "published",

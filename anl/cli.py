@@ -7,6 +7,7 @@ import sys
 import time
 
 from anl import (
+    allocator,
     cli_bench,
     cli_compare,
     cli_detect,
@@ -31,6 +32,7 @@ def main(arguments=None):
     parser = make_parser()
     options = parser.parse_args(arguments)
     name, started = f"anl {options.command}", time.time_ns()
+    allocator.keep_freed_memory()
     try:
         paper_ = options.command == "paper"
         count = launch.wanted(cli_paper.shared(options.stage) if paper_ else options.command, options.processes,

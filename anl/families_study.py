@@ -26,8 +26,8 @@ BENCHMARK, FURTHER = "unseen_benchmark", "unseen_further"  # means over the two 
 NAMES = {BENCHMARK: "mean, benchmark", FURTHER: "mean, further", analysis.UNSEEN: "mean, both"}
 
 
-def score_run(folder, params):
-    """Score a run on the test images of the further families, in every view; returns the folder of the scores.
+def score_run(folder, params, families=None):
+    """Score a run on the test images of the further families, or of some of them, in every view; returns the folder of the scores.
 
     Writes runs/<profile>/families/<run>/<family>.parquet (anl.predict.COLUMNS), and leaves alone what was made from the same
     weights, images and views, so that a new family costs its own images only. folder: runs/<profile>/<group>/<run>. Raises
@@ -39,7 +39,7 @@ def score_run(folder, params):
         raise UserError(f"{folder} was trained on files of other formats; the further families are lossless")
     manifest, pixels = more_families.read(params)
     weights, loaded = weights_hash(folder), None
-    for name in tqdm(params.more_families, desc=folder.name, mininterval=5, file=sys.stderr, disable=not processes.here().main):
+    for name in tqdm(families or params.more_families, desc=folder.name, mininterval=5, file=sys.stderr, disable=not processes.here().main):
         wanted = ((manifest["generator"] == name) & (manifest["split"] == "test")).to_numpy()
         rows, path = manifest[wanted].reset_index(drop=True), target / f"{name}.parquet"
         key = identity({"weights": weights, "samples": list(rows["sha256"]), "views": params.evaluation.views,
@@ -66,29 +66,33 @@ def _scored(loaded, rows, pixels, evaluation):
     return pd.concat([rows.assign(view=view, logit=logits[view]) for view in evaluation.views], ignore_index=True)[COLUMNS]
 
 
-def read_scores(folder, params):
-    """A run's own predictions and its scores on the further families, in one table; missing scores are made first."""
-    made = score_run(folder, params)
-    return pd.concat([read_predictions(folder), *(pd.read_parquet(made / f"{name}.parquet") for name in params.more_families)],
-                     ignore_index=True)
+def read_scores(folder, params, families=None):
+    """A run's own predictions and its scores on the further families, or on some of them, in one table; missing scores are
+    made first."""
+    made = score_run(folder, params, families)
+    return pd.concat([read_predictions(folder), *(pd.read_parquet(made / f"{name}.parquet")
+                                                  for name in families or params.more_families)], ignore_index=True)
 
 
-def compared(groups, baselines, params):
+def compared(groups, baselines, params, on_paired_alone=()):
     """(means, {baseline: differences}) of METRICS per method, family and view of `views_of`, photographs and seeds drawn anew.
 
     groups: dict label -> list of run folders, one per seed. differences: each method minus the baseline, paired. Beside the
     families stand three means over paired families that no detector was trained on: `unseen` of all, `unseen_benchmark` of
-    those in the benchmark and `unseen_further` of the others. Raises UserError if the profile names no further families.
+    those in the benchmark and `unseen_further` of the others. on_paired_alone: methods of which the means alone are wanted,
+    so that unpaired families need not be scored. Raises UserError if the profile names no further families.
     """
     if not more_families.paired(params):
         raise UserError(f"profile {params.profile} names no paired `more_families`; take another with `anl profile small`")
-    tables = {folder: read_scores(folder, params) for folders in groups.values() for folder in folders}
-    every = dataclasses.replace(params, families=params.families | params.more_families)
+    scored = {label: more_families.paired(params) if label in on_paired_alone else list(params.more_families) for label in groups}
+    tables = {folder: read_scores(folder, params, scored[label]) for label, folders in groups.items() for folder in folders}
+    every = {label: dataclasses.replace(params, families=params.families | {name: params.more_families[name] for name in names})
+             for label, names in scored.items()}
     means, differences = [], {baseline: [] for baseline in baselines}
     for view, _ in views_of(params):
-        drawn = {label: _with_means(analysis.replicates(folders, every, view, METRICS, tables.__getitem__), params)
+        drawn = {label: _with_means(analysis.replicates(folders, every[label], view, METRICS, tables.__getitem__), params)
                  for label, folders in groups.items()}
-        settings = (every, view, METRICS, tables.__getitem__, drawn)
+        settings = (params, view, METRICS, tables.__getitem__, drawn)
         counts = _counts(next(iter(tables.values())), view, params)
         means.append(analysis.summary(groups, *settings).assign(n=lambda rows, c=counts: rows["generator"].map(c)))
         for baseline, parts in differences.items():
@@ -96,6 +100,15 @@ def compared(groups, baselines, params):
                          .assign(n=lambda rows, c=counts: rows["generator"].map(c)))
     return (pd.concat(means, ignore_index=True),
             {baseline: pd.concat(parts, ignore_index=True) for baseline, parts in differences.items()})
+
+
+def read_statistics(params, results="results"):
+    """Table of simple statistics of the further families. Raises UserError, naming the command, where it has not been made."""
+    path = Path(results) / params.profile / "audit_more/family_statistics.csv"
+    try:
+        return pd.read_csv(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; make it with `anl audit --more`") from None
 
 
 def turned(differences):

@@ -34,21 +34,21 @@ def over_amount(table, path, series, x, xlabel, ylabel, reference=None):
     return draw(path, plot, size=(9, 3.6))
 
 
-def accuracy_and_cost(table, path):
-    """A row a method: AP on unseen generators, at the headline view and through JPEG, and multiply-adds at inference.
+def accuracy_and_cost(table, path, measure="unseen_AP", words="AP, mean of unseen generators"):
+    """A row a method: a measure, at the headline view and through JPEG, and multiply-adds at inference.
 
     table: DataFrame in the order of the rows, with method, multiply_adds, frozen_parameters (0 where no frozen model is kept
-    at inference), unseen_AP and unseen_AP_jpeg96 with _low and _high, seeds, n.
+    at inference), `measure` and `measure`_jpeg96 with _low and _high, seeds, n. words: what the measure is.
     """
     def plot(figure, axes):
         left, right = axes[0]
         place = np.arange(len(table))[::-1]
-        views = {"through JPEG 96": ("unseen_AP_jpeg96", COLOURS[1], -0.13), "as it is": ("unseen_AP", COLOURS[0], 0.13)}
+        views = {"through JPEG 96": (f"{measure}_jpeg96", COLOURS[1], -0.13), "as it is": (measure, COLOURS[0], 0.13)}
         for key, colour, shift in views.values():
             points(left, table[key], place + shift, table[f"{key}_low"], table[f"{key}_high"], colour)
         labels_above(left, {name: colour for name, (_, colour, _) in views.items()})
         left.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
-        left.set(xlabel=f"AP, mean of unseen generators (chance 0.5)\n{sample_of(table)}", yticks=place,
+        left.set(xlabel=f"{words} (chance 0.5)\n{sample_of(table)}", yticks=place,
                  yticklabels=table["method"], ylim=(-0.6, len(table) - 0.4))
         for label, name in zip(left.get_yticklabels(), table["method"]):
             label.set_fontweight("bold" if name == "anl" else "normal")

@@ -45,13 +45,14 @@ def accelerator(precision, log_with=None):
     Accelerate fixes the format for a whole Python process and refuses another; here each training, in a notebook say, has its
     own, so what it has fixed is forgotten first. The processes that have joined stay joined.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
     mixed = "no" if precision == "fp32" else precision
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
         AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=mixed, log_with=log_with)
+    # every process computes the same running statistics (anl.sync_norm): none need be sent
+    return Accelerator(mixed_precision=mixed, log_with=log_with, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
 
 
 def leave():

@@ -13,7 +13,7 @@ from anl.verify_compare import compare
 
 # notebooks that ask no more of a run than its scores
 STUDIES = ("cross_generator", "step_t", "targets", "families", "robustness", "calibration", "peers", "leave_one_out",
-           "loss_weight", "attention_loss", "sample_size")
+           "loss_weight", "attention_loss", "sample_size", "cifake", "public_peers")
 
 
 def studies(profile, results="results"):

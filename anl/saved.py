@@ -30,8 +30,8 @@ def folder_of(params, results="results"):
 def save(params, root="runs", results="results"):
     """Gather the scores of every finished run of the profile; returns the folder.
 
-    Saved runs that are no longer on disk stay, if the profile's parameters are still theirs. Raises UserError if there is no
-    finished run, or if runs were scored on different images.
+    Saved runs that are no longer on disk stay, if the profile's parameters are still theirs, and so do saved scores of a run whose
+    weights are the same. Raises UserError if there is no finished run, or if runs were scored on different images.
     """
     target = folder_of(params, results)
     tables, about = _stored(target, params)
@@ -40,16 +40,17 @@ def save(params, root="runs", results="results"):
         raise UserError(f"profile {params.profile} has no finished run in {root}/{params.profile} to save; train some, for "
                         f"example with `anl notebook cross_generator`")
     for folder in found:
-        for parts in tables.values():
-            parts.pop(folder.name, None)
-        keys = {}
-        for part, path in _parts(folder).items():
+        weights, scored = sha256_of(folder / "model.safetensors"), _parts(folder)
+        before = about.get(folder.name, {})
+        keys = before["keys"] if before.get("weights") == weights else {}
+        for part, parts in tables.items():
+            if part in scored or part not in keys:
+                parts.pop(folder.name, None)
+        for part, path in scored.items():
             table = pd.read_parquet(path)
             keys[part] = table.attrs.get("key")
             _add(tables.setdefault(part, {}), folder, part, table)
-        run = read_json(folder / "run.json")
-        about[folder.name] = {"run": run, "weights": sha256_of(folder / "model.safetensors"), "keys": keys,
-                              "cost": cost_of(folder, params)}
+        about[folder.name] = {"run": read_json(folder / "run.json"), "weights": weights, "keys": keys, "cost": cost_of(folder, params)}
     target.mkdir(parents=True, exist_ok=True)
     for part, columns in tables.items():
         if columns:
@@ -89,7 +90,7 @@ def cost_of(folder, params):
         return about["saved"]["cost"]
     name = about["spec"].get("baseline")
     needs = baselines.get(name).needs if name else ()
-    return inference_cost(detector.load(Path(folder) / "model.safetensors"), params.benchmark.size, needs)
+    return inference_cost(detector.load(Path(folder) / "model.safetensors"), params.benchmark.size, needs, params.models_folder)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ class Normalise(torch.autograd.Function):
         variance = (values - mean[:, None, None]).square_().mean((0, 2, 3))
         own = torch.cat([mean, variance, mean.new_tensor([x.numel() / x.shape[1]])])
         shares = own.new_empty(distributed.get_world_size() * len(own))
-        distributed.all_gather_into_tensor(shares, own)
+        distributed.all_gather_single(shares, own)
         means, variances, counts = shares.view(-1, len(own)).split([len(mean), len(mean), 1], 1)
         count = counts.sum()
         mean = (counts * means).sum(0) / count

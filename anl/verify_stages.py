@@ -12,7 +12,7 @@ from anl.errors import UserError
 @dataclass(frozen=True)
 class Stage:
     """address: as `dvc repro` takes it. outs, deps: paths from the root, sorted. kept: whether DVC keeps its outputs in its
-    cache, so that they can be pulled instead of made. needs: addresses of the stages that its inputs come from."""
+    cache and the remote, so that they can be pulled instead of made. needs: addresses of the stages that its inputs come from."""
 
     address: str
     outs: tuple
@@ -49,7 +49,7 @@ def read(root):
             return {_address(stage): Stage(
                 _address(stage), paths(stage.outs), paths(
                     dep for dep in stage.deps if not isinstance(dep, ParamsDependency)),
-                all(out.use_cache for out in stage.outs), bool(stage.cmd),
+                all(out.use_cache and out.can_push for out in stage.outs), bool(stage.cmd),
                 tuple(sorted(map(_address, graph.successors(stage))))) for stage in ordered}
     except DvcException as problem:
         raise UserError(f"DVC cannot read the pipeline: {' '.join(str(problem).split())[:300]}; mend dvc.yaml") from None

@@ -25,7 +25,8 @@ def test_a_stored_result_is_shown_with_its_numbers_and_its_tables(tmp_path):
 def test_the_public_sets_numbers_go_by_one_word_and_say_how_to_get_it(tmp_path):
     write_committed(tmp_path / PUBLIC, PUBLIC)
     values = committed.gather(tmp_path / PUBLIC, ROOT / "book/committed" / PUBLIC, tmp_path / "out", {}, (), PUBLIC)
-    assert sorted(values) == [PUBLIC, f"{PUBLIC}_longer"] and values[PUBLIC]["accuracy_plain"] == "0.100 [0.000, 0.200]"
+    assert sorted(values) == [PUBLIC, *(f"{PUBLIC}_{name}" for name in ("longer", "public_data", "public_peers"))]
+    assert values[PUBLIC]["accuracy_plain"] == "0.100 [0.000, 0.200]"
     line = (tmp_path / "out/cifake/provenance.md.txt").read_text()
     assert "`anl fetch cifake --accept-licence`, then `dvc repro cifake/dvc.yaml`" in line
     assert "`results/cifake/cifake`" in line

@@ -65,6 +65,8 @@ def test_a_run_that_cannot_be_scored_is_named(tmp_path, world):
         families_study.score_run(run(tmp_path, world.params, "plain-leaky-s0", formats="leaky"), world.params)
     with pytest.raises(UserError, match="no paired `more_families`"):
         families_study.compared({}, ["plain"], dataclasses.replace(world.params, more_families={}))
+    with pytest.raises(UserError, match="family_statistics.csv is missing; make it with `anl audit --more`"):
+        families_study.read_statistics(world.params, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +112,19 @@ def test_means_over_unseen_families_leave_out_the_seen_and_the_unpaired(study):
         table = families_study.read_scores(groups["anl"][0], params)
         table = table[(table["split"] == "test") & (table["view"] == "matched")]
         assert row["n"].item() == table["generator"].isin([REAL, *families]).sum() and row["seeds"].item() == 2
+
+
+def test_methods_of_which_means_alone_are_wanted_are_not_scored_on_unpaired_families(study, tmp_path):
+    params, groups, *_ = study
+    peer = [run(tmp_path, params, f"srm-s{seed}", 20 + seed) for seed in range(2)]
+    fewer = {"plain": groups["plain"], "srm": peer}
+    found, over = families_study.compared(fewer, ["plain"], params, on_paired_alone=["srm"])
+    assert not (tmp_path / "runs/tiny/families/srm-s0/unconditional.parquet").exists()
+    assert pick(found, generator="unconditional")["method"].unique().tolist() == ["plain"]
+    assert "unconditional" not in set(over["plain"]["generator"])
+    everywhere, _ = families_study.compared(fewer, ["plain"], params)
+    both = everywhere[(everywhere["method"] == "plain") | (everywhere["generator"] != "unconditional")]
+    pd.testing.assert_frame_equal(found, both.reset_index(drop=True))
 
 
 def test_tables_to_read(study):

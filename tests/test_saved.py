@@ -77,7 +77,7 @@ def test_saving_twice_gives_the_same_bytes_and_what_left_the_disk_stays(project,
     assert "npr-s0" in read_json(folder / "runs.json")
 
 
-def test_a_retrained_run_takes_its_old_scores_place(project, params):
+def test_scores_of_the_same_weights_stay_and_those_of_others_go(project, params, monkeypatch):
     folder = saved.save(params)
     run = project / "runs/saving/adhoc/plain-s0"
     table = predict.read_predictions(run)
@@ -86,8 +86,15 @@ def test_a_retrained_run_takes_its_old_scores_place(project, params):
     saved.save(params)
     wide = pd.read_parquet(folder / "predictions.parquet")
     assert (wide["plain-s0"] == table["logit"] + 0.1).all() and wide["npr-s0"].dtype == "float32"
+    assert "plain-s0" in pd.read_parquet(folder / "families-dpm.parquet")
+    shutil.copyfile(next((project / "runs/saving/adhoc").glob("prior-*")) / "model.safetensors", run / "model.safetensors")
+    saved.save(params)
     assert "plain-s0" not in pd.read_parquet(folder / "families-dpm.parquet")
+    assert "npr-s0" in pd.read_parquet(folder / "families-dpm.parquet")
     shutil.rmtree(project / "runs/saving/families")
+    for path in (project / "runs/saving/adhoc").glob("*/model.safetensors"):
+        path.write_bytes(path.read_bytes() + b" ")
+    monkeypatch.setattr(saved, "cost_of", lambda *_: {})  # which would read them
     saved.save(params)
     assert not list(folder.glob("families-*")) and (folder / "robustness-perturbations.parquet").is_file()
 

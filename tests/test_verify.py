@@ -272,3 +272,10 @@ def test_a_matrix_is_chosen_whole_or_by_its_place():
     assert len(verify_stages.choose(stages, ["train@small-1"])[0]) == 1
     assert [item.address for item in verify_stages.choose(stages, ["index"])[0]] == ["other/dvc.yaml:index"]
     assert len(verify_stages.choose(stages, [])[0]) == 3
+
+
+def test_what_the_store_does_not_hold_is_made_not_pulled(project):
+    assert [stage.name for stage in verify_stages.choose(verify_stages.read(project), ["middle"])[1]] == ["base"]
+    edit(project, "dvc.yaml", "outs: [base.txt]", "outs: [{base.txt: {push: false}}]")
+    run_, pulled = verify_stages.choose(verify_stages.read(project), ["middle"])
+    assert [stage.name for stage in run_] == ["base", "middle"] and not pulled

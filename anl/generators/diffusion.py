@@ -25,13 +25,14 @@ def build_unet(channels, layers_per_block, in_channels=3):
                        up_block_types=("UpBlock2D",) * len(channels))
 
 
-def noise_scheduler(sampler="ddpm"):
+def noise_scheduler(sampler="ddpm", clip=False):
     """The linear schedule of Ho et al. (2020), beta from 1e-4 to 2e-2, for one of SAMPLERS; epsilon prediction.
 
-    dpm: DPM-Solver++ of second order (Lu et al., NeurIPS 2022), many steps of which share one history.
+    dpm: DPM-Solver++ of second order (Lu et al., NeurIPS 2022), many steps of which share one history. clip: whether `ddim` and
+    `ddpm` keep the clean image that they expect at each step in [-1, 1]; `dpm` never does.
     """
     make = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler, "dpm": DPMSolverMultistepScheduler}[sampler]
-    extra = {"ddim": {"clip_sample": False, "set_alpha_to_one": True}, "ddpm": {"clip_sample": False}, "dpm": {}}[sampler]
+    extra = {"ddim": {"clip_sample": clip, "set_alpha_to_one": True}, "ddpm": {"clip_sample": clip}, "dpm": {}}[sampler]
     return make(num_train_timesteps=TRAIN_STEPS, beta_start=1e-4, beta_end=2e-2, beta_schedule="linear",
                 timestep_spacing="leading", **extra)
 
@@ -105,8 +106,11 @@ def random_boxes(count, side, shares, generator):
 
 @torch.no_grad()
 def sample(unet, shape, *, sampler, inference_steps, generator, autocast=True):
-    """Images (B, C, H, W) from noise alone; the model must be trained over the whole schedule."""
-    scheduler = noise_scheduler(sampler)
+    """Images (B, C, H, W) from noise alone; the model must be trained over the whole schedule.
+
+    `ddim` and `ddpm` clip the clean image at each step: without that a small model's errors add up to colours out of range.
+    """
+    scheduler = noise_scheduler(sampler, clip=True)
     scheduler.set_timesteps(inference_steps)
     x = torch.randn(shape, generator=generator)
     for timestep in scheduler.timesteps:

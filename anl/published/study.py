@@ -104,7 +104,7 @@ def across(table, metric=RANKING, centre="mean"):
     return pd.DataFrame(rows)
 
 
-def quoted(accuracy, summary, gains, counts, probe, params):
+def quoted(accuracy, summary, gains, params):
     """{key: value} of what the page says of the methods: see anl.analysis.value. accuracy: at the headline view."""
     found = {}
     for row in accuracy.to_dict("records"):
@@ -133,6 +133,16 @@ def quoted(accuracy, summary, gains, counts, probe, params):
                       & paired["method"].isin(["plain", *params.runs.baselines])]
         beaten = int((over["high"] < 0).sum())
         found[f"beaten{end}"] = {**value(beaten), "text": f"{beaten} of {len(over)}"}
+    texts = {"training_steps": f"{params.training.steps:,}", "batch_size": str(params.training.batch_size),
+             "pairs": f"{params.use.train:,}", "test_images": f"{2 * params.use.test:,}",
+             "backbone": f"`{params.detector.backbone}`", "prior_steps": f"{params.prior.steps:,}",
+             "reference": f"{100 * params.published.reference_accuracy:.2f} %", "seeds": str(len(params.runs.seeds))}
+    return found | {key: {**value(0), "text": text} for key, text in texts.items()}
+
+
+def quoted_of_files(counts, probe):
+    """{key: value} of what the page says of copies and of the format probe."""
+    found = {}
     for row in counts.to_dict("records"):
         if row["split"] != "test":
             for column in ("in_test_too", "repeated", "used"):
@@ -140,11 +150,7 @@ def quoted(accuracy, summary, gains, counts, probe, params):
     for row in probe.to_dict("records"):
         found[f"probe_{row['features']}"] = value(row["balanced_accuracy"], row["low"], row["high"],
                                                   row["real"] + row["generated"])
-    texts = {"training_steps": f"{params.training.steps:,}", "batch_size": str(params.training.batch_size),
-             "pairs": f"{params.use.train:,}", "test_images": f"{2 * params.use.test:,}",
-             "backbone": f"`{params.detector.backbone}`", "prior_steps": f"{params.prior.steps:,}",
-             "reference": f"{100 * params.published.reference_accuracy:.2f} %", "seeds": str(len(params.runs.seeds))}
-    return found | {key: {**value(0), "text": text} for key, text in texts.items()}
+    return found
 
 
 def budget(groups, params, read=read_json):

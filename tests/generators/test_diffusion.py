@@ -101,3 +101,11 @@ def test_samples_follow_their_draws(unet):
     run = {"sampler": "ddim", "inference_steps": 2}
     one, two, three = (diffusion.sample(unet, X.shape, generator=draws(seed), **run) for seed in (0, 0, 1))
     assert one.shape == X.shape and torch.equal(one, two) and not torch.equal(one, three)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_samples_stay_in_range_where_the_model_errs(sampler):
+    """A model that sees too little noise everywhere: what it takes for clean grows from step to step."""
+    blind = type("Blind", (torch.nn.Module,), {"forward": lambda self, x, t: type("O", (), {"sample": x * 0.5})})()
+    made = diffusion.sample(blind, X.shape, sampler=sampler, inference_steps=20, generator=draws(), autocast=False)
+    assert made.abs().max() < 1.1

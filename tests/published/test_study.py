@@ -68,7 +68,7 @@ def test_every_number_of_the_page_is_quoted_with_a_text(public):
     counts = pd.DataFrame([{"split": "train and val", "generator": "real", "published": 14, "in_test_too": 1, "repeated": 1,
                             "used": 12}])
     probe = pd.DataFrame([{"features": "declared", "balanced_accuracy": 0.5, "low": 0.4, "high": 0.6, "real": 14, "generated": 14}])
-    values = study.quoted(accuracy, summary, gains, counts, probe, public.params)
+    values = study.quoted(accuracy, summary, gains, public.params) | study.quoted_of_files(counts, probe)
     assert values["best_on_validation"]["text"] == "`npr`" and values["in_test_too_real"]["text"] == "1"
     assert values["unseen_anl_minus_plain"]["value"] > 0 and values["beaten"]["text"] == "1 of 2"
     assert values["reference"]["text"] == "92.98 %" and not any("nan" in item["text"] for item in values.values())
