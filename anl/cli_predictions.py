@@ -31,15 +31,16 @@ def recompute(options):
 
     if options.params != "params.yaml":
         raise UserError("`anl recompute` takes --profile NAME in place of --params")
-    with recompute.activated(options.profile) if options.profile else contextlib.nullcontext():
-        profile = params.load().profile
+    with recompute.activated(options.profile) if options.profile else contextlib.nullcontext("params.yaml") as path:
+        profile = params.load(path).profile
         names = options.names or recompute.studies(profile)
         if not names:
             raise UserError(f"there are no stored results of profile {profile}; name another with --profile")
         found, refused = {}, {}
         for name in names:
             try:
-                found[name] = recompute.recompute(name, {}, options.write, say=lambda line: print(line, file=sys.stderr))
+                found[name] = recompute.recompute(name, {}, options.write, say=lambda line: print(line, file=sys.stderr),
+                                                  params_path=path)
             except UserError as problem:
                 if options.names:
                     raise

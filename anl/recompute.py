@@ -21,13 +21,13 @@ def studies(profile, results="results"):
     return [name for name in STUDIES if (Path(results) / profile / name / f"{name}.ipynb").is_file()]
 
 
-def recompute(name, settings, keep=False, results="results", say=print):
-    """Run a notebook on the saved scores of the active profile; returns the Comparison of stored and new results.
+def recompute(name, settings, keep=False, results="results", say=print, params_path="params.yaml"):
+    """Run a notebook on the saved scores of the profile in `params_path`; returns the Comparison of stored and new results.
 
     settings: parameters of the notebook other than those its stored results were made with. keep: leave the new results in
     the stored ones' place. Raises UserError if nothing is stored, or scores that it needs are not saved.
     """
-    active = params.load()
+    active = params.load(params_path)
     folder = Path(results) / active.profile / name
     if not (folder / f"{name}.ipynb").is_file():
         raise UserError(f"there are no results of '{name}' in {folder} to compare with; stored there: "
@@ -41,7 +41,7 @@ def recompute(name, settings, keep=False, results="results", say=print):
         shutil.copytree(folder, old)
         say(f"{name}: computing again from saved scores ...")
         with saved.restored(active, results=results):
-            notebooks.run_notebook(name, settings, results=results, sidecars=Path(temporary) / "sidecars")
+            notebooks.run_notebook(name, settings, params_path, results=results, sidecars=Path(temporary) / "sidecars")
         found = compare(old, folder)
         if not keep:
             shutil.rmtree(folder)
@@ -59,12 +59,19 @@ def settings_of(path):
 
 
 @contextlib.contextmanager
-def activated(profile, path="params.yaml"):
-    """Let the block run under another profile; params.yaml is put back."""
+def activated(profile, path="params.yaml", folder="profiles"):
+    """Let the block run under another profile, and give it the path of its parameters; what is active afterwards is as it was.
+
+    A profile that has a pipeline of its own is read where it stands.
+    """
+    own = Path(folder) / f"{profile}.yaml"
+    if own.is_file() and params.resolve(profile, folder).get("published"):
+        yield str(own)
+        return
     before = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None
-    params.activate(profile, path=path)
+    params.activate(profile, folder, path=path)
     try:
-        yield
+        yield path
     finally:
         if before is not None:
             write_text(path, before)

@@ -79,7 +79,8 @@ def values(difference=None):
                                                            "unseen_further_jpeg96")}
     further |= {f"held_{name}": {**value(2, digits=0), "text": "2 of 3"} for name in ("unseen", "unseen_further", "unseen_jpeg96")}
     further |= {f"lost_{name}": {**value(1, digits=0), "text": "`vae`"} for name in ("unseen", "unseen_jpeg96")}
-    further |= {f"spectrum_AP_{name}": interval(0.6) for name in ("dpm", "inpaint", "superres")}
+    further |= {f"spectrum_AP_{name}": interval(0.6) for name in ("dpm", "inpaint", "superres", "unconditional")}
+    further |= {f"{key}_unconditional": interval(0.1) for key in ("gain", "AP_plain", "AP_anl")}
     look = {name: value(number, digits=0) for name, number in (("patches", 2), ("generators", 2), ("gain", 8), ("spread", 3),
                                                                ("brightest", 2), ("level", 1))}
     look |= {f"{key}_{kind}": value(0.5, n=2) for key in ("support", "correlation") for kind in ("real", "generated")}

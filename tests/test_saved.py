@@ -196,6 +196,15 @@ def test_results_are_computed_again_compared_and_put_back(project, params, world
 def test_another_profile_is_active_for_a_while(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("profile: mine\n")
-    with recompute.activated("smoke", path):
-        assert "profile: smoke" in path.read_text()
+    with recompute.activated("smoke", path) as found:
+        assert found == path and "profile: smoke" in path.read_text()
     assert path.read_text() == "profile: mine\n"
+
+
+def test_a_profile_with_a_pipeline_of_its_own_is_read_where_it_stands(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("profile: mine\n")
+    with recompute.activated("cifake", path) as found:
+        assert found == "profiles/cifake.yaml" and path.read_text() == "profile: mine\n"
+    with pytest.raises(UserError, match="another kind"), recompute.activated("paper", path):
+        pass
