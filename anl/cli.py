@@ -28,11 +28,12 @@ STAGES = ("prior", "generate", "benchmark", "audit", "target", "train", "perturb
 
 def main(arguments=None):
     """Run one command; returns the exit status (0 done, 1 a check failed, 2 a mistake to mend, 130 interrupted)."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
+        allocator.keep_freed_memory()  # of a process of our own; whoever calls this from theirs keeps their memory as it is
     parser = make_parser()
     options = parser.parse_args(arguments)
     name, started = f"anl {options.command}", time.time_ns()
-    allocator.keep_freed_memory()
     try:
         paper_ = options.command == "paper"
         count = launch.wanted(cli_paper.shared(options.stage) if paper_ else options.command, options.processes,

@@ -122,6 +122,12 @@ def activate(name, folder="profiles", path="params.yaml"):
     return True
 
 
+def stands_alone(name, folder="profiles"):
+    """Whether a profile is of a published set: never the active one, read where it stands."""
+    source = Path(folder) / f"{name}.yaml"
+    return source.is_file() and "pipeline" not in _read_yaml(source) and bool(resolve(name, folder).get("published"))
+
+
 def from_dict(value, origin):
     """Build and check Params from a plain dict; `origin` names the file in error messages."""
     from anl.params_check import check  # it needs the names above

@@ -64,9 +64,8 @@ def activated(profile, path="params.yaml", folder="profiles"):
 
     A profile that has a pipeline of its own is read where it stands.
     """
-    own = Path(folder) / f"{profile}.yaml"
-    if own.is_file() and params.resolve(profile, folder).get("published"):
-        yield str(own)
+    if params.stands_alone(profile, folder):
+        yield f"{folder}/{profile}.yaml"
         return
     before = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else None
     params.activate(profile, folder, path=path)

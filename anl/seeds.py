@@ -25,5 +25,5 @@ def fix(seed, *names):
     """Seed torch's global generator (weight initialisation) and ask for deterministic kernels."""
     torch.manual_seed(int(generator(seed, *names).integers(2**62)))
     torch.use_deterministic_algorithms(True, warn_only=False)
-    # it would also fill what is not yet written with NaN, a help for those who write kernels: an eighth of a training step
+    # with them it would fill all memory with NaN before it is written, a help for those who write kernels, and at a price
     torch.utils.deterministic.fill_uninitialized_memory = False

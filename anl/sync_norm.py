@@ -15,9 +15,9 @@ from anl.errors import UserError
 class Normalise(torch.autograd.Function):
     """(x standardised over all processes' images, scaled and shifted; mean, variance and count of all of them).
 
-    x: (B, C, H, W), B may differ between processes; statistics are float32 whatever x is. Each sends its own mean, variance and count once, and two sums of gradients on
-    the way back: the gradient is the sum of all processes', since each one's loss depends on every input. Written out, because
-    of each step in between autograd would keep an image, where this keeps x alone.
+    x: (B, C, H, W), B may differ between processes; statistics are float32 at least. Each process sends its own mean, variance and
+    count once, and two sums of gradients on the way back: the gradient is the sum of all processes', since each one's loss depends
+    on every input. Written out, because of each step in between autograd would keep an image, where this keeps x alone.
     """
 
     @staticmethod

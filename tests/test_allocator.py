@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from anl import allocator
+from anl import allocator, cli
 
 # how many pages the system hands out, in the median of many rounds, while a block of 36 MB is taken, filled and freed
 COUNTED = """
@@ -42,6 +42,13 @@ def test_what_the_user_has_set_stays(monkeypatch):
         monkeypatch.setenv(name, "131072")
     assert not allocator.keep_freed_memory()
     assert all(os.environ[name] == "131072" for name in allocator.SETTINGS)
+
+
+def test_a_command_called_from_another_program_leaves_its_memory_alone(monkeypatch, capsys):
+    for name in allocator.SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    assert cli.main(["train", "--seed", "0", "--step", "0"]) == 2 and "anl train: " in capsys.readouterr().err
+    assert not set(allocator.SETTINGS) & set(os.environ)
 
 
 def test_another_malloc_is_left_alone(monkeypatch):
