@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -200,7 +199,7 @@ def sample(name, folder, count, size, *, seed, inference_steps=None):
 def from_noise(unet, x, inference_steps):
     """Noise x (B, 3, H, W) -> images, by DDIM (Song et al., ICLR 2021) over the whole schedule, each step's estimate of the
     image clipped to [-1, 1]: without that a small model drifts into saturated colours."""
-    scheduler = DDIMScheduler.from_config(diffusion.noise_scheduler("ddim").config, clip_sample=True)
+    scheduler = diffusion.noise_scheduler("ddim", clip=True)
     scheduler.set_timesteps(inference_steps)
     for timestep in scheduler.timesteps:
         with torch.autocast("cpu", torch.bfloat16):
