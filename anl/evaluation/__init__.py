@@ -1,0 +1,1 @@
+"""Evaluation: scores, metrics with intervals, and the comparison table."""

@@ -1,0 +1,146 @@
+"""Files that appear whole or not at all, readable JSON, hashes, and the error that a user reads."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from anl.errors import UserError, printable, reason
+
+__all__ = ["UserError", "atomic_file", "atomic_folder", "identity", "printable", "read_json", "reason", "sha256_of",
+           "write_json", "write_text"]
+
+
+@contextlib.contextmanager
+def atomic_file(path):
+    """Yield a temporary path in the same folder that replaces `path` when the block ends without an error.
+
+    Raises
+    ------
+    UserError
+        If the disk is full or the folder cannot be written; the message names the file.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    except OSError as problem:
+        raise _disk_error(path, problem) from problem
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
+        os.replace(temporary, path)
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise _disk_error(path, problem) from problem
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path, *, replace=False):
+    """Yield a new folder next to `path` that is renamed to `path` when the block ends without an error.
+
+    Parameters
+    ----------
+    path : path-like
+        The folder to create.
+    replace : bool
+        Whether an existing folder is replaced. Only for folders that the project itself made: the old content is lost.
+
+    Raises
+    ------
+    UserError
+        If `path` exists, is not empty and `replace` is false, or the parent folder cannot be written.
+    """
+    path = Path(path)
+    occupied = path.is_file() or path.is_symlink() or (path.is_dir() and any(path.iterdir()))
+    if occupied and not (replace and path.is_dir() and not path.is_symlink()):
+        raise UserError(f"{path} already exists and is not empty; remove it or choose another folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new"))
+    except OSError as problem:
+        raise _disk_error(path, problem) from problem
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise _disk_error(path, problem) from problem
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _disk_error(path, problem):
+    return UserError(f"cannot write {path}: {problem.strerror or problem}; free some space or check the folder's "
+                     "permissions, then run the same command again")
+
+
+def write_text(path, text):
+    """Write `text` as UTF-8."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path, value):
+    """Write `value` as JSON with sorted keys and floats of 6 significant digits, so that a diff is readable."""
+    write_text(path, json.dumps(_rounded(value), indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path):
+    """Read a JSON file. Raises UserError if it is missing or broken."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+        raise UserError(f"{path} is not JSON ({reason(problem)}); delete it and run `dvc repro`") from None
+
+
+def _rounded(value, digits=6):
+    """Floats rounded to `digits` significant digits, numpy values as Python's, NaN as None."""
+    if isinstance(value, dict):
+        return {str(key): _rounded(item, digits) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item, digits) for item in value]
+    if hasattr(value, "tolist"):
+        return _rounded(value.tolist(), digits)
+    if isinstance(value, float):
+        return None if math.isnan(value) else float(f"{value:.{digits}g}")
+    return value
+
+
+def sha256_of(path):
+    """Hex SHA-256 of a file, or of a folder's sorted relative names and contents."""
+    path = Path(path)
+    digest = hashlib.sha256()
+    files = sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    for file in files:
+        if path.is_dir():
+            digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def identity(value):
+    """A short stable hash (12 hex digits) of a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,294 @@
+"""The claims ledger: registered hypotheses, decided from rows of result tables by rules written down beforehand.
+
+A claim names a table, the rows that decide it and a rule. The result tables are those of `anl.evaluation.compare`: tidy
+rows with a mean, an interval and a paired difference. A rule with an interval has three outcomes: the interval lies above
+the bound (`supported`), below it (`contradicted`), or contains it (`undecided`).
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from anl.io import UserError, atomic_file, write_text
+
+SUPPORTED, UNDECIDED, CONTRADICTED, NOT_RUN = "supported", "undecided", "contradicted", "not run"
+WORST_FIRST = (NOT_RUN, CONTRADICTED, UNDECIDED, SUPPORTED)
+START, END = "<!-- claims:start -->", "<!-- claims:end -->"
+LEDGER_COLUMNS = ["claim", "title", "kind", "profile", "verdict", "measure", "value", "low", "high", "seeds", "n", "rule"]
+
+
+class Rule(BaseModel):
+    """One measured number and the bound that decides it.
+
+    Attributes
+    ----------
+    measure : str
+        What the number is, in words.
+    table : str
+        Name of the result table, ``results/<profile>/<table>.csv``.
+    where : dict
+        Column -> value (or list of values) that the rows must have.
+    column : str
+        The column that is read: ``difference`` (its interval in ``difference_low`` and ``difference_high``) or any other
+        one, whose interval, if it has one, stands in ``low`` and ``high``.
+    above : float, optional
+        Supported where the lower bound of the interval exceeds this value, contradicted where the upper bound is below it.
+        With several rows, all of them must exceed it.
+    at_most : float, optional
+        Supported where the value itself is at most this: for counts, which have no interval.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    measure: str
+    table: str
+    where: dict[str, str | float | list[str | float]] = Field(default_factory=dict)
+    column: str = "difference"
+    above: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self):
+        if (self.above is None) == (self.at_most is None):
+            raise ValueError(f"rule '{self.measure}' needs exactly one of `above` and `at_most`")
+        return self
+
+
+class Claim(BaseModel):
+    """A hypothesis, where it was stated, and the rules that decide it; its verdict is the worst of theirs.
+
+    Attributes
+    ----------
+    kind : {'confirmatory', 'exploratory'}
+        A confirmatory claim is registered before the runs that decide it.
+    source : str
+        Where the sentence comes from, for example ``abstract``; `quote` marks the source's own words.
+    correction : {'none', 'holm'}
+        With ``holm`` the rows of a rule must carry intervals corrected for their number (see `anl.evaluation.compare`).
+    profiles : list of str
+        Profiles whose results may decide it; elsewhere its verdict is ``not run``.
+    seeds : int
+        The least number of training seeds that may decide it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    title: str
+    sentence: str
+    source: str
+    quote: bool = False
+    kind: Literal["confirmatory", "exploratory"]
+    benchmark: str
+    profiles: list[str]
+    seeds: int = Field(default=3, ge=1)
+    correction: Literal["none", "holm"] = "none"
+    rules: list[Rule] = Field(min_length=1)
+    limits: list[str] = Field(default_factory=list)
+
+
+def read_claims(path="claims.yaml"):
+    """The registered claims, in the order of the file.
+
+    Returns
+    -------
+    list of Claim
+
+    Raises
+    ------
+    UserError
+        If the file is missing, is not YAML, or a claim has an unknown, missing or doubled entry.
+    """
+    try:
+        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["claims"]
+        claims = [Claim.model_validate(entry) for entry in entries]
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; restore it with `git checkout -- {path}`") from None
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "a claim"
+        name = first["input"].get("id", "") if isinstance(first["input"], dict) else ""
+        raise UserError(f"{path}: {f'claim {name}: ' if name else ''}{place}: {first['msg']}; correct the entry") from None
+    except (yaml.YAMLError, KeyError, TypeError) as problem:
+        raise UserError(f"{path} holds no list of claims ({' '.join(str(problem).split())}); give it a list `claims`") from None
+    ids = [claim.id for claim in claims]
+    if doubled := sorted({name for name in ids if ids.count(name) > 1}):
+        raise UserError(f"{path}: the id '{doubled[0]}' is used twice; give each claim its own")
+    return claims
+
+
+def evaluate(claims, tables, profile):
+    """Decide every claim from the result tables of one profile.
+
+    Parameters
+    ----------
+    claims : list of Claim
+    tables : dict of str to pandas.DataFrame
+        Result tables by name; a table may be missing, and the claims that need it are then ``not run``.
+    profile : str
+        Name of the profile that the tables belong to.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per rule with the columns of `LEDGER_COLUMNS`. ``verdict`` is the rule's own.
+
+    Raises
+    ------
+    UserError
+        If a rule names a column that its table lacks, or selects no row of a table that is there.
+    """
+    rows = [_decide(claim, rule, tables, profile) for claim in claims for rule in claim.rules]
+    return pd.DataFrame(rows, columns=LEDGER_COLUMNS)
+
+
+def verdicts(ledger):
+    """dict claim id -> verdict: the worst of its rules, in the order not run, contradicted, undecided, supported."""
+    return {claim: min(group["verdict"], key=WORST_FIRST.index)
+            for claim, group in ledger.groupby("claim", sort=False)}
+
+
+def _decide(claim, rule, tables, profile):
+    bound = f"95 % interval above {rule.above:g}" if rule.above is not None else f"at most {rule.at_most:g}"
+    if claim.correction == "holm":
+        bound += ", corrected for several comparisons"
+    row = {"claim": claim.id, "title": claim.title, "kind": claim.kind, "profile": profile, "verdict": NOT_RUN,
+           "measure": rule.measure, "value": None, "low": None, "high": None, "seeds": None, "n": None, "rule": bound}
+    if profile not in claim.profiles or rule.table not in tables:
+        return row
+    chosen = select(tables[rule.table], rule.where, rule.table)
+    low, high = ("difference_low", "difference_high") if rule.column == "difference" else ("low", "high")
+    if rule.column not in chosen:
+        raise UserError(f"claim {claim.id}: table {rule.table} has no column '{rule.column}'; it has "
+                        f"{', '.join(chosen.columns)}")
+    # several rows: the claim is about all of them, so the smallest (for `at_most` the largest) value decides
+    value = chosen[rule.column].astype(float)
+    if value.isna().any():
+        raise UserError(f"claim {claim.id}: '{rule.column}' of table {rule.table} holds no number in a row that decides it; "
+                        "make the table again")
+    known = low in chosen and chosen[[low, high]].notna().all(axis=None)
+    place = value.argmax() if rule.at_most is not None else (chosen[low].astype(float) if known else value).argmin()
+    worst = chosen.iloc[place]
+    row |= {"value": float(worst[rule.column]), "seeds": worst.get("seeds"), "n": worst.get("n")}
+    if known:
+        row |= {"low": float(worst[low]), "high": float(worst[high])}
+    if rule.at_most is not None:
+        return row | {"verdict": SUPPORTED if row["value"] <= rule.at_most else CONTRADICTED}
+    enough = "seeds" not in chosen or chosen["seeds"].min() >= claim.seeds
+    if not known or not enough:
+        return row
+    if row["low"] > rule.above:
+        return row | {"verdict": SUPPORTED}
+    return row | {"verdict": CONTRADICTED if (chosen[high] < rule.above).any() else UNDECIDED}
+
+
+def select(table, where, name="the table"):
+    """The rows of `table` whose columns have the given values. Raises UserError if a column is missing or no row fits."""
+    chosen = table
+    for column, value in where.items():
+        if column not in table:
+            raise UserError(f"{name} has no column '{column}'; it has {', '.join(table.columns)}")
+        chosen = chosen[chosen[column].isin(value if isinstance(value, list) else [value])]
+    if chosen.empty:
+        words = ", ".join(f"{column} = {value}" for column, value in where.items())
+        raise UserError(f"{name} has no row with {words}; it was made with other variants, or the rule has a typing error")
+    return chosen
+
+
+def differences(reference, ledger):
+    """Lines that say where a ledger disagrees with the reference one: another verdict, or a value outside its interval.
+
+    Parameters
+    ----------
+    reference, ledger : pandas.DataFrame
+        Ledgers of `evaluate`, of one profile.
+
+    Returns
+    -------
+    list of str
+        Empty where they agree.
+    """
+    key = ["claim", "measure"]
+    before = {tuple(row[column] for column in key): row for row in reference.to_dict("records")}
+    now = {tuple(row[column] for column in key): row for row in ledger.to_dict("records")}
+    problems = [f"{claim}: '{measure}' is no longer decided" for claim, measure in before if (claim, measure) not in now]
+    for (claim, measure), row in now.items():
+        old = before.get((claim, measure))
+        if old is None:
+            problems.append(f"{claim}: '{measure}' is new")
+        elif old["verdict"] != row["verdict"]:
+            problems.append(f"{claim}: '{measure}' was {old['verdict']}, is {row['verdict']}")
+        elif _outside(old, row["value"]):
+            problems.append(f"{claim}: '{measure}' is {_text(row)}, was {_text(old)}")
+    return problems
+
+
+def _outside(old, value):
+    if pd.isna(old["value"]) or pd.isna(value):
+        return pd.isna(old["value"]) != pd.isna(value)
+    low, high = (old["value"], old["value"]) if pd.isna(old["low"]) else (old["low"], old["high"])
+    slack = 1e-5 * max(abs(low), abs(high), 1e-3)  # files hold six digits
+    return not low - slack <= value <= high + slack
+
+
+def write_ledger(path, ledger):
+    """Write a ledger as CSV with six significant digits."""
+    with atomic_file(path) as temporary:
+        ledger.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def read_ledger(path):
+    """Read a ledger. Raises UserError if it is missing."""
+    try:
+        return pd.read_csv(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; make it with `anl claims`") from None
+
+
+def fill_readme(path, ledgers):
+    """Replace what stands between the claims markers of a README by the table of verdicts.
+
+    Parameters
+    ----------
+    path : path-like
+    ledgers : dict of str to pandas.DataFrame
+        Profile -> ledger; one column each.
+
+    Raises
+    ------
+    UserError
+        If the markers are missing.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    head, found, rest = text.partition(START)
+    _, closed, tail = rest.partition(END)
+    if not (found and closed):
+        raise UserError(f"{path} lacks the markers {START} and {END}; put them where the table of claims belongs")
+    filled = f"{head}{START}\n{markdown(ledgers)}\n{END}{tail}"
+    if filled != text:
+        write_text(path, filled)
+
+
+def markdown(ledgers):
+    """Ledgers of several profiles as one Markdown table: a row per rule, a column per profile."""
+    first = next(iter(ledgers.values()))
+    lines = ["| " + " | ".join(["Claim", "Measured", *(f"`{profile}`" for profile in ledgers)]) + " |",
+             "|---" * (2 + len(ledgers)) + "|"]
+    seen = set()
+    for row in first.to_dict("records"):
+        cells = ["" if row["claim"] in seen else f"{row['title']} ({row['kind']})", row["measure"]]
+        seen.add(row["claim"])
+        for ledger in ledgers.values():
+            match = ledger[(ledger["claim"] == row["claim"]) & (ledger["measure"] == row["measure"])]
+            cells.append("" if match.empty else f"**{match.iloc[0]['verdict']}** {_text(match.iloc[0])}".rstrip())
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _text(row):
+    if pd.isna(row["value"]):
+        return ""
+    return f"{row['value']:.3f}" if pd.isna(row["low"]) else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

@@ -1,0 +1,1 @@
+"""Training: one resumable loop, and what is trained with it."""

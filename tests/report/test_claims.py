@@ -1,0 +1,126 @@
+"""Rules decide claims from table rows, and a ledger is compared with a reference."""
+
+import pandas as pd
+import pytest
+import yaml
+
+from anl.io import UserError
+from anl.report import claims
+
+RULE = {"measure": "AUROC, ANL minus plain", "table": "main", "where": {"generator": "unseen", "variant": "anl"}, "above": 0}
+CLAIM = {"id": "gain", "title": "Noise learning helps", "sentence": "It helps.", "source": "abstract",
+         "kind": "exploratory", "benchmark": "embedded", "profiles": ["small"], "rules": [RULE]}
+
+
+def table(low, high, seeds=3, variants=("anl",)):
+    return pd.DataFrame([{"variant": variant, "generator": "unseen", "difference": (low + high) / 2,
+                          "difference_low": low, "difference_high": high, "seeds": seeds, "n": 33} for variant in variants])
+
+
+def decide(claim, frame, profile="small"):
+    ledger = claims.evaluate([claims.Claim.model_validate(claim)], {"main": frame}, profile)
+    return claims.verdicts(ledger)["gain"]
+
+
+@pytest.mark.parametrize("low, high, verdict", [(0.01, 0.2, "supported"), (-0.1, 0.2, "undecided"),
+                                                (-0.2, -0.1, "contradicted")])
+def test_an_interval_decides(low, high, verdict):
+    assert decide(CLAIM, table(low, high)) == verdict
+
+
+def test_too_few_seeds_another_profile_or_a_missing_table_decide_nothing():
+    assert decide(CLAIM, table(0.1, 0.2, seeds=2)) == "not run"
+    assert decide(CLAIM, table(0.1, 0.2), profile="smoke") == "not run"
+    ledger = claims.evaluate([claims.Claim.model_validate(CLAIM)], {}, "small")
+    assert ledger["verdict"].tolist() == ["not run"]
+
+
+def test_a_claim_about_several_rows_needs_all_of_them():
+    claim = CLAIM | {"rules": [RULE | {"where": {"generator": "unseen"}}]}
+    frame = pd.concat([table(0.1, 0.2), table(-0.1, 0.3, variants=["other"])])
+    assert decide(claim, frame) == "undecided"
+    assert decide(claim, pd.concat([table(0.1, 0.2), table(-0.3, -0.1, variants=["other"])])) == "contradicted"
+    assert decide(claim, pd.concat([table(0.1, 0.2), table(0.2, 0.3, variants=["other"])])) == "supported"
+
+
+def test_a_contradicted_row_counts_even_where_another_has_the_lower_bound():
+    claim = CLAIM | {"rules": [RULE | {"where": {"generator": "unseen"}}]}
+    wide, below = table(-0.5, 0.3), table(-0.2, -0.1, variants=["other"])
+    assert decide(claim, pd.concat([wide, below])) == "contradicted"
+
+
+def test_counts_need_no_interval():
+    claim = CLAIM | {"rules": [{"measure": "parameters", "table": "main", "column": "value", "at_most": 0}]}
+    assert decide(claim, pd.DataFrame({"value": [0.0, 0.0]})) == "supported"
+    assert decide(claim, pd.DataFrame({"value": [0.0, 0.1]})) == "contradicted"
+
+
+def test_the_verdict_is_the_worst_of_the_rules():
+    claim = CLAIM | {"rules": [RULE, RULE | {"measure": "again", "where": {"variant": "other"}}]}
+    frame = pd.concat([table(0.1, 0.2), table(-0.1, 0.2, variants=["other"])])
+    assert decide(claim, frame) == "undecided"
+
+
+@pytest.mark.parametrize("rule, words", [({"where": {"generater": "unseen"}}, "has no column 'generater'"),
+                                         ({"where": {"generator": "nowhere"}}, "has no row with generator = nowhere"),
+                                         ({"column": "gain"}, "has no column 'gain'")])
+def test_a_rule_that_selects_nothing_is_refused(rule, words):
+    with pytest.raises(UserError, match=words):
+        decide(CLAIM | {"rules": [RULE | rule]}, table(0, 1))
+
+
+def test_a_missing_number_never_decides():
+    frame = table(0.1, 0.2).assign(difference=float("nan"))
+    with pytest.raises(UserError, match="holds no number"):
+        decide(CLAIM, frame)
+
+
+@pytest.mark.parametrize("change, words", [({"kind": "registered"}, "kind"), ({"extra": 1}, "extra"),
+                                           ({"rules": []}, "rules"),
+                                           ({"rules": [{**RULE, "at_most": 1}]}, "exactly one of")])
+def test_bad_entries_are_one_line(tmp_path, change, words):
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump({"claims": [CLAIM | change]}))
+    with pytest.raises(UserError, match=words) as caught:
+        claims.read_claims(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_broken_and_doubled_files(tmp_path):
+    path = tmp_path / "claims.yaml"
+    for text, words in ((None, "is missing"), ("claims", "no list of claims"), ("a: [", "no list of claims"),
+                        (yaml.safe_dump({"claims": [CLAIM, CLAIM]}), "used twice")):
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(UserError, match=words):
+            claims.read_claims(path)
+
+
+def ledger_of(low, high):
+    return claims.evaluate([claims.Claim.model_validate(CLAIM)], {"main": table(low, high)}, "small")
+
+
+def test_differences_name_verdicts_and_values_outside_the_interval(tmp_path):
+    reference = ledger_of(0.1, 0.3)
+    claims.write_ledger(tmp_path / "claims.csv", reference)
+    stored = claims.read_ledger(tmp_path / "claims.csv")
+    assert claims.differences(stored, reference) == []
+    assert claims.differences(stored, ledger_of(0.11, 0.27)) == []
+    assert claims.differences(stored, ledger_of(0.4, 0.6)) == [
+        "gain: 'AUROC, ANL minus plain' is 0.500 [0.400, 0.600], was 0.200 [0.100, 0.300]"]
+    assert claims.differences(stored, ledger_of(-0.1, 0.3)) == ["gain: 'AUROC, ANL minus plain' was supported, is undecided"]
+    assert claims.differences(stored, stored.iloc[:0]) == ["gain: 'AUROC, ANL minus plain' is no longer decided"]
+    assert claims.differences(stored.iloc[:0], reference) == ["gain: 'AUROC, ANL minus plain' is new"]
+
+
+def test_the_readme_table_stands_between_its_markers(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{claims.START}\nold\n{claims.END}\nafter\n")
+    claims.fill_readme(path, {"small": ledger_of(0.1, 0.3), "full": ledger_of(-0.1, 0.3)})
+    text = path.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert ("| Noise learning helps (exploratory) | AUROC, ANL minus plain | **supported** 0.200 [0.100, 0.300] "
+            "| **undecided** 0.100 [-0.100, 0.300] |") in text
+    path.write_text("no markers")
+    with pytest.raises(UserError, match="lacks the markers"):
+        claims.fill_readme(path, {"small": ledger_of(0.1, 0.3)})
