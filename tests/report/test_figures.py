@@ -1,0 +1,89 @@
+"""Figures show what the table holds, refuse what it lacks, and are the same bytes twice."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anl.io import UserError
+from anl.report import figures
+
+
+def table(variants=("plain", "t=1", "t=10"), views=("raw",), shift=0.0):
+    return pd.DataFrame([{"variant": name, "generator": generator, "view": view, "metric": "auroc",
+                          "mean": 0.6 + 0.1 * index + shift, "low": 0.5 + 0.1 * index + shift,
+                          "high": 0.75 + 0.1 * index + shift, "seeds": 3, "n": 33}
+                         for view in views for generator in ("ddim", "unseen") for index, name in enumerate(variants)])
+
+
+def lines(axis):
+    return [tuple(np.ravel(line.get_xdata())) for line in axis.lines]
+
+
+def test_a_forest_draws_each_mean_and_interval():
+    figure = figures.forest(table(), baseline="plain")
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["ddim", "unseen"]
+    drawn = lines(figure.axes[0])
+    for low, mean, high in ((0.5, 0.6, 0.75), (0.6, 0.7, 0.85), (0.7, 0.8, 0.95)):
+        assert any(np.allclose(line, (low, high)) for line in drawn if len(line) == 2)
+        assert any(np.allclose(line, (mean,)) for line in drawn if len(line) == 1)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["plain", "t=1", "t=10"]
+
+
+def test_the_reference_is_drawn_behind():
+    alone, both = figures.forest(table()), figures.forest(table(), reference=table(shift=0.02))
+    assert len(both.axes[0].lines) == 2 * len(alone.axes[0].lines)
+    assert any(np.allclose(line, (0.62,)) for line in lines(both.axes[0]) if len(line) == 1)
+
+
+def test_a_curve_places_variants_by_their_number_and_the_baseline_as_a_line():
+    figure = figures.curve(table(), {"t=10": 10, "t=1": 1}, baseline="plain", xlabel="diffusion step t")
+    axis = figure.axes[0]
+    assert axis.get_xscale() == "log" and axis.get_xlabel() == "diffusion step t"
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["1", "10"]
+    line = next(line for line in axis.lines if list(line.get_xdata()) == [1, 10])
+    assert np.allclose(line.get_ydata(), [0.7, 0.8])
+    assert any(np.allclose(line.get_ydata(), 0.6) for line in axis.lines)
+
+
+def test_seen_against_unseen_has_a_line_per_method_in_the_order_of_steps():
+    figure = figures.seen_against_unseen(table(), {"ANL": {"t=10": 2000, "t=1": 280}, "plain": {"plain": 280}}, seen="ddim")
+    texts = {text.get_text() for text in figure.axes[0].texts}
+    assert {"ANL", "plain", "2,000", "280"} <= texts
+    assert "ddim" in figure.axes[0].get_xlabel()
+    assert any(np.allclose(line.get_xdata(), [0.7, 0.8]) for line in figure.axes[0].lines if len(line.get_xdata()) == 2)
+
+
+def test_a_heatmap_writes_the_numbers():
+    figure = figures.heatmap(table())
+    assert {text.get_text() for text in figure.axes[0].texts} == {"0.60", "0.70", "0.80"}
+
+
+def test_reliability_and_image_grids_draw_what_they_are_given():
+    bins = pd.DataFrame({"probability": [0.1, 0.9], "share": [0.2, 0.8], "n": [10, 10]})
+    assert any(np.allclose(line.get_ydata(), [0.2, 0.8]) for line in figures.reliability({"anl": bins}).axes[0].lines)
+    image = np.zeros((4, 4, 3), np.uint8)
+    grid = figures.image_grid([[image, None], [image]], ["a", "b"], ["x", "y"])
+    assert [len(axis.images) for axis in grid.axes] == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("draw, words", [
+    (lambda: figures.forest(table(views=("raw", "jpeg96"))), "several views"),
+    (lambda: figures.forest(table(), metric="auc"), "no metric 'auc'"),
+    (lambda: figures.forest(table(), view="png"), "no view 'png'"),
+    (lambda: figures.forest(table(), generators=["gan"]), "no generator 'gan'"),
+    (lambda: figures.curve(table(), {"t=7": 7}), "none of the variants"),
+    (lambda: figures.seen_against_unseen(table(), {"ANL": {"t=7": 1}}, seen="ddim"), "none of the variants"),
+    (lambda: figures.seen_against_unseen(table(), {"ANL": {"t=1": 1}}, seen="gan"), "no generator 'gan'")])
+def test_what_the_table_lacks_is_one_line(draw, words):
+    with pytest.raises(UserError, match=words):
+        draw()
+
+
+def test_the_same_table_gives_the_same_bytes(tmp_path):
+    first, second = (figures.save(figures.forest(table()), tmp_path / name).read_bytes() for name in ("a.png", "b.png"))
+    assert first == second and first[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_baseline_is_grey_and_others_differ():
+    chosen = figures.colours(["anl", "plain", "dnf"], baseline="plain")
+    assert chosen["plain"] == figures.GREY and len(set(chosen.values())) == 3
