@@ -72,6 +72,10 @@ data: $(STAMP) ## fetch the photographs, models and patches from .dvc/store
 	@dvc pull $(PULLED) || { echo "the data could not be fetched; where DVC names unsaved files, they were changed by" \
 		"hand: delete them and run the same command again" >&2; exit 1; }
 
+# glibc keeps freed memory for the next tensors instead of returning it to the system: scoring on a CPU is twice as fast
+book bench: export MALLOC_MMAP_THRESHOLD_ := 2147483647
+book bench: export MALLOC_TRIM_THRESHOLD_ := 2147483647
+
 book: $(STAMP) ## run the pipeline and build the book
 	@anl profile $(PROFILE)
 	@$(MAKE) --no-print-directory data

@@ -5,8 +5,6 @@ import os
 import sys
 from pathlib import Path
 
-from anl.errors import UserError
-
 LEFT_OUT = ("__pycache__", ".ipynb_checkpoints")  # made by reading, not by editing
 
 
@@ -39,17 +37,13 @@ def _files(path):
                   if item.is_file() and not set(LEFT_OUT) & set(item.relative_to(path).parts))
 
 
-def refuse_edited(since_ns, name, params):
-    """Raise UserError if a module of anl that this process has read, or the file `params`, changed after `since_ns` (ns since
-    the epoch).
+def edited(since_ns, params):
+    """Paths of this process's `anl` modules, and of the file `params`, that changed after `since_ns` (ns since the epoch).
 
-    DVC hashes a stage's inputs when the stage has ended: what was edited under it would be recorded as what made the
-    outputs. The command line's own modules decide nothing and are left alone; a notebook's kernel is a process of its own,
-    which is not seen here. name: of the command, for the message.
+    DVC hashes a stage's inputs when the stage has ended, so an edit during the run is recorded as what made the outputs.
+    Modules of the command line decide nothing and are left out; a notebook's kernel is another process, not seen here.
     """
     read = [loaded.__file__ for module, loaded in sorted(sys.modules.items())
             if module.partition(".")[0] == "anl" and not module.startswith("anl.cli") and getattr(loaded, "__file__", None)]
-    for path in [*read, params]:
-        if not os.path.exists(path) or os.stat(path).st_mtime_ns > since_ns:
-            raise UserError(f"{os.path.relpath(path)} was changed while this ran, so what it wrote is of no one state of its "
-                            f"inputs; run `{name}` again")
+    return [os.path.relpath(path) for path in [*read, params]
+            if not os.path.exists(path) or os.stat(path).st_mtime_ns > since_ns]
