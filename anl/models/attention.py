@@ -1,0 +1,482 @@
+"""Attention from predicted noise: `(features, noise) -> (features, map)`, one interface for all forms.
+
+With mean pooling and a linear classifier, any `f' = f + gamma (A f - f)` equals weighted pooling with the column means
+of `A`. `energy`, `gate` and `affinity` therefore weight cells; `relation` puts a residual MLP between the mixing and
+the pooling, so that relations between places can act as evidence. `transfer`, `erase` and `spread` act in training only.
+
+Shapes: features (B, D, h, w) from the backbone; noise (B, C, H, W), the detector's own prediction, on the prior's grid
+(the image's pixels, or the cells of a latent prior). A map is (B, h, w), non-negative, and sums to 1 over each image.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from anl.io import UserError
+
+__all__ = ["ATTENTIONS", "Attention", "OtherNoise", "build_attention", "cell_means", "effective_support", "energy_map",
+           "entropy", "evidence_map", "uniform_map"]
+
+
+class Attention(nn.Module):
+    """Base class, and the form `none`: features unchanged, a uniform map, no loss.
+
+    Attributes
+    ----------
+    needs_noise : bool
+        Whether a noise head is needed in training.
+    reads_noise : bool
+        Whether the score depends on the noise in eval mode. If not, `Detector.for_inference` drops the noise head.
+    training_only : bool
+        Whether the form is the identity in eval mode.
+    has_loss : bool
+        Whether the form adds a term to the training loss.
+    other_noise : bool
+        Whether the form is given the noise of another image (see `OtherNoise`).
+    """
+
+    needs_noise = False
+    reads_noise = False
+    training_only = True
+    has_loss = False
+    other_noise = False
+
+    def forward(self, features, noise):
+        """Features (B, D, h, w) and noise (B, C, H, W) or None -> (features, map)."""
+        return features, uniform_map(features)
+
+    def reset_to_neutral(self):
+        """Set the layers that must start at zero to zero; called after the other initial weights are drawn."""
+
+    def loss(self, features, noise, cell_logits):
+        """Training loss per image, (B,), of a form that has one.
+
+        Parameters
+        ----------
+        features : Tensor (B, D, h, w)
+            The features that are pooled.
+        noise : Tensor (B, C, H, W) or None
+            Predicted noise.
+        cell_logits : Tensor (B, h, w)
+            What each cell adds to the logit; their mean plus the classifier's bias is the logit.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
+
+
+class EnergyAttention(Attention):
+    """Pooling weighted by the local noise energy, with a learned, initially mild temperature.
+
+    map = softmax(tau * (e - mean e) / std e), e = log of the mean squared noise per cell; f' = f * (1 + hw * map) / 2.
+    """
+
+    needs_noise = reads_noise = True
+    training_only = False
+
+    def __init__(self):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, features, noise):
+        b, _, h, w = features.shape
+        energy = cell_means(noise.float().square().mean(1, keepdim=True), h, w).add(1e-4).log().flatten(1)
+        energy = energy - energy.mean(1, keepdim=True)
+        energy = energy / (energy.square().mean(1, keepdim=True) + 1e-8).sqrt()  # differentiable at zero, unlike std
+        weights = (self.temperature * energy).softmax(1).view(b, h, w)
+        return _weighted(features, weights), weights
+
+
+class GateAttention(Attention):
+    """A spatial bias on the logits of an attention pool and a channel gate, both read from the noise; starts neutral.
+
+    References
+    ----------
+    Luo et al., "LaRE^2: Latent reconstruction error based method for diffusion-generated image detection", CVPR 2024:
+    its error-guided refinement, with the predicted noise in place of the reconstruction error.
+    """
+
+    needs_noise = reads_noise = True
+    training_only = False
+
+    def __init__(self, feature_channels, noise_channels=3, width=16):
+        super().__init__()
+        self.embed = nn.Conv2d(2 * noise_channels, width, 1)
+        self.spatial = nn.Conv2d(width, 1, 1)
+        self.content = nn.Conv2d(feature_channels, 1, 1)
+        self.channel = nn.Linear(width, feature_channels)
+        self.reset_to_neutral()
+
+    def reset_to_neutral(self):
+        for layer in (self.spatial, self.content, self.channel):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features, noise):
+        b, _, h, w = features.shape
+        noise = noise.float()
+        moments = torch.cat([cell_means(noise, h, w), cell_means(noise.square(), h, w)], 1)  # (B, 2C, h, w)
+        hidden = F.gelu(self.embed(moments))
+        logits = self.content(features) + self.spatial(hidden)
+        weights = logits.float().flatten(1).softmax(1).view(b, h, w)
+        gate = 2 * torch.sigmoid(self.channel(hidden.mean((2, 3))))[:, :, None, None]
+        return _weighted(features * gate, weights), weights
+
+
+class NoiseTokens(nn.Module):
+    """Noise (B, C, H, W) -> one token per cell (B, hw, dim): the log energy of learned patterns, without their sign."""
+
+    def __init__(self, patch, dim, noise_channels=3):
+        super().__init__()
+        self.embed = nn.Conv2d(noise_channels, dim, patch, patch)
+        self.norm = nn.GroupNorm(1, dim)
+
+    def forward(self, features, noise):
+        # (B, C, H, W) -> (B, dim, H/patch, W/patch) -> (B, dim, h, w) -> (B, hw, dim)
+        energy = self.embed(noise).float().square().add(1e-4).log()
+        return self.norm(cell_means(energy, *features.shape[2:])).flatten(2).transpose(1, 2)
+
+
+class FeatureTokens(nn.Module):
+    """Features (B, D, h, w) -> one token per cell (B, hw, dim); the noise is not read."""
+
+    def __init__(self, feature_channels, dim):
+        super().__init__()
+        self.embed = nn.Conv2d(feature_channels, dim, 1)
+        self.norm = nn.GroupNorm(1, dim)
+
+    def forward(self, features, noise):
+        return self.norm(self.embed(features).float()).flatten(2).transpose(1, 2)
+
+
+class Mixing(nn.Module):
+    """Scaled dot-product attention between cells: queries and keys from tokens, values from the features.
+
+    Returns the mixed values (B, hw, D), the values (B, hw, D) and the matrix A (B, hw, hw), whose rows sum to 1.
+    """
+
+    def __init__(self, tokens, dim):
+        super().__init__()
+        self.tokens = tokens
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, features, noise):
+        tokens = self.tokens(features, noise)
+        q, k = self.query(tokens), self.key(tokens)
+        matrix = (q @ k.transpose(1, 2)).float().mul(q.shape[-1] ** -0.5).softmax(-1)
+        values = features.float().flatten(2).transpose(1, 2)
+        return matrix @ values, values, matrix
+
+
+class AffinityAttention(Attention):
+    """Cells with similar noise share their features: f' = f + gamma * (A f - f) with a learned gamma.
+
+    The map is the mean over queries of A. After mean pooling this form only weights cells (see the module's docstring).
+    """
+
+    needs_noise = reads_noise = True
+    training_only = False
+
+    def __init__(self, mixing):
+        super().__init__()
+        self.mixing = mixing
+        self.gamma = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, features, noise):
+        mixed, values, matrix = self.mixing(features, noise)
+        return features + self.gamma * _places(mixed - values, features), _received(matrix, features)
+
+
+class RelationAttention(Attention):
+    """Cells compared by their noise, then a residual MLP per cell before the pooling: f' = f + MLP([f, A f]).
+
+    The last layer starts at zero, so that the block starts as the identity. The map is the mean over queries of A.
+
+    Parameters
+    ----------
+    mixing : Mixing
+        Its tokens are the noise's, or for the control `relation_self` the features'.
+    feature_channels, width : int
+        Channels of the features, and hidden units of the MLP.
+    noise : {"own", "other", "none"}
+        Whose noise the tokens are made of; "other" is the control `relation_other`.
+    """
+
+    training_only = False
+
+    def __init__(self, mixing, feature_channels, width, noise="own"):
+        super().__init__()
+        self.needs_noise = self.reads_noise = noise != "none"
+        self.other_noise = noise == "other"
+        self.mixing = mixing
+        self.mlp = nn.Sequential(nn.LayerNorm(2 * feature_channels), nn.Linear(2 * feature_channels, width), nn.GELU(),
+                                 nn.Linear(width, feature_channels))
+        self.reset_to_neutral()
+
+    def reset_to_neutral(self):
+        nn.init.zeros_(self.mlp[-1].weight)
+        nn.init.zeros_(self.mlp[-1].bias)
+
+    def forward(self, features, noise):
+        mixed, values, matrix = self.mixing(features, noise)
+        change = self.mlp(torch.cat([values, mixed], 2))  # (B, hw, 2D) -> (B, hw, D)
+        return features + _places(change, features), _received(matrix, features)
+
+
+class TransferAttention(Attention):
+    """Training only: the features' spatial energy is pulled towards that of the predicted noise.
+
+    loss = KL(p || q), with p and q the shares of the image's energy in each cell, of the noise and of the features. The
+    noise is the teacher: no gradient flows into it.
+
+    References
+    ----------
+    Zagoruyko and Komodakis, "Paying more attention to attention", ICLR 2017 (activation-based transfer; there between
+    networks, with a squared distance).
+    """
+
+    needs_noise = has_loss = True
+
+    def loss(self, features, noise, cell_logits):
+        h, w = features.shape[2:]
+        teacher, student = energy_map(noise.detach(), h, w), energy_map(features, h, w)
+        return (teacher * (teacher.log() - student.log())).sum((1, 2))
+
+
+class EraseAttention(Attention):
+    """Training only: the cells with the loudest noise are hidden, so that evidence must be found elsewhere.
+
+    Hiding happens in feature space, right before the pooling: the features of hidden cells are set to zero and the
+    others scaled up, so that the mean is over the visible cells. (In image space it would need a second forward pass,
+    and the edges of the hidden cells would be evidence themselves.) The same cells are hidden in both images of a pair, those
+    with the largest mean share of noise energy; otherwise where a cell is hidden would tell the class. In training, a
+    batch must hold its pairs as the training loop lays them out: B/2 real images, then their B/2 partners in the same
+    order. The choice of cells has no gradient.
+
+    Parameters
+    ----------
+    share : float
+        Share of the cells that is hidden, in (0, 1). At least one cell is hidden and at least one is visible.
+    """
+
+    needs_noise = True
+
+    def __init__(self, share=0.25):
+        super().__init__()
+        self.share = share
+
+    def forward(self, features, noise):
+        if not self.training:
+            return super().forward(features, noise)
+        b, _, h, w = features.shape
+        if b % 2:
+            raise UserError(f"attention 'erase' trains on pairs, and a batch holds {b} images; use an even batch size")
+        loud = energy_map(noise.detach(), h, w).view(2, b // 2, h * w).mean(0)
+        hidden = min(max(1, round(self.share * h * w)), h * w - 1)
+        ranks = loud.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        visible = (ranks >= hidden).to(features).view(-1, 1, h, w).repeat(2, 1, 1, 1)
+        scale = h * w / (h * w - hidden)
+        return features * (visible * scale), visible[:, 0] / (h * w - hidden)
+
+
+class SpreadAttention(Attention):
+    """Training only: rewards evidence that is spread over the image; loss = 1 - effective support of the evidence map.
+
+    It does not read the noise, and works without a noise head.
+    """
+
+    has_loss = True
+
+    def loss(self, features, noise, cell_logits):
+        return 1 - effective_support(evidence_map(cell_logits)).float()
+
+
+class OtherNoise(nn.Module):
+    """Replaces an image's noise by that of another image: the control of `relation_other`.
+
+    In training the noise is rolled through the batch by a quarter of it. With real images in the first half and their
+    partners in the second, half of the images then get noise of their own class and half of the other, and none that of
+    its partner (for B >= 4), so that the noise says nothing of the class. In eval mode the noise is that of one fixed
+    reference image, the first image of the first training batch, so that scores do not depend on the batch.
+
+    Parameters
+    ----------
+    size : int
+        Pixels on a side of the reference image; larger images cannot be scored.
+    """
+
+    def __init__(self, size):
+        super().__init__()
+        self.register_buffer("reference", torch.zeros(1, 3, size, size))
+        self.register_buffer("stored", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, x, noise, predict):
+        """Image (B, 3, H, W), its noise (B, C, h, w), and the function from images to noise -> noise (B, C, h, w)."""
+        if self.training:
+            with torch.no_grad():  # written once, without a branch on a tensor's value
+                self.reference.copy_(torch.where(self.stored, self.reference, self._cropped(x[:1], self.reference)))
+                self.stored.fill_(True)
+            return noise.roll(max(1, len(noise) // 4), 0)
+        return predict(self._cropped(self.reference, x)).expand_as(noise)
+
+    @staticmethod
+    def _cropped(image, like):
+        height, width = like.shape[2:]
+        if image.shape[2] < height or image.shape[3] < width:
+            raise UserError(f"attention 'relation_other' works on images of {image.shape[2]} x {image.shape[3]} pixels "
+                            f"at most, and one has {height} x {width}; crop it")
+        return image[:, :, :height, :width]
+
+
+ATTENTIONS = ("none", "energy", "gate", "affinity", "relation", "relation_self", "relation_other",
+              "transfer", "erase", "spread")
+
+
+def build_attention(name, feature_channels, grid, noise_size, *, noise_channels=3, dim=32, patch=1, gate_width=16):
+    """Build an attention form.
+
+    Parameters
+    ----------
+    name : str
+        One of `ATTENTIONS`.
+    feature_channels, grid : int
+        Channels and side of the features (B, feature_channels, grid, grid).
+    noise_size, noise_channels : int
+        Side and channels of the noise.
+    dim : int
+        Width of queries and keys, and hidden units of the MLP of `relation`.
+    patch : int
+        Side of the noise patches that `affinity` and `relation` compare, in values of the noise.
+    gate_width : int
+        Hidden channels of `gate`.
+
+    Raises
+    ------
+    UserError
+        If the name is unknown, or noise and features have sides of which neither divides the other.
+    """
+    if name not in ATTENTIONS:
+        raise UserError(f"unknown attention '{name}' in method.attention; choose one of {', '.join(ATTENTIONS)}")
+    if name in ("affinity", "relation", "relation_other"):
+        if noise_size % patch:
+            raise UserError(f"detector.patch: noise of {noise_size} values a side cannot be cut into patches of "
+                            f"{patch}; choose a divisor")
+        _ratio(noise_size // patch, grid)
+    elif name not in ("none", "relation_self", "spread"):
+        _ratio(noise_size, grid)
+
+    def mixing(tokens=None):
+        return Mixing(tokens or NoiseTokens(patch, dim, noise_channels), dim)
+
+    builders = {"none": Attention, "energy": EnergyAttention, "transfer": TransferAttention, "erase": EraseAttention,
+                "spread": SpreadAttention, "gate": lambda: GateAttention(feature_channels, noise_channels, gate_width),
+                "affinity": lambda: AffinityAttention(mixing()),
+                "relation": lambda: RelationAttention(mixing(), feature_channels, dim),
+                "relation_other": lambda: RelationAttention(mixing(), feature_channels, dim, noise="other"),
+                "relation_self": lambda: RelationAttention(mixing(FeatureTokens(feature_channels, dim)),
+                                                           feature_channels, dim, noise="none")}
+    return builders[name]()
+
+
+def cell_means(x, h, w):
+    """Mean of each of h x w cells, written with reshapes: deterministic on CUDA, where adaptive pooling is not.
+
+    Parameters
+    ----------
+    x : Tensor (B, C, H, W)
+        H is a multiple of h, or, where x is coarser than the cells, a divisor of it; so is W of w.
+
+    Returns
+    -------
+    Tensor (B, C, h, w)
+        Equal to `F.adaptive_avg_pool2d(x, (h, w))`.
+
+    Raises
+    ------
+    UserError
+        If neither side divides the other.
+    """
+    for axis, cells in ((2, h), (3, w)):
+        pool, repeat = _ratio(x.shape[axis], cells)
+        if pool > 1:
+            x = x.unflatten(axis, (cells, pool)).mean(axis + 1)
+        if repeat > 1:
+            shape = [-1] * 5
+            shape[axis + 1] = repeat
+            x = x.unsqueeze(axis + 1).expand(shape).flatten(axis, axis + 1)
+    return x
+
+
+def _ratio(size, cells):
+    """(values in a cell, cells in a value) along one axis; one of the two is 1."""
+    if size % cells and cells % size:
+        raise UserError(f"noise of {size} values a side does not fit features of {cells} cells a side; choose an image "
+                        "size that is a multiple of detector.stride, and a detector.patch that divides the stride")
+    return max(size // cells, 1), max(cells // size, 1)
+
+
+def energy_map(x, h, w):
+    """Share of the image's energy in each cell: (B, C, H, W) -> (B, h, w), positive, sums to 1 over each image."""
+    energy = cell_means(x.float().square().mean(1, keepdim=True), h, w)[:, 0]
+    energy = energy + 1e-6 * energy.mean((1, 2), keepdim=True) + 1e-12  # no share is zero, whatever the scale
+    return energy / energy.sum((1, 2), keepdim=True)
+
+
+def evidence_map(cell_logits):
+    """Each cell's share of the absolute contributions to the logit: (B, h, w) -> (B, h, w), sums to 1 per image."""
+    size = cell_logits.float().abs() + 1e-12
+    return size / size.sum((1, 2), keepdim=True)
+
+
+def uniform_map(features):
+    """The map of a detector without attention: features (B, D, h, w) -> (B, h, w)."""
+    b, _, h, w = features.shape
+    return features.new_full((b, h, w), 1 / (h * w), dtype=torch.float32)
+
+
+def entropy(weights):
+    """Shannon entropy of each map in bits, from 0 (one cell) to log2(hw) (uniform).
+
+    Parameters
+    ----------
+    weights : Tensor (B, h, w)
+        Non-negative, sums to 1 over each image.
+
+    Returns
+    -------
+    Tensor (B,), float64
+    """
+    flat = weights.flatten(1).double()
+    return -(flat * flat.clamp(min=1e-12).log2()).sum(1)
+
+
+def effective_support(weights):
+    """Share of the image that a map covers: 2 ** entropy / number of cells, from 1/hw (one cell) to 1 (uniform).
+
+    Parameters
+    ----------
+    weights : Tensor (B, h, w)
+        Non-negative, sums to 1 over each image.
+
+    Returns
+    -------
+    Tensor (B,), float64
+    """
+    return entropy(weights).exp2() / math.prod(weights.shape[1:])
+
+
+def _weighted(features, weights):
+    """Half the features, half their weighted pooling; a uniform map changes nothing."""
+    return features * (1 + weights[0].numel() * weights.unsqueeze(1)) / 2
+
+
+def _places(tokens, features):
+    """Tokens (B, hw, D) -> (B, D, h, w), the features' shape."""
+    return tokens.transpose(1, 2).reshape(features.shape)
+
+
+def _received(matrix, features):
+    """How much attention each cell receives: (B, hw, hw) -> (B, h, w)."""
+    b, _, h, w = features.shape
+    return matrix.mean(1).view(b, h, w)

@@ -1,0 +1,72 @@
+"""Save and load trained networks as safetensors files that hold the settings to rebuild them."""
+
+import json
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from anl.io import UserError, atomic_file, printable, reason
+
+__all__ = ["load", "save"]
+
+_FIX = "delete it and train the run again"
+
+
+def save(network, path):
+    """Write a network's weights, with its kind and settings in the file's metadata.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Has `kind` (str, a key of the builders that `load` is given) and `settings` (JSON-able keyword arguments that
+        rebuild it). A detector or a baseline.
+    path : path-like
+        The `.safetensors` file; it appears whole or not at all.
+    """
+    weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    metadata = {"kind": network.kind, "settings": json.dumps(network.settings, sort_keys=True)}
+    with atomic_file(path) as temporary:
+        save_file(weights, temporary, metadata=metadata)
+
+
+def load(path, builders, device):
+    """Rebuild a saved network in eval mode.
+
+    Parameters
+    ----------
+    path : path-like
+        A file that `save` wrote.
+    builders : mapping of str to callable
+        For each kind of network a function of the saved settings that returns an untrained one.
+    device : torch.device or str
+        Where the network is put.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, truncated, not written by `save`, or holds a network of another kind or architecture.
+        Pickles are never opened.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open does not iterate)
+        kind, settings = metadata["kind"], json.loads(metadata["settings"])
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; train the run with `anl train`") from None
+    except KeyError as problem:
+        raise UserError(f"{path} is not a saved network (no {problem} in its metadata); {_FIX}") from None
+    except Exception as problem:
+        raise UserError(f"{path} is not a saved network ({reason(problem)}); {_FIX}") from None
+    if kind not in builders:
+        raise UserError(f"{path} holds a network of kind '{printable(kind)[:40]}', not one of "
+                        f"{', '.join(sorted(builders))}; {_FIX}")
+    try:
+        network = builders[kind](**settings)
+        network.load_state_dict(weights)
+    except UserError as problem:
+        raise UserError(f"{path} cannot be rebuilt: {problem}") from None
+    except Exception as problem:
+        raise UserError(f"{path} does not hold the network that its settings describe ({reason(problem)}); "
+                        f"{_FIX}") from None
+    return network.to(device).eval()

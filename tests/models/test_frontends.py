@@ -1,0 +1,75 @@
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+
+from anl.io import UserError
+from anl.models import frontends
+from anl.models.frontends import build_front_end, residuals
+
+NAMES = tuple(frontends.FRONT_ENDS)
+
+
+def image(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_residuals_equal_a_convolution_with_reflection_padding():
+    x = image(2, 3, 9, 12) * 0.01  # small enough to stay within the clipping
+    rows = [[0.0] * 5, [0, -1, 2, -1, 0], [0, 2, -4, 2, 0], [0, -1, 2, -1, 0], [0] * 5]
+    kernel = torch.tensor(rows) / 4
+    padded = F.pad(x * 127.5, (2, 2, 2, 2), mode="reflect")
+    expected = F.conv2d(padded[:, 1:2], kernel[None, None]).clamp(-3, 3)  # second colour, first filter
+    torch.testing.assert_close(residuals(x)[:, 3:4], expected)
+
+
+def test_residuals_of_a_plane_are_zero_and_of_noise_are_clipped():
+    ramp = torch.linspace(-0.4, 0.4, 32).expand(1, 3, 32, 32)
+    assert residuals(ramp)[..., 4:-4, 4:-4].abs().max() < 1e-3
+    assert residuals(image(1, 3, 16, 16)).abs().max() == 3
+
+
+def test_residual_front_end_does_not_see_brightness():
+    x = image(1, 3, 16, 16) * 0.02
+    moved = {}
+    for name in ("image", "residual"):
+        torch.manual_seed(0)
+        front = build_front_end(name, 4).eval()
+        moved[name] = float((front(x) - front(x + 0.3)).abs().max().detach())
+    assert moved["residual"] < 1e-4 and moved["image"] > 1e-2
+
+
+def test_residuals_are_standardised_over_the_batch():
+    front = build_front_end("residual", 4).train()
+    seen = []
+    front.stem.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    front(image(4, 3, 16, 16))
+    torch.testing.assert_close(seen[0].mean((0, 2, 3)), torch.zeros(9), atol=1e-4, rtol=0)
+    torch.testing.assert_close(seen[0].var((0, 2, 3), correction=0), torch.ones(9), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_backbone_input(name):
+    front = build_front_end(name, 4)
+    h = front(image(2, 3, 16, 16))
+    noise = image(2, 3, 16, 16, seed=1)
+    read = front.backbone_input(h, noise)
+    assert h.shape == read.shape == (2, 4, 16, 16)
+    if name == "noise":
+        torch.testing.assert_close(read, front.backbone_input(torch.zeros_like(h), noise))
+    else:
+        assert read is h
+
+
+def test_unknown_front_end():
+    with pytest.raises(UserError, match="unknown front end 'sound' in method.front_end; choose one of image, residual"):
+        build_front_end("sound", 4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_on_a_fake_gpu(name):
+    with FakeTensorMode(), torch.device("cuda"):
+        front = build_front_end(name, 4)
+        h = front(torch.empty(2, 3, 16, 16))
+        out = front.backbone_input(h, torch.empty(2, 3, 16, 16))
+    assert out.device.type == "cuda" and out.shape == (2, 4, 16, 16)
