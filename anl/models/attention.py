@@ -2,7 +2,8 @@
 
 With mean pooling and a linear classifier, any `f' = f + gamma (A f - f)` equals weighted pooling with the column means
 of `A`. `energy`, `gate` and `affinity` therefore weight cells; `relation` puts a residual MLP between the mixing and
-the pooling, so that relations between places can act as evidence. `transfer`, `erase` and `spread` act in training only.
+the pooling, so that relations between places can act as evidence. `transfer`, `erase` and `spread` act in training
+only.
 
 Shapes: features (B, D, h, w) from the backbone; noise (B, C, H, W), the detector's own prediction, on the prior's grid
 (the image's pixels, or the cells of a latent prior). A map is (B, h, w), non-negative, and sums to 1 over each image.
@@ -249,8 +250,8 @@ class EraseAttention(Attention):
 
     Hiding happens in feature space, right before the pooling: the features of hidden cells are set to zero and the
     others scaled up, so that the mean is over the visible cells. (In image space it would need a second forward pass,
-    and the edges of the hidden cells would be evidence themselves.) The same cells are hidden in both images of a pair, those
-    with the largest mean share of noise energy; otherwise where a cell is hidden would tell the class. In training, a
+    and the edges of the hidden cells would be evidence themselves.) The same cells are hidden in both images of a pair,
+    those with the largest mean share of noise energy; otherwise the hidden places would tell the class. In training, a
     batch must hold its pairs as the training loop lays them out: B/2 real images, then their B/2 partners in the same
     order. The choice of cells has no gradient.
 
@@ -333,7 +334,8 @@ ATTENTIONS = ("none", "energy", "gate", "affinity", "relation", "relation_self",
               "transfer", "erase", "spread")
 
 
-def build_attention(name, feature_channels, grid, noise_size, *, noise_channels=3, dim=32, patch=1, gate_width=16):
+def build_attention(name, feature_channels, grid, noise_size, *, noise_channels=3, dim=32, patch=1, gate_width=16,
+                    erase_share=0.25):
     """Build an attention form.
 
     Parameters
@@ -350,6 +352,8 @@ def build_attention(name, feature_channels, grid, noise_size, *, noise_channels=
         Side of the noise patches that `affinity` and `relation` compare, in values of the noise.
     gate_width : int
         Hidden channels of `gate`.
+    erase_share : float
+        Share of the cells that `erase` hides, in (0, 1).
 
     Raises
     ------
@@ -369,8 +373,9 @@ def build_attention(name, feature_channels, grid, noise_size, *, noise_channels=
     def mixing(tokens=None):
         return Mixing(tokens or NoiseTokens(patch, dim, noise_channels), dim)
 
-    builders = {"none": Attention, "energy": EnergyAttention, "transfer": TransferAttention, "erase": EraseAttention,
-                "spread": SpreadAttention, "gate": lambda: GateAttention(feature_channels, noise_channels, gate_width),
+    builders = {"none": Attention, "energy": EnergyAttention, "transfer": TransferAttention, "spread": SpreadAttention,
+                "erase": lambda: EraseAttention(erase_share),
+                "gate": lambda: GateAttention(feature_channels, noise_channels, gate_width),
                 "affinity": lambda: AffinityAttention(mixing()),
                 "relation": lambda: RelationAttention(mixing(), feature_channels, dim),
                 "relation_other": lambda: RelationAttention(mixing(), feature_channels, dim, noise="other"),

@@ -71,6 +71,8 @@ class Detector(nn.Module):
         One of `anl.models.attention.ATTENTIONS`.
     attention_dim, patch, gate_width : int
         Of the attention: width of queries and keys, side of the noise patches in image pixels, hidden width of `gate`.
+    erase_share : float
+        Share of the cells that `erase` hides, in (0, 1).
     noise_channels, noise_factor : int
         Channels of the noise target, and image pixels on a side of one of its values.
     detach : bool
@@ -97,13 +99,13 @@ class Detector(nn.Module):
     kind = "detector"
 
     def __init__(self, backbone, stride, stem_width, size, *, noise=True, attention="none", attention_dim=32, patch=4,
-                 gate_width=16, noise_channels=3, noise_factor=1, detach=False, front_end="image", pretrained=False,
-                 seed=0):
+                 gate_width=16, erase_share=0.25, noise_channels=3, noise_factor=1, detach=False, front_end="image",
+                 pretrained=False, seed=0):
         super().__init__()
         self.settings = {"backbone": backbone, "stride": stride, "stem_width": stem_width, "size": size,
                          "noise": noise, "attention": attention, "attention_dim": attention_dim, "patch": patch,
-                         "gate_width": gate_width, "noise_channels": noise_channels, "noise_factor": noise_factor,
-                         "detach": detach, "front_end": front_end}
+                         "gate_width": gate_width, "erase_share": erase_share, "noise_channels": noise_channels,
+                         "noise_factor": noise_factor, "detach": detach, "front_end": front_end}
         if size % noise_factor:
             raise UserError(f"images of {size} pixels cannot be cut into noise cells of {noise_factor}; "
                             "choose a multiple")
@@ -118,7 +120,7 @@ class Detector(nn.Module):
         self.head = _drawn(seed, "head", _noise_head, stem_width, noise_channels, noise_factor) if noise else None
         self.attention = _drawn(seed, "attention", build_attention, attention, channels, grid, size // noise_factor,
                                 noise_channels=noise_channels, dim=attention_dim, patch=max(1, patch // noise_factor),
-                                gate_width=gate_width)
+                                gate_width=gate_width, erase_share=erase_share)
         self.attention.reset_to_neutral()
         if self.attention.needs_noise and not noise:
             raise UserError(f"attention '{attention}' needs the predicted noise; set method.target, or attention "

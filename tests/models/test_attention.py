@@ -171,7 +171,7 @@ def test_erase_hides_the_loudest_cells_in_both_images_of_a_pair():
     noise[0, :, :8, :8] = 9.0    # the first pair is images 0 and 2: cell (0, 0) of one, cell (1, 1) of the other
     noise[2, :, 8:16, 8:16] = 9.0
     noise[1, :, 24:, :16] = 9.0  # the second pair is images 1 and 3: cells (3, 0) and (3, 1)
-    out, weights = attention.EraseAttention(share=2 / 16)(features, noise)
+    out, weights = make("erase", erase_share=2 / 16)(features, noise)
     hidden = [set(map(tuple, (image[0] == 0).nonzero().tolist())) for image in out]
     assert hidden[0] == hidden[2] == {(0, 0), (1, 1)} and hidden[1] == hidden[3] == {(3, 0), (3, 1)}
     assert torch.equal(weights == 0, out[:, 0] == 0)

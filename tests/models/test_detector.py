@@ -263,6 +263,13 @@ def test_spread_widens_the_evidence():
     assert 1 - supports[1] < 0.5 * (1 - supports[0])
 
 
+def test_settings_of_the_attention_reach_it():
+    assert make(attention="erase", erase_share=0.5).attention.share == 0.5
+    assert make(attention="gate", gate_width=5).attention.embed.out_channels == 5
+    relation = make(attention="relation", attention_dim=6, patch=8, noise_channels=4, noise_factor=2).attention
+    assert tuple(relation.mixing.tokens.embed.weight.shape) == (6, 4, 4, 4)  # 8 pixels are 4 values
+
+
 def test_training_only_losses_are_in_the_output_and_reach_the_backbone():
     for attention in ("transfer", "spread"):
         detector = make(attention=attention).train()

@@ -1,0 +1,246 @@
+"""The frozen diffusion prior: `NoisePrior.noise(x, step)`, the noise a pre-trained model sees in an image."""
+
+import functools
+import math
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel
+from safetensors.torch import save_file
+
+from anl.io import UserError
+from anl.models.generators.diffusion import draw_noise, noise_prediction_loss, noise_scheduler
+from anl.models.precision import autocast, check_precision, effective_precision
+from anl.models.prior_loading import PROMPT_FILE, locate, read_prior
+
+__all__ = ["NoisePrior", "build_prior", "denoiser_loss", "effective_precision", "prior_loss", "save_prior",
+           "training_loss"]
+
+
+class NoisePrior:
+    """A frozen diffusion model behind one interface, whatever it predicts, on pixels or latents.
+
+    Weights need no gradients, the model is in eval mode, and every call runs under no_grad. `z` lives in the prior's
+    own space: the image itself for a pixel prior, `encode(x)` for a latent one. Steps are the paper's, from 1 to T;
+    diffusers' timestep is `step - 1`.
+
+    Parameters
+    ----------
+    unet, scheduler, vae
+        diffusers models; `vae` for a latent prior.
+    prompt : Tensor, optional
+        Embedding of the empty prompt, (1, L, D), for a UNet conditioned on text.
+    device : torch.device or str, optional
+        Where the prior computes. By default it stays where the UNet is.
+    precision : str
+        What the UNet computes in: `bf16`, `fp16` (autocast) or `fp32`. Weights, latents and results are always float32.
+
+    Attributes
+    ----------
+    steps : int
+        Length T of the schedule.
+    alphas_cumprod : Tensor
+        float64 (T,), on the CPU.
+    channels, factor : int
+        Channels of z, and image pixels along one side of its cells (1 for a pixel prior, 8 for Stable Diffusion).
+    """
+
+    def __init__(self, unet, scheduler, device=None, precision="bf16", vae=None, prompt=None):
+        self.device = torch.device(device) if device is not None else next(unet.parameters()).device
+        self.precision = check_precision(precision)
+        self.scheduler = scheduler
+        self.unet = unet.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
+        self.vae = vae if vae is None else vae.eval().requires_grad_(False).to(self.device)
+        self.prompt = prompt if prompt is None else prompt.detach().to(self.device)
+        self.steps = scheduler.config.num_train_timesteps
+        self.alphas_cumprod = scheduler.alphas_cumprod.double()
+        self._scales = [(math.sqrt(a), math.sqrt(1 - a)) for a in self.alphas_cumprod.tolist()]
+        self.prediction_type = getattr(scheduler.config, "prediction_type", "epsilon")
+        self.channels = unet.config.in_channels
+        self.factor = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
+
+    @classmethod
+    def load(cls, source, device=None, precision="bf16", revision=None):
+        """Load a prior from a diffusers folder, a preset or `hf://owner/name` with its full commit as `revision`.
+
+        Raises
+        ------
+        UserError
+            If it cannot be found, is damaged, or is a model this class does not support (see anl.models.prior_loading).
+        """
+        check_precision(precision)  # before a download
+        unet, scheduler, vae, prompt = read_prior(*locate(source, revision))
+        return cls(unet, scheduler, device, precision, vae, prompt)
+
+    def save(self, folder):
+        """Write the prior to `folder`, so that `load(folder)` restores it without a text encoder."""
+        self.unet.save_pretrained(Path(folder) / "unet")
+        self.scheduler.save_pretrained(Path(folder) / "scheduler")
+        if self.vae is not None:
+            self.vae.save_pretrained(Path(folder) / "vae")
+        if self.prompt is not None:
+            save_file({"embedding": self.prompt.cpu()}, Path(folder) / PROMPT_FILE)
+
+    def check_step(self, step):
+        """`step` as an int. Raises UserError if it is not a whole number from 1 to T."""
+        if isinstance(step, bool) or step != int(step) or not 1 <= step <= self.steps:
+            raise UserError(f"step {step} is not one of the prior's steps 1 to {self.steps}; correct the step")
+        return int(step)
+
+    def check_size(self, side):
+        """`side` (pixels). Raises UserError if a crop of that side does not fit the network's downsampling."""
+        unit = self.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if side < unit or side % unit:
+            raise UserError(f"a crop of {side} pixels does not fit the prior, whose network needs a multiple of "
+                            f"{unit}; change the crop's size: crops are never resized")
+        return side
+
+    def notes(self, side):
+        """Sentences a user should read before using this prior on crops of `side` pixels; often none."""
+        found = []
+        trained = self.unet.config.sample_size
+        trained = max(trained) if isinstance(trained, (list, tuple)) else trained
+        if trained is not None and trained * self.factor != side:
+            found.append(f"The prior was made for images of {trained * self.factor} pixels and sees crops of {side}: "
+                         "it gets the detector's crop as it is, never a resized copy.")
+        if self.prediction_type == "sample" and self.precision != "fp32":
+            found.append(f"The prior predicts the clean image, and rounding it to {self.precision} becomes large noise "
+                         "at the first steps; use precision fp32.")
+        return found
+
+    def sigma(self, step):
+        """Standard deviation of the noise added up to `step`, in units of z (half the range of a pixel)."""
+        return self._scales[self.check_step(step) - 1][1]
+
+    @torch.no_grad()
+    def encode(self, x):
+        """Map images to the prior's own space.
+
+        For a latent prior this is the mode of the autoencoder's posterior, (mode - shift_factor) * scaling_factor, in
+        float32, because half precision overflows in some autoencoders.
+
+        Parameters
+        ----------
+        x : Tensor
+            (B, 3, H, W), RGB, [-1, 1].
+
+        Returns
+        -------
+        Tensor
+            (B, channels, H / factor, W / factor) on x's device; x itself for a pixel prior.
+        """
+        if self.vae is None:
+            return x
+        config = self.vae.config
+        mode = self.vae.encode(x.to(self.device).float()).latent_dist.mode()
+        return ((mode - (config.shift_factor or 0)) * config.scaling_factor).to(x.device)
+
+    def noise(self, x, step, precision=None):
+        """The noise the prior sees in clean images at `step`: one network call, nothing added.
+
+        Parameters
+        ----------
+        x : Tensor
+            (B, 3, H, W), RGB, [-1, 1].
+        step : int
+            From 1 to T.
+        precision : str, optional
+            Overrides the prior's precision for this call.
+
+        Returns
+        -------
+        Tensor
+            float32 (B, channels, H / factor, W / factor) on x's device.
+
+        Raises
+        ------
+        UserError
+            If the step or the size does not fit, or the result is not finite.
+        """
+        for side in x.shape[2:]:
+            self.check_size(side)
+        return self.epsilon(self.encode(x), step, precision)
+
+    def epsilon(self, z, step, precision=None):
+        """The noise the prior sees in z at `step`. (B, channels, h, w) -> the same, float32, on z's device."""
+        return self._estimate(z, step, precision)[0]
+
+    def denoise(self, noised, step, precision=None):
+        """The clean z that the prior estimates from `noised` = sqrt(a) z + sqrt(1 - a) n (Ho et al. 2020, eq. 15)."""
+        return self._estimate(noised, step, precision)[1]
+
+    def forward_noise(self, z, step, generator):
+        """z noised to `step`, and the noise, drawn from the CPU `generator`; both on z's device."""
+        signal, sigma = self._scales[self.check_step(step) - 1]
+        noise = draw_noise(z.shape, generator, z.device)
+        return signal * z + sigma * noise, noise
+
+    @torch.no_grad()
+    def _estimate(self, z, step, precision):
+        """Noise and clean z from one prediction p (Salimans & Ho 2022, appendix D), both float32.
+
+        With a = alphas_cumprod, the noise is p for epsilon, sqrt(a) p + sqrt(1 - a) z for v, (z - sqrt(a) p) / sqrt(1 -
+        a) for the clean image. The last two are computed in float64: at the first steps sqrt(1 - a) is only 0.01.
+        """
+        signal, sigma = self._scales[self.check_step(step) - 1]
+        prediction = self._predict(z, step, precision)
+        if self.prediction_type == "epsilon":
+            return prediction, (z - sigma * prediction) / signal
+        p, z = prediction.double(), z.double()
+        if self.prediction_type == "v_prediction":
+            return (signal * p + sigma * z).float(), (signal * z - sigma * p).float()
+        return ((z - signal * p) / sigma).float(), prediction
+
+    def _predict(self, z, step, precision):
+        """The network's output at `step`, without learned variances: float32 (B, channels, h, w) on z's device."""
+        precision = self.precision if precision is None else check_precision(precision)
+        inputs = z.to(self.device, memory_format=torch.channels_last)
+        prompt = () if self.prompt is None else (self.prompt.expand(len(z), -1, -1),)
+        with autocast(self.device, precision):
+            prediction = self.unet(inputs, self.check_step(step) - 1, *prompt).sample
+        prediction = prediction[:, :self.channels].float().contiguous().to(z.device)
+        check_finite(prediction, step, precision)
+        return prediction
+
+
+def check_finite(noise, step, precision):
+    """Raise UserError if the prior's output holds NaN or infinite numbers."""
+    if not torch.isfinite(noise).all():
+        raise UserError(f"the prior's noise at step {step} holds NaN or infinite numbers in {precision}; use precision "
+                        "fp32, or look for such numbers in the images")
+
+
+def build_prior(channels, layers_per_block):
+    """An untrained pixel prior: a UNet that differs from the generators' (GELU, scale-and-shift time embedding)."""
+    return UNet2DModel(in_channels=3, out_channels=3, layers_per_block=layers_per_block,
+                       block_out_channels=tuple(channels), norm_num_groups=8, add_attention=False, act_fn="gelu",
+                       resnet_time_scale_shift="scale_shift", down_block_types=("DownBlock2D",) * len(channels),
+                       up_block_types=("UpBlock2D",) * len(channels))
+
+
+def save_prior(unet, folder):
+    """Write a UNet trained here with the schedule it was trained on, in the layout of diffusers' DDPMPipeline."""
+    unet.eval().save_pretrained(Path(folder) / "unet")
+    noise_scheduler().save_pretrained(Path(folder) / "scheduler")
+
+
+def prior_loss(unet, x, generator, precision="bf16"):
+    """Loss of a DDPM over its whole schedule (Ho et al. 2020, eq. 14); x (B, 3, H, W) in [-1, 1]."""
+    return noise_prediction_loss(unet, x, generator, precision=precision)
+
+
+def denoiser_loss(unet, x, generator, step, blind=False, precision="bf16"):
+    """Loss of a denoiser: `prior_loss` at the single step `step`, or blind, at steps 1 to `step` that it is not told.
+
+    The trained UNet, saved with `save_prior`, is a control for the prior: it is run as `NoisePrior.noise(x, step)`,
+    with this step only.
+    """
+    told = (lambda noised, timestep: unet(noised, torch.full_like(timestep, step - 1))) if blind else unet
+    return noise_prediction_loss(told, x, generator, first=0 if blind else step - 1, last=step - 1, precision=precision)
+
+
+def training_loss(objective, step=None, precision="bf16"):
+    """`loss(unet, x, generator)` of an objective: `diffusion`, or with its step `denoiser` or `blind_denoiser`."""
+    if objective == "diffusion":
+        return functools.partial(prior_loss, precision=precision)
+    return functools.partial(denoiser_loss, step=step, blind=objective == "blind_denoiser", precision=precision)

@@ -1,0 +1,384 @@
+"""Find a diffusion prior (folder, preset or hub id) and load its parts, checked, from safetensors files only."""
+
+import contextlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+import huggingface_hub
+import torch
+from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel, UNet2DModel
+from huggingface_hub import errors as hub_errors
+from safetensors import safe_open
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from anl.io import UserError, reason
+
+UNETS = {"UNet2DModel": UNet2DModel, "UNet2DConditionModel": UNet2DConditionModel}
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+CONDITIONS = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type")
+PROMPT_FILE = "empty_prompt.safetensors"
+SCHEME = "hf://"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors")
+# What is downloaded of a repository: no pickles, no half-precision variants, no single-file checkpoints.
+PATTERNS = ("model_index.json", "config.json", "scheduler_config.json", PROMPT_FILE, *WEIGHTS,
+            "diffusion_pytorch_model.safetensors.index.json", "scheduler/*.json",
+            *(f"{part}/{name}" for part in ("unet", "vae") for name in ("*.json", *WEIGHTS)),
+            "text_encoder/*.json", "text_encoder/model.safetensors", "text_encoder/model-*-of-*.safetensors",
+            "tokenizer/*.json", "tokenizer/*.txt")
+PICKLED = ("the hub's copy holds its weights as a pickle only, which is refused: convert it with diffusers, "
+           "save_pretrained(folder, safe_serialization=True), and pass the folder")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published diffusion model that can serve as the prior. Written from the hub's pages; none was downloaded by us.
+
+    Parameters
+    ----------
+    repo
+        Hub id, `owner/name`.
+    revision
+        Full commit, or None where we know of none: the user passes one.
+    resolution
+        Side of the training images, in pixels.
+    overlaps
+        Benchmarks whose real images are in the training data.
+    """
+
+    repo: str
+    revision: str | None
+    licence: str
+    trained_on: str
+    resolution: int
+    overlaps: tuple[str, ...]
+    note: str = ""
+
+
+PRESETS = {
+    "ddpm-cifar10-32": Preset(
+        "google/ddpm-cifar10-32", "267b167dc01f0e4e61923ea244e8b988f84deb80", "Apache-2.0", "CIFAR-10", 32,
+        ("cifake",)),
+    "ddpm-ema-celebahq-256": Preset(
+        "google/ddpm-ema-celebahq-256", None, "Apache-2.0", "CelebA-HQ", 256,
+        ("diffusionforensics-celebahq",), PICKLED),
+    "ddpm-ema-bedroom-256": Preset(
+        "google/ddpm-ema-bedroom-256", None, "Apache-2.0", "LSUN bedroom", 256,
+        ("forensynths", "diffusionforensics-lsun"), PICKLED),
+    "adm-imagenet-256": Preset(
+        "xutongda/adm_imagenet_256x256_unconditional", None, "MIT", "ImageNet", 256,
+        ("genimage", "tiny-genimage", "diffusionforensics-imagenet", "univfd-imagenet", "openfake"),
+        "converted with a fork of diffusers: compare its samples with the original's first"),
+    "stable-diffusion-1.5": Preset(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+        "CreativeML Open RAIL-M", "LAION", 512, ("univfd-laion", "openfake"),
+        "latent: its autoencoder smooths an image before the prior sees it; it was trained at t = 1, but its samplers "
+        "start at diffusers' timestep 1, which is t = 2"),
+}
+
+
+def overlap_warnings(source):
+    """Warnings, one sentence each, about benchmarks whose real images the preset `source` was trained on."""
+    preset = PRESETS.get(source)
+    return [f"The prior {source} was trained on {preset.trained_on}, the source of the real images of {benchmark}: it "
+            "may see less noise in them because it knows them, not because they are real."
+            for benchmark in (preset.overlaps if preset else ())]
+
+
+def locate(source, revision=None):
+    """Find the folder of a prior; download it if it is on the hub.
+
+    Parameters
+    ----------
+    source : str or Path
+        A diffusers folder, a name in `PRESETS`, or `hf://owner/name`.
+    revision : str, optional
+        Full commit (40 hex digits). Required for a hub id, optional for a preset.
+
+    Returns
+    -------
+    (Path, str)
+        The folder, and the name that messages use for it.
+
+    Raises
+    ------
+    UserError
+        If the folder does not exist, the commit is missing, or the hub does not deliver the files.
+    """
+    text = str(source)
+    if text.startswith(SCHEME):
+        repo, known, name = text.removeprefix(SCHEME), None, text
+        if not HUB_ID.fullmatch(repo):
+            raise UserError(f"{text} is not a hub id; write {SCHEME}owner/name")
+    elif text in PRESETS and not Path(text).is_dir():
+        repo, known, name = PRESETS[text].repo, PRESETS[text].revision, f"prior {text} ({SCHEME}{PRESETS[text].repo})"
+    elif Path(text).is_dir():
+        if revision is not None:
+            raise UserError(f"{text} is a folder, which has no revision; remove `revision`")
+        return Path(text), text
+    else:
+        hint = f", or for a model of the hub write {SCHEME}{text} and its revision" if HUB_ID.fullmatch(text) else ""
+        raise UserError(f"{text} holds no diffusion prior: there is no such folder; get the default prior with `dvc "
+                        f"pull prior` or `anl prior`{hint}; presets are {', '.join(PRESETS)}")
+    revision = known if revision is None else revision
+    if revision is None or not COMMIT.fullmatch(str(revision)):
+        found = "no revision is given" if revision is None else f"revision '{revision}' is not a full commit"
+        raise UserError(f"{name}: {found}; set revision=<40-hex commit>, because a branch can change its weights later")
+    return _download(repo, revision), f"{repo}@{revision[:12]}"
+
+
+def _download(repo, revision):
+    """Folder of `repo` at `revision` in the hub's own cache, downloaded if it is not there yet."""
+    elsewhere = "or download it on another machine and pass the folder"
+    try:
+        return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=list(PATTERNS)))
+    except hub_errors.RevisionNotFoundError:
+        raise UserError(f"{repo} has no commit {revision} on the hub; look it up on the model's page") from None
+    except hub_errors.RepositoryNotFoundError:  # also raised for gated repositories
+        raise UserError(f"{repo} is not on the hub, or is not public; check the name and your access, "
+                        f"{elsewhere}") from None
+    except Exception as problem:  # the network, the hub or the disk
+        offline = huggingface_hub.constants.HF_HUB_OFFLINE
+        cause = "HF_HUB_OFFLINE is set" if offline else reason(problem.__cause__ or problem)
+        raise UserError(f"{repo} at {revision[:12]} cannot be downloaded ({cause}); try again, {elsewhere}") from None
+
+
+def read_prior(folder, name):
+    """Load the parts of a prior in diffusers' layout and check that they fit together.
+
+    Older repositories keep the UNet and the scheduler's configuration in the top folder.
+
+    Parameters
+    ----------
+    folder : Path
+        `unet/`, `scheduler/`, and for a latent prior `vae/` and either `empty_prompt.safetensors` (tensor `embedding`,
+        (1, L, D)) or `text_encoder/` and `tokenizer/` (CLIP).
+    name : str
+        What messages call the folder.
+
+    Returns
+    -------
+    (unet, scheduler, vae or None, prompt or None)
+        Models in float32 on the CPU; prompt float32 (1, L, D), the embedding of the empty prompt.
+
+    Raises
+    ------
+    UserError
+        At the first part that is missing, damaged, unsupported or does not fit.
+    """
+    folder = Path(folder)
+    flat = not (folder / "unet").is_dir() and (folder / "config.json").is_file()
+    places = {part: (folder, name) if flat and not (folder / part).is_dir() else (folder / part, f"{name}/{part}")
+              for part in ("unet", "scheduler")}
+    for part, (path, _) in places.items():
+        if not path.is_dir():
+            raise UserError(f"{name} holds no diffusion prior: {part}/ is missing; get the default prior with "
+                            "`dvc pull prior` or `anl prior`, or name a folder that diffusers saved")
+    config = read_config(places["unet"][0] / "config.json", f"{places['unet'][1]}/config.json")
+    found = config.get("_class_name")
+    if found not in UNETS:
+        raise UserError(f"{places['unet'][1]}/config.json has class {found}; a prior is one of {', '.join(UNETS)}")
+    latent = found == "UNet2DConditionModel"
+    scheduler = _read_scheduler(*places["scheduler"])
+    vae = _read_vae(folder, name, latent)
+    _check_unet(config, places["unet"][1], vae)
+    prompt = read_prompt(folder, name, config["cross_attention_dim"]) if latent else None
+    return load_weights(UNETS[found], *places["unet"]), scheduler, vae, prompt
+
+
+def read_config(path, name):
+    """The JSON object in `path`. Raises UserError, naming it `name`, if there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{name} is missing; get the whole folder, as diffusers' save_pretrained writes it") from None
+    except (ValueError, OSError) as problem:
+        raise UserError(f"{name} cannot be read as JSON ({reason(problem)}); get it again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{name} is not a JSON object; get it again")
+    return value
+
+
+def load_weights(model_class, folder, name):
+    """Load a diffusers model and make sure that every weight came from its safetensors files.
+
+    diffusers fills weights that are missing from a file with random numbers, and reads pickles, which can run code.
+    Here both are errors.
+
+    Parameters
+    ----------
+    model_class : type
+        A diffusers ModelMixin; config.json must name this class.
+    folder : Path
+        Holds config.json and diffusion_pytorch_model.safetensors (whole or in shards).
+    name : str
+        What messages call the folder.
+
+    Returns
+    -------
+    nn.Module
+        In eval mode, float32, on the CPU.
+
+    Raises
+    ------
+    UserError
+        If a file is missing or damaged, or the weights do not fit the configuration.
+    """
+    folder = Path(folder)
+    found = read_config(folder / "config.json", f"{name}/config.json").get("_class_name")
+    if found != model_class.__name__:
+        raise UserError(f"{name}/config.json has class {found}, not {model_class.__name__}; use the folder of such a "
+                        "model")
+    if not list(folder.glob("*.safetensors")):
+        pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in (".bin", ".ckpt", ".pt", ".pth",
+                                                                                     ".pkl")]
+        problem = (f"its weights are a pickle ({pickles[0]}), which can run code" if pickles else
+                   f"{WEIGHTS[0]} is missing")
+        raise UserError(f"{name}: {problem}; get the safetensors file, or convert a copy you trust: load it with "
+                        "diffusers, save_pretrained(..., safe_serialization=True)")
+    with _quiet():
+        try:
+            model, info = model_class.from_pretrained(folder, use_safetensors=True, local_files_only=True,
+                                                      torch_dtype=torch.float32, output_loading_info=True)
+        except Exception as problem:  # diffusers, safetensors and torch raise many types here
+            raise UserError(f"{name}: the weights or config.json are damaged or do not fit each other "
+                            f"({reason(problem, 240)}); get both from one place") from None
+    for kind in ("missing", "unexpected", "mismatched"):
+        if keys := sorted(map(str, info[f"{kind}_keys"])):
+            raise UserError(f"{name}: the weights do not fit config.json: {len(keys)} {kind}, first {keys[0]}; get "
+                            "both from one place")
+    for key, value in model.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise UserError(f"{name}: the weight {key} holds NaN or infinite numbers; get the file again")
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Silence diffusers' warnings: what they warn of is an error here, reported in one line."""
+    before = diffusers.logging.get_verbosity()
+    diffusers.logging.set_verbosity(diffusers.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        diffusers.logging.set_verbosity(before)
+
+
+def _read_scheduler(folder, name):
+    name = f"{name}/scheduler_config.json"
+    config = read_config(folder / "scheduler_config.json", name)
+    made = getattr(diffusers, str(config.get("_class_name")), None)
+    if not (isinstance(made, type) and issubclass(made, SchedulerMixin)):
+        raise UserError(f"{name} names {config.get('_class_name')}, which is no scheduler of diffusers "
+                        f"{diffusers.__version__}; name one with the same schedule")
+    try:
+        with _quiet():
+            scheduler = made.from_config(config)
+    except Exception as problem:  # each scheduler checks its settings in its own way
+        raise UserError(f"{name} does not configure a {made.__name__} ({reason(problem)}); correct it") from None
+    if not hasattr(scheduler, "alphas_cumprod") or getattr(scheduler.config, "use_flow_sigmas", False):
+        raise UserError(f"{name}: {made.__name__} has no alphas_cumprod (flow matching or sigmas only); use a model "
+                        "with a DDPM-like schedule")
+    prediction = getattr(scheduler.config, "prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        raise UserError(f"{name}: prediction_type '{prediction}' is unknown; it must be one of "
+                        f"{', '.join(PREDICTIONS)}")
+    alphas = torch.as_tensor(scheduler.alphas_cumprod).double()
+    positive = (alphas > 0) if prediction == "epsilon" else (alphas >= 0)
+    if len(alphas) != scheduler.config.num_train_timesteps or not bool((positive & (alphas < 1)).all()):
+        raise UserError(f"{name}: alphas_cumprod are not {scheduler.config.num_train_timesteps} numbers between 0 and "
+                        "1; correct the betas")
+    return scheduler
+
+
+def _read_vae(folder, name, latent):
+    present = [part for part in ("vae", "vqvae") if (folder / part).is_dir()]
+    if not latent:
+        if present:
+            raise UserError(f"{name} has {present[0]}/ next to a UNet2DModel: unconditional latent diffusion is not "
+                            "supported; use UNet2DConditionModel with AutoencoderKL")
+        return None
+    if "vae" not in present:
+        raise UserError(f"{name}: vae/ is missing, and UNet2DConditionModel needs an AutoencoderKL; get the whole "
+                        "folder")
+    config = read_config(folder / "vae/config.json", f"{name}/vae/config.json")
+    if config.get("latents_mean") is not None or config.get("latents_std") is not None:
+        raise UserError(f"{name}/vae/config.json standardises its latents (latents_mean, latents_std), which is not "
+                        "supported")
+    if config.get("in_channels", 3) != 3:
+        raise UserError(f"{name}/vae/config.json: in_channels is {config['in_channels']}; images have 3")
+    return load_weights(AutoencoderKL, folder / "vae", f"{name}/vae")
+
+
+def _check_unet(config, name, vae):
+    """Raise UserError if the UNet needs more than a noised image (or latent), a step and a prompt."""
+    name = f"{name}/config.json"
+    for key in CONDITIONS:
+        if config.get(key) is not None:
+            raise UserError(f"{name}: {key} is {config[key]}; only unconditional models, and text models with the "
+                            "empty prompt, are supported")
+    channels, expected = config.get("in_channels"), 3 if vae is None else vae.config.latent_channels
+    if channels != expected:
+        raise UserError(f"{name}: in_channels is {channels}, but its images or latents have {expected} channels; "
+                        "another kind of model (inpainting, depth, super-resolution) cannot be the prior")
+    if config.get("out_channels") not in (channels, 2 * channels):
+        raise UserError(f"{name}: out_channels is {config.get('out_channels')}; it must be {channels}, or "
+                        f"{2 * channels} with learned variances")
+    if vae is not None and not isinstance(config.setdefault("cross_attention_dim", 1280), int):
+        raise UserError(f"{name}: cross_attention_dim is {config['cross_attention_dim']}; one number is supported")
+
+
+def read_prompt(folder, name, width):
+    """The embedding of the empty prompt, float32 (1, L, D) with D = `width`.
+
+    Read from `empty_prompt.safetensors`, or else computed with the folder's CLIP text encoder, which is then dropped.
+
+    Raises
+    ------
+    UserError
+        If neither is there, or the width is another.
+    """
+    path = Path(folder) / PROMPT_FILE
+    if path.is_file():
+        try:
+            with safe_open(path, framework="pt") as file:
+                embedding = file.get_tensor("embedding")
+        except Exception as problem:  # damaged, or no tensor of that name
+            raise UserError(f"{name}/{PROMPT_FILE} holds no tensor `embedding` ({reason(problem)}); write it "
+                            "again") from None
+    else:
+        embedding = _encode_empty_prompt(Path(folder), name)
+    if embedding.ndim != 3 or len(embedding) != 1 or embedding.shape[2] != width:
+        raise UserError(f"{name}: the empty prompt's embedding has shape {tuple(embedding.shape)}, but the UNet's "
+                        f"cross_attention_dim needs (1, L, {width}); get both from one place")
+    if not torch.isfinite(embedding).all():
+        raise UserError(f"{name}: the empty prompt's embedding holds NaN or infinite numbers; get the files again")
+    return embedding.float().contiguous()
+
+
+@torch.no_grad()
+def _encode_empty_prompt(folder, name):
+    instead = f"or put the empty prompt's embedding into {PROMPT_FILE} (tensor `embedding`, (1, L, D))"
+    for part in ("text_encoder", "tokenizer"):
+        if not (folder / part).is_dir():
+            raise UserError(f"{name}: {part}/ is missing; get the whole folder, {instead}")
+    if not list((folder / "text_encoder").glob("model*.safetensors")):
+        raise UserError(f"{name}/text_encoder holds no model.safetensors; convert a copy you trust with transformers' "
+                        f"save_pretrained, {instead}")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        encoder, info = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True,
+                                                      local_files_only=True,
+                                                      output_loading_info=True)
+    except Exception as problem:  # transformers reads many files, each with its own errors
+        raise UserError(f"{name}: tokenizer or text encoder is no CLIP model ({reason(problem)}); get them again, "
+                        f"{instead}") from None
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(f"{name}/text_encoder: the weights lack {missing[0]}; get it again, {instead}")
+    tokens = tokenizer("", padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
+                       return_tensors="pt")
+    return encoder.eval().float()(tokens.input_ids)[0]  # (1, L) -> (1, L, D)

@@ -1,0 +1,107 @@
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+
+from anl.models.generators import autoencoders
+
+X = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(9)) * 2 - 1
+
+
+@pytest.fixture
+def vq():
+    torch.manual_seed(0)
+    return autoencoders.build_vq([8, 8], 4, 16)
+
+
+def test_high_pass_is_the_mirrored_box_filters_remainder():
+    expected = X - F.avg_pool2d(F.pad(X, (1, 1, 1, 1), mode="reflect"), 3, 1)
+    torch.testing.assert_close(autoencoders.high_pass(X), expected)
+    one, two = X.clone().requires_grad_(), X.clone().requires_grad_()
+    autoencoders.high_pass(one).square().sum().backward()
+    (two - F.avg_pool2d(F.pad(two, (1, 1, 1, 1), mode="reflect"), 3, 1)).square().sum().backward()
+    torch.testing.assert_close(one.grad, two.grad)
+
+
+def test_reconstruction_loss_is_zero_for_the_image_itself_and_scales_with_the_error():
+    blurred = F.avg_pool2d(X, 3, 1, 1)
+    assert autoencoders.reconstruction_loss(X, X) == 0
+    assert autoencoders.reconstruction_loss(blurred, X) > 2 * (blurred - X).abs().mean()
+    losses = [autoencoders.reconstruction_loss(X + shift, X) for shift in (0.1, 0.2)]
+    assert losses[0] == pytest.approx(0.5, rel=1e-4) and losses[1] == pytest.approx(2 * losses[0].item(), rel=1e-4)
+
+
+def test_the_vae_halves_once_and_its_loss_has_a_gradient():
+    vae = autoencoders.build_vae([8, 8], 4)
+    assert vae.encode(X).latent_dist.mean.shape == (2, 4, 8, 8)
+    autoencoders.vae_loss(vae, X, torch.Generator().manual_seed(0)).backward()
+    assert all(torch.isfinite(p.grad).all() for p in vae.parameters() if p.grad is not None)
+    vae.register_to_config(scaling_factor=autoencoders.latent_scale(vae, X))
+    latent = autoencoders.encode(vae, X, "fp32")
+    assert latent.std().item() == pytest.approx(1, rel=1e-4)
+    torch.testing.assert_close(autoencoders.decode(vae, latent), autoencoders.reconstruct(vae, X), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("build", [lambda: autoencoders.build_vae([8, 16, 16], 4),
+                                   lambda: autoencoders.build_vq([8, 16], 4, 16)])
+def test_an_untrained_autoencoder_keeps_colour_and_contrast(build):
+    """With a normalisation before the last convolutions the output would not follow the input's scale."""
+    torch.manual_seed(0)
+    model = build()
+    smooth = F.interpolate(X[:, :, :4, :4], 32, mode="bicubic") * 0.5
+
+    @torch.no_grad()
+    def decoded(x):
+        if isinstance(model, autoencoders.AutoencoderKL):
+            return autoencoders.reconstruct(model, x)
+        return model.decoder(model.post_quant_conv(model.encode(x).latents))  # without the codebook
+
+    out = decoded(smooth)
+    for channel in range(3):
+        both = torch.stack([out[:, channel].flatten(), smooth[:, channel].flatten()])
+        assert torch.corrcoef(both)[0, 1] > 0.5
+    assert decoded(smooth / 4).std() < 0.5 * out.std()
+
+
+def test_the_codebook_is_filled_with_centres_of_the_latents(vq):
+    autoencoders.fill_codebook(vq, [X, X.flip(3)], seed=0)
+    with torch.no_grad():
+        latents = vq.encode(X).latents.movedim(1, -1).reshape(-1, 4)
+    codes = vq.quantize.embedding.weight
+    nearest = torch.cdist(latents, codes).amin(1).square().mean()
+    assert len(codes.unique(dim=0)) == len(codes)
+    assert nearest < 0.3 * (latents - latents.mean(0)).square().sum(1).mean()
+    before = codes.clone()
+    autoencoders.fill_codebook(vq, [X, X.flip(3)], seed=0)
+    torch.testing.assert_close(codes, before)
+
+
+def test_the_codebook_takes_part_only_when_quantising(vq):
+    autoencoders.vq_loss(vq, None, X, quantise=False, adversarial=False).backward()
+    assert vq.quantize.embedding.weight.grad is None
+    autoencoders.vq_loss(vq, None, X, adversarial=False).backward()
+    assert vq.quantize.embedding.weight.grad.abs().sum() > 0
+
+
+def test_both_players_get_gradients_of_their_own_terms(vq):
+    gradients = []
+    for weight in (0.0, 10.0):  # the discriminator's gradient does not depend on the generator's term
+        torch.manual_seed(3)
+        discriminator = autoencoders.PatchDiscriminator()
+        assert discriminator(X).shape == (2, 1, 4, 4)
+        autoencoders.vq_loss(vq, discriminator, X, adversarial=False).backward()
+        assert all(p.grad is None for p in discriminator.parameters())
+        autoencoders.vq_loss(vq, discriminator, X, adversarial_weight=weight, precision="fp32").backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in discriminator.parameters()]))
+    assert gradients[0].abs().sum() > 0
+    torch.testing.assert_close(*gradients)
+
+
+def test_networks_and_losses_run_on_cuda():
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
+        vae, vq, x = autoencoders.build_vae([8, 8], 4), autoencoders.build_vq([8, 8], 4, 16), torch.empty(2, 3, 16, 16)
+        for made in (autoencoders.reconstruct(vae, x), autoencoders.reconstruct(vq, x),
+                     autoencoders.encode(vae, x, "fp32"),
+                     autoencoders.vae_loss(vae, x, None, precision="fp32"),
+                     autoencoders.vq_loss(vq, autoencoders.PatchDiscriminator(), x, precision="fp32")):
+            assert made.device.type == "cuda"
