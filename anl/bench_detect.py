@@ -24,6 +24,7 @@ from anl.data.decode import decode
 from anl.detect import export, inputs, lines
 from anl.detect.scorer import BATCH
 from anl.errors import UserError
+from anl.machine import peak_memory_mb
 
 SIZES = {"640 x 480": (640, 480, 48), "2,400 x 1,800": (2400, 1800, 24)}  # name: width, height, how many
 COUNTS = (1000, 10000)
@@ -112,7 +113,7 @@ def memory(detector, photo, folder, counts):
         for i in range(count):
             os.link(folder / "small.jpg", place / f"{i:06d}.jpg")
         used = _detect(detector, place)
-        rows.append({"pictures": count, "peak_memory_mb": used.ru_maxrss / 1024})
+        rows.append({"pictures": count, "peak_memory_mb": peak_memory_mb(used)})
     table = pd.DataFrame(rows)
     return table.assign(memory_over_first=table["peak_memory_mb"] / table["peak_memory_mb"].iloc[0])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from anl.files import write_csv, write_json
+from anl.machine import peak_memory_mb
 
 
 def write(folder, tables, repeats, device="cpu", **about):
@@ -24,5 +25,5 @@ def write(folder, tables, repeats, device="cpu", **about):
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(), "cores": os.cpu_count(),
         "torch": torch.__version__, "python": platform.python_version(), "repeats": repeats,
         "load": os.getloadavg()[0] / os.cpu_count(),  # of the last minute, for each core: above 1, others wanted them too
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, **about})
+        "peak_memory_mb": peak_memory_mb(resource.getrusage(resource.RUSAGE_SELF)), **about})
     return folder

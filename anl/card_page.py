@@ -22,7 +22,8 @@ def write(folder, detector):
     write_csv(folder / "measured.csv", card["measured"])
     spec = card["trained_on"]["spec"]
     profile = card["trained_on"]["profile"]
-    origin = Origin(folder.name, f"anl card runs/{profile}/main/{RunSpec(**spec).slug}", profile=profile, seeds=(spec["seed"],))
+    origin = Origin(folder.name, f"anl card runs/{profile}/main/{RunSpec(**spec).slug} --out models/detector "
+                    "--replace", profile=profile, seeds=(spec["seed"],))
     write_text(folder / "measured.html", measured_table(card["measured"], origin.link("measured.csv"))
                + details(origin, ["measured.csv"]))
     write_text(folder / "limits.html", "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in card["limits"]) + "</ul>\n")

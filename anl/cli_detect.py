@@ -17,9 +17,9 @@ def add(command):
     sub = command("detect", detect, "say of pictures how probably they are generated, and what the detector makes of it",
                   f"anl detect holiday/ downloads/*.png --json\n\n{STATUS}")
     sub.add_argument("paths", nargs="*", metavar="PATH", help="files, folders, patterns; - reads a list from standard input")
-    sub.add_argument("--model", metavar="DIR|ID", help="a detector's folder (see `anl card`), or its id on the hub (default: "
-                     "models/detector)")
-    sub.add_argument("--revision", help="the commit of a model from the hub")
+    sub.add_argument("--model", metavar="DIR|hf://ID", help="a detector's folder (see `anl card`), or hf://OWNER/NAME of the hub, "
+                     "with --revision (default: models/detector)")
+    sub.add_argument("--revision", metavar="COMMIT", help="the full commit of a detector of the hub")
     sub.add_argument("--json", action="store_true", help="one JSON object a line")
     sub.add_argument("--csv", action="store_true", help="CSV with a header")
     sub.add_argument("--resume", metavar="OUT", help="append JSON lines to this file, leaving out pictures already in it")
@@ -31,13 +31,15 @@ def add(command):
     sub = command("card", card, "make a detector in use, with its card, of a trained run",
                   "anl card runs/small/main/prior-t1-affinity-s0 --out my_detector")
     sub.add_argument("run", metavar="RUN_FOLDER")
-    sub.add_argument("--out", default="models/detector", help="the folder to write (default: %(default)s)")
+    sub.add_argument("--out", metavar="DIR", help="the folder to write, new or empty (default: models/NAME_OF_THE_RUN)")
+    sub.add_argument("--replace", action="store_true", help="replace a detector that `anl card` wrote to that folder; anything "
+                     "else is never deleted")
     sub.add_argument("--licence", default=LICENCE, help="of the weights, one sentence")
     sub = command("export", export, "write a detector in use as ONNX, for runtimes without PyTorch",
                   "anl export detector.onnx --int8")
     sub.add_argument("out", metavar="FILE.onnx")
-    sub.add_argument("--model", metavar="DIR|ID", help="as of `anl detect`")
-    sub.add_argument("--revision", help="the commit of a model from the hub")
+    sub.add_argument("--model", metavar="DIR|hf://ID", help="as of `anl detect`")
+    sub.add_argument("--revision", metavar="COMMIT", help="the full commit of a detector of the hub")
     sub.add_argument("--int8", action="store_true", help="write FILE.int8.onnx too, in 8 bits, and print what that loses on "
                      "the benchmark's test patches")
 
@@ -62,11 +64,14 @@ def export(options):
 
 
 def card(options):
+    from pathlib import Path
+
     from anl.detect import card
     from anl.params import load
 
-    made = card.make(options.run, load(options.params), options.out, options.licence)
-    print(f"{options.out}: rule {made['rule']}, threshold {made['threshold']:.3f}, from {made['chosen_on']['n_real']} real and "
+    out = Path(options.out or Path("models") / Path(options.run).resolve().name)
+    made = card.make(options.run, load(options.params), out, options.licence, replace=options.replace)
+    print(f"{out}: rule {made['rule']}, threshold {made['threshold']:.3f}, from {made['chosen_on']['n_real']} real and "
           f"{made['chosen_on']['n_fake']} generated validation photographs")
 
 

@@ -59,6 +59,8 @@ def _get(source, options):
         print(f"anl fetch: the registry expects {source.images:,} images: this is another edition, or a part", file=sys.stderr)
     else:
         print("as many as the registry expects")
+    if done.note:
+        print(f"anl fetch: {done.note}", file=sys.stderr)
     print(f"now run `anl index {done.folder}`")
 
 

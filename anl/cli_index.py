@@ -9,6 +9,8 @@ def add_index(command):
                   "anl index data/cifake --out data/cifake.parquet")
     sub.add_argument("folder", metavar="DIR", help="the data set's root")
     sub.add_argument("--layout", help="the folders' layout, where it cannot be guessed (an unknown name prints the list)")
+    sub.add_argument("--columns", metavar="IMAGE,LABEL[,GENERATOR]", help="the columns of a set in Parquet files, where they "
+                     "cannot be found (0 and `real` are real, 1 and `fake` are generated)")
     sub.add_argument("--dataset", help="the set's name in the manifest (default: the layout's, or the folder's)")
     sub.add_argument("--out", metavar="MANIFEST.parquet", help="default: DIR.parquet, beside the folder")
     sub.add_argument("--headers", action="store_true", help="read headers only: faster, but damage inside a file and "
@@ -28,13 +30,18 @@ def index(options):
     import os
     from pathlib import Path
 
-    from anl.data import indexing
+    from anl.data import indexing, parquet
 
+    names = options.columns.split(",") if options.columns else None
+    if names and (len(names) not in (2, 3) or not all(names)):
+        raise UserError(f"--columns {options.columns}: give two names, IMAGE,LABEL, or three, IMAGE,LABEL,GENERATOR")
+    columns = parquet.Columns(*names, *([None] if len(names) == 2 else [])) if names else None
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers {options.workers}: give 1 or more")
     out = Path(options.out or f"{os.path.normpath(options.folder)}.parquet")
     found = indexing.index(options.folder, out, options.layout, options.dataset, expected_counts,
-                           decode=not options.headers, workers=options.workers, one_class=options.one_class)
+                           decode=not options.headers, workers=options.workers, one_class=options.one_class,
+                           columns=columns)
     print(table_text(("split", "generator", "label", "images", "skipped", "expected"), found.rows))
     for note in found.notes:
         print(f"note: {note}")

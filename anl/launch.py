@@ -13,6 +13,7 @@ import traceback
 import uuid
 
 from anl.errors import UserError
+from anl.machine import cores
 
 SPREAD = ("train", "target", "predict", "perturb", "families", "paper")  # commands that share their work
 OURS = "ANL_LAUNCHED"  # set where this module has started the processes, and will tell of one that was killed
@@ -66,7 +67,7 @@ def start(arguments, count, program=("-m", "anl.cli")):
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # pages, for what is one line below
-    threads = str(max(1, len(os.sched_getaffinity(0)) // count))
+    threads = str(max(1, cores() // count))
     os.environ.update({OURS: "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)})
     config = LaunchConfig(1, 1, count, run_id=uuid.uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0",
                           local_addr="127.0.0.1", max_restarts=0, logs_specs=DefaultLogsSpecs())

@@ -6,6 +6,7 @@ from pathlib import Path
 from anl.errors import UserError
 from anl.prior_presets import PRESETS
 
+HUB = "hf://"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors")
@@ -16,7 +17,7 @@ def locate(source, revision=None):
     """The folder that holds `source`, and the name its messages carry: (Path, str).
 
     source: a diffusers folder (str or Path; a folder that is there wins over any other meaning), a name of
-    anl.prior_presets, or a hub id `owner/name`. revision: full 40-hex commit, for the hub only.
+    anl.prior_presets, or a model of the hub, `hf://owner/name`. revision: full 40-hex commit, for the hub only.
     Raises UserError if there is no such folder, a commit is missing, or the hub does not give the files.
     """
     if Path(source).is_dir():
@@ -25,17 +26,33 @@ def locate(source, revision=None):
         return Path(source), str(source)
     if isinstance(source, str) and source in PRESETS:
         preset = PRESETS[source]
-        return _from_hub(preset.repo, _commit(f"prior {source} ({preset.repo})", revision or preset.revision,
+        return _from_hub(preset.repo, _commit(f"prior {source} ({preset.repo}):", revision or preset.revision,
                                               "pass revision=<40-hex commit>; we could not look it up offline"))
-    if isinstance(source, str) and HUB_ID.fullmatch(source) and (revision is not None or not Path(source).exists()):
-        why = (f"there is no folder {source}, and a model of the hub needs revision=<40-hex commit>: a branch may hold "
-               "other weights tomorrow, and the cached noise would not be theirs")
-        if revision is None:
-            raise UserError(f"{source} holds no diffusion prior: {why}; the default prior comes with `dvc pull prior` or "
-                            "`anl prior`")
-        return _from_hub(source, _commit(source, revision, why))
+    if (repo := hub_id(source)) is not None:
+        return _from_hub(repo, commit(source, revision))
     raise UserError(f"{source} holds no diffusion prior: it is not a folder; get the default one with `dvc pull prior` or "
-                    f"make it with `anl prior`, or name a diffusers folder, a hub id or one of {', '.join(PRESETS)}")
+                    f"make it with `anl prior`, or name a diffusers folder{hint(source)} or one of {', '.join(PRESETS)}")
+
+
+def hub_id(source):
+    """`owner/name` of `hf://owner/name`; None for what does not begin so. Raises UserError for any other address."""
+    if not isinstance(source, str) or not source.startswith(HUB):
+        return None
+    if not HUB_ID.fullmatch(repo := source.removeprefix(HUB)):
+        raise UserError(f"{source} is no address of the hub; write {HUB}OWNER/NAME, and the commit as the revision")
+    return repo
+
+
+def commit(name, revision):
+    """`revision`, a full commit. Raises UserError for a branch, a tag, a short commit or None."""
+    return _commit(name, revision, "needs revision=<40-hex commit>: a branch may hold other weights tomorrow, and what was "
+                                   "computed with these would not be theirs")
+
+
+def hint(source):
+    """How to write a bare `owner/name`, which is a path, if a model of the hub is meant."""
+    name = source if isinstance(source, str) and HUB_ID.fullmatch(source) else "OWNER/NAME"
+    return f" (for a model of the hub write {HUB}{name} with revision=<40-hex commit>)"
 
 
 def patterns():
@@ -49,8 +66,8 @@ def patterns():
 
 def _commit(name, revision, why):
     if revision is None or not COMMIT.fullmatch(str(revision)):
-        found = "" if revision is None else f"revision '{revision}' is no full commit; "
-        raise UserError(f"{name}: {found}{why}")
+        found = "" if revision is None else f"; revision '{revision}' is no full commit"
+        raise UserError(f"{name} {why}{found}")
     return revision
 
 

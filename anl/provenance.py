@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from anl.files import sha256_of, write_json
+from anl.machine import peak_memory_mb
 
 PACKAGES = ("torch", "diffusers", "timm", "accelerate", "papermill", "anl")
 MADE_BY_RUNS = (":!results", ":!dvc.lock")  # a pipeline changes them as it goes; that makes no code dirty
@@ -31,8 +32,8 @@ def record(name, params, seconds, sources, settings=None, params_path="params.ya
         "params_sha256": sha256_of(params_path) if Path(params_path).is_file() else None,
         "data": data_hashes(params), "versions": versions(), "device": device(),
         "seed": params.seed, "seeds": list((settings or {}).get("seeds") or params.runs.seeds), "settings": settings or {}, "wall_seconds": seconds,
-        # of the largest child that has ended, which is the notebook's kernel; Linux counts in KiB
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+        # of the largest child that has ended, which is the notebook's kernel
+        "peak_memory_mb": peak_memory_mb(resource.getrusage(resource.RUSAGE_CHILDREN)),
         "sources": {Path(source).as_posix(): sha256_of(source) for source in sources},
         "files": {item.as_posix(): sha256_of(item) for item in sorted(written.rglob("*"))
                   if item.is_file() and item.stat().st_mtime_ns >= since_ns},

@@ -106,12 +106,18 @@ def test_mistakes_are_one_line(folder, capsys, arguments, message):  # noqa: F81
     assert message in error and error.count("\n") == 1 and error.startswith("anl detect: ")
 
 
-def test_card_writes_the_folder_and_replaces_an_older_one(run, world, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_card_writes_the_folder_and_deletes_nothing_unless_told(run, world, tmp_path, capsys, monkeypatch):  # noqa: F811
     monkeypatch.setitem(sys.modules, "anl.params", types.SimpleNamespace(load=lambda path: world.params))
     out = tmp_path / "mine"
     out.mkdir()
     (out / "old").write_text("x")
-    assert cli.main(["card", str(run), "--out", str(out), "--licence", "CC0"]) == 0
+    words = ["card", str(run), "--out", str(out), "--licence", "CC0"]
+    assert cli.main([*words, "--replace"]) == 2
+    assert "mine exists and holds old; nothing was deleted" in capsys.readouterr().err and (out / "old").read_text() == "x"
+    (out / "old").unlink()
+    assert cli.main(words) == 0
+    assert cli.main(words) == 2 and "--replace" in capsys.readouterr().err
+    assert cli.main([*words[:-1], "MIT", "--replace"]) == 0
     assert {path.name for path in out.iterdir()} == {card.CARD, card.WEIGHTS}
-    assert json.loads((out / card.CARD).read_text())["licence"] == "CC0" and "generated validation photographs" in capsys.readouterr().out
+    assert json.loads((out / card.CARD).read_text())["licence"] == "MIT" and "generated validation photographs" in capsys.readouterr().out
     assert np.isfinite(card.read(out).threshold)

@@ -85,7 +85,25 @@ def test_a_folder_that_is_no_prior_is_named(tmp_path):
 @pytest.mark.parametrize("revision", [None, "main", "0123456", OTHER.upper(), 7])
 def test_a_hub_id_without_a_full_commit_is_refused_and_says_why(revision):
     with pytest.raises(UserError, match="tiny/prior.*<40-hex commit>: a branch may hold other weights tomorrow"):
-        NoisePrior.load("tiny/prior", revision=revision)
+        NoisePrior.load("hf://tiny/prior", revision=revision)
+
+
+@pytest.mark.parametrize("revision", [None, OTHER])
+def test_a_mistyped_folder_is_never_looked_up_on_the_hub(revision, monkeypatch, tmp_path):
+    import huggingface_hub
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: pytest.fail("the hub was asked"))
+    with pytest.raises(UserError, match="models/prio holds no diffusion prior: .*for a model of the hub write "
+                                        "hf://models/prio with revision=<40-hex commit>") as problem:
+        NoisePrior.load("models/prio", revision=revision)
+    assert "\n" not in str(problem.value)
+
+
+@pytest.mark.parametrize("source", ["hf://", "hf://tiny", "hf://a/b/c", "hf://../x", "hf://a/b@main"])
+def test_an_address_of_the_hub_has_an_owner_and_a_name(source):
+    with pytest.raises(UserError, match="is no address of the hub; write hf://OWNER/NAME"):
+        NoisePrior.load(source, revision=OTHER)
 
 
 def test_a_preset_without_a_known_commit_asks_for_one():
@@ -121,7 +139,7 @@ def test_neither_pickles_nor_variants_nor_whole_checkpoints_are_fetched():
 # ---- the hub -----------------------------------------------------------------------------------------------------------
 def test_a_pinned_model_is_downloaded_once_and_then_read_offline(hub, tmp_path):
     cache = tmp_path / "cache"
-    folder, name = fetch("tiny/prior", COMMIT, cache, address(hub))
+    folder, name = fetch("hf://tiny/prior", COMMIT, cache, address(hub))
     assert name == "tiny/prior@0123456789ab" and folder.startswith(str(cache))
     files = {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
     assert files == {"model_index.json", "scheduler/scheduler_config.json", "unet/config.json",
@@ -129,14 +147,14 @@ def test_a_pinned_model_is_downloaded_once_and_then_read_offline(hub, tmp_path):
     x = torch.rand(1, 3, 16, 16)
     assert torch.equal(NoisePrior.load(folder).noise(x, 1), NoisePrior.load(hub.folder).noise(x, 1))
     asked = len(hub.asked)
-    assert fetch("tiny/prior", COMMIT, cache, address(hub), offline="1")[0] == folder and len(hub.asked) == asked
+    assert fetch("hf://tiny/prior", COMMIT, cache, address(hub), offline="1")[0] == folder and len(hub.asked) == asked
 
 
 @pytest.mark.parametrize("repo, revision, message", [
     ("tiny/prior", OTHER, f"tiny/prior has no commit {OTHER} on http://127.0.0.1"),
     ("tiny/none", COMMIT, "shows no model tiny/none; check its name and whether you may read it, or download it")])
 def test_what_the_hub_does_not_have(hub, tmp_path, repo, revision, message):
-    (line,) = fetch(repo, revision, tmp_path / "cache", address(hub))
+    (line,) = fetch(f"hf://{repo}", revision, tmp_path / "cache", address(hub))
     assert line.startswith("UserError: ") and message in line
 
 
@@ -144,10 +162,10 @@ def test_a_hub_that_cannot_be_reached(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
-    (line,) = fetch("tiny/prior", COMMIT, tmp_path / "cache", endpoint)
+    (line,) = fetch("hf://tiny/prior", COMMIT, tmp_path / "cache", endpoint)
     assert line.startswith("UserError: tiny/prior at 0123456789ab is not on this machine and " + endpoint)
     assert line.endswith("download it where the hub can be reached and pass the folder")
-    (line,) = fetch("tiny/prior", COMMIT, tmp_path / "cache", endpoint, offline="1")
+    (line,) = fetch("hf://tiny/prior", COMMIT, tmp_path / "cache", endpoint, offline="1")
     assert "cannot be reached (HF_HUB_OFFLINE is set)" in line
 
 
@@ -156,7 +174,7 @@ def test_a_repository_that_is_no_prior_is_named(monkeypatch, tmp_path):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(tmp_path))
     with pytest.raises(UserError, match="tiny/prior@0123456789ab holds no diffusion prior: unet/ is missing"):
-        NoisePrior.load("tiny/prior", revision=COMMIT)
+        NoisePrior.load("hf://tiny/prior", revision=COMMIT)
 
 
 def test_any_other_failure_of_a_download_is_one_line(monkeypatch):
@@ -167,5 +185,5 @@ def test_any_other_failure_of_a_download_is_one_line(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(UserError, match="tiny/prior at 0123456789ab cannot be downloaded .*No space left.*try again, or") as e:
-        NoisePrior.load("tiny/prior", revision=COMMIT)
+        NoisePrior.load("hf://tiny/prior", revision=COMMIT)
     assert "\n" not in str(e.value)

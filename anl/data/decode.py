@@ -59,7 +59,21 @@ def decode(path_or_bytes, max_pixels=MAX_PIXELS, max_bytes=MAX_BYTES):
 
 
 def read_bytes(path, max_bytes=MAX_BYTES):
-    """The bytes of a regular file within the limit. Raises Refused otherwise."""
+    """The bytes of a regular file, or of an image in a row of a Parquet file (FILE.parquet#ROW), within the limit.
+
+    Raises Refused otherwise.
+    """
+    if ".parquet#" in os.fspath(path):
+        from anl.data import parquet  # not above: most images are files
+
+        if parquet.is_row(path):
+            try:
+                data = parquet.read_row(path)
+            except UserError as problem:
+                raise Refused(str(problem)) from None
+            if len(data) > max_bytes:
+                raise Refused(_too_large(len(data), max_bytes))
+            return data
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):

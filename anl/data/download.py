@@ -4,15 +4,20 @@ While it comes, the file is NAME.part, and NAME.part.json says which version of 
 try asks for the rest with `Range`, on the condition (`If-Range`, RFC 9110 section 13.1.5) that the file is still that one.
 """
 
+import contextlib
 import hashlib
+import ipaddress
 import json
 import os
 import shutil
+import socket
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
+from requests.cookies import RequestsCookieJar
 from tqdm import tqdm
 
 from anl.errors import UserError
@@ -22,6 +27,7 @@ BLOCK = 1 << 20
 TIMEOUT = (10, 60)  # seconds to connect, and between two blocks
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # states of a server that may pass
 LONGEST_WAIT = 60
+HOPS = 10  # redirects in a row
 SPARE = 100 << 20  # bytes that stay free on the disk
 
 
@@ -46,7 +52,7 @@ def download(url, path, size=None, sha256=None, md5=None, tries=6, sleep=time.sl
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         failures = 0
-        while True:
+        while not _is_whole(url, part, note):
             before = _length(part)
             try:
                 _attempt(url, part, note, size)
@@ -120,6 +126,54 @@ def _validator(headers):
     return tag if tag.startswith('"') else headers.get("Last-Modified")
 
 
+def _is_whole(url, part, note):
+    """Whether `part` has all bytes of one version of `url`: an earlier call was stopped between the last one and the check."""
+    try:
+        known = json.loads(note.read_text(encoding="utf-8"))
+        return known["url"] == url and 0 < known["total"] == _length(part)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@contextlib.contextmanager
+def _answer(url, headers):
+    """The answer to a GET request for `url`, every redirect on the way checked before it is followed.
+
+    Raises UserError for a redirect from https to http, from a public address to a private one, or the last of too many.
+    """
+    address, cookies = url, RequestsCookieJar()
+    for _ in range(HOPS + 1):
+        answer = requests.get(address, headers=headers, cookies=cookies, stream=True, timeout=TIMEOUT, allow_redirects=False)
+        with answer:
+            if answer.next is None:
+                yield answer
+                return
+            following = answer.next.url
+            if address.startswith("https://") and not following.startswith("https://"):
+                raise UserError(f"{url} leads to {following}, which is not encrypted; download it by hand")
+            if _is_private(following) and not _is_private(url):
+                raise UserError(f"{url} leads to {following}, an address inside a private network; download it by hand if you "
+                                "trust it")
+            cookies.update(answer.cookies)
+            address = following
+    raise UserError(f"{url} leads through more than {HOPS} redirects; download it by hand")
+
+
+def _is_private(url):
+    """Whether the host of `url` is written as an address that is not public, or is this machine by name."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        place = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        try:
+            place = ipaddress.ip_address(socket.inet_aton(host))  # 2130706433 and 0x7f.1 are 127.0.0.1
+        except OSError:
+            return False  # a name
+    return not (getattr(place, "ipv4_mapped", None) or place).is_global
+
+
 def _attempt(url, part, note, size):
     """One request: append what is missing to `part`, or write it anew. Raises _Again if the file is not whole after it."""
     start, validator = _resumable(url, part, note)
@@ -128,7 +182,7 @@ def _attempt(url, part, note, size):
     if start:
         headers |= {"Range": f"bytes={start}-", "If-Range": validator}
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+        with _answer(url, headers) as answer:
             _check_answer(url, answer)
             total, start = _plan(url, answer, start, part, note, size)
             if answer.status_code == 416:
@@ -156,8 +210,6 @@ def _attempt(url, part, note, size):
 
 def _check_answer(url, answer):
     """Raise for an answer that brings no bytes."""
-    if url.startswith("https://") and not answer.url.startswith("https://"):
-        raise UserError(f"{url} leads to {answer.url}, which is not encrypted; download it by hand")
     code = answer.status_code
     if code in PASSING:
         after = answer.headers.get("Retry-After", "")

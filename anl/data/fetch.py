@@ -1,10 +1,12 @@
 """A data set onto this machine: downloaded, or taken from what a person downloaded; checked, unpacked, and recorded.
 
 The folder of a data set appears whole, with a source.json in it that says what it is, whence, and under which licence it
-was taken. Until then everything lies beside it: `.NAME.parts` holds downloads and survives a failure, `.NAME.new` does not.
+was taken. Until then everything lies next to it: `.NAME.parts` holds downloads and survives a failure, `.NAME.new` does not.
+`.NAME.done.json` says that the download of a set of the hub is finished: a later try does not ask the hub again.
 """
 
 import datetime
+import json
 import os
 import re
 import shutil
@@ -26,13 +28,15 @@ IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".j
 
 @dataclass(frozen=True)
 class Fetched:
-    """folder: what to index; record: path of source.json; images, bytes: found; already: nothing had to be done."""
+    """folder: what to index; record: path of source.json; images, bytes: found; already: nothing had to be done; note: a line
+    on what is left for a person to do, or ""."""
 
     folder: Path
     record: Path
     images: int
     bytes: int
     already: bool = False
+    note: str = ""
 
 
 def fetch(source, folder=None, local=None, revision=None):
@@ -49,7 +53,7 @@ def fetch(source, folder=None, local=None, revision=None):
         return done
     if revision is not None and (source.hub is None or local is not None):
         raise UserError("--revision is for downloads from the hub")
-    parts, new = (folder.with_name(f".{folder.name}.{word}") for word in ("parts", "new"))
+    parts, new, done = (folder.with_name(f".{folder.name}.{word}") for word in ("parts", "new", "done.json"))
     shutil.rmtree(new, ignore_errors=True)
     try:
         if local is not None:
@@ -58,13 +62,13 @@ def fetch(source, folder=None, local=None, revision=None):
                 return _in_place(source, Path(local).resolve(), folder)
             files = _unpack_all(source, archives, new)
         elif source.access == "direct":
+            _refuse_unreadable(source)
             archives = [(file, parts / file.name) for file in source.files]
             for file, path in archives:
                 download(file.url, path, file.bytes, file.sha256, file.md5)
             files = _unpack_all(source, archives, new)
         elif source.access == "hub":
-            files = _from_hub(source, revision, parts)
-            os.replace(parts, new)
+            return _from_hub(source, revision, folder, parts, new, done)
         else:
             raise UserError(f"{source.id} can only be had by hand: follow the steps above, then run `anl fetch {source.id} "
                             "--from PATH --accept-licence`")
@@ -78,11 +82,13 @@ def fetch(source, folder=None, local=None, revision=None):
     return Fetched(folder, folder / RECORD, result["images"], result["bytes"])
 
 
-def count(folder):
-    """(images, bytes of all files) under `folder`; images in Parquet files count by their rows."""
+def count(folder, but=()):
+    """(images, bytes of all files) under `folder`, without the files `but`; images in Parquet files count by their rows."""
     images = size = 0
     for root, _folders, names in os.walk(folder):
         for name in names:
+            if os.path.relpath(os.path.join(root, name), folder) in but:
+                continue
             suffix = os.path.splitext(name)[1].lower()
             images += suffix in IMAGES
             if suffix == ".parquet":
@@ -97,7 +103,8 @@ def _already(source, folder, expected):
         record = read_json(folder / RECORD)
         if record.get("id") != source.id:
             raise UserError(f"{folder} holds {record.get('id')}; choose another folder with `--to`")
-        return Fetched(Path(record["folder"] or folder), folder / RECORD, record["images"], record["bytes"], already=True)
+        return Fetched(Path(record["folder"] or folder), folder / RECORD, record["images"], record["bytes"], already=True,
+                       note=_note(folder, record.get("kept", ())))
     if not expected and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there and was not made by `anl fetch`; give it with `--from {folder}`, remove it, or "
                         "choose another folder with `--to`")
@@ -140,24 +147,83 @@ def _in_place(source, local, folder):
     return Fetched(local, folder / RECORD, result["images"], result["bytes"])
 
 
-def _record(source, folder, files, local, **more):
-    """Write source.json into `folder`; local: where the data are, if not there. Returns what it wrote."""
+def _record(source, folder, files, local, but=(), kept=()):
+    """Write source.json into `folder`; local: where the data are, if not there. Returns what it wrote.
+
+    but: files that do not count. kept: archives among `files` that a person has to unpack.
+    """
     if (folder / RECORD).exists():
         raise UserError(f"the data set has a file {RECORD} of its own, which `anl fetch` needs; unpack it by hand and give "
                         "the folder with `--from FOLDER`")
-    images, size = count(local or folder)
-    if not images:
+    images, size = count(local or folder, but)
+    if not images and not kept:
         raise UserError(f"{local or 'the archive'} holds no images; is it {source.title}?")
     result = {"id": source.id, "title": source.title, "licence": source.licence, "terms": source.terms,
               "home": source.home, "hub": asdict(source.hub) if source.hub and local is None else None,
               "accepted": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "files": files,
-              "folder": None if local is None else str(local), "images": images, "bytes": size, **more}
+              "folder": None if local is None else str(local), "images": images, "bytes": size,
+              **({"kept": list(kept)} if kept else {})}
     write_json(folder / RECORD, result)
     return result
 
 
-def _from_hub(source, revision, parts):
-    """Download one commit of a hub's data set into `parts`, which keeps what has come if it fails."""
+def _refuse_unreadable(source):
+    """Raise UserError, before anything is downloaded, for an archive that cannot be unpacked here."""
+    for file in source.files:
+        if known := unpack.unreadable(file.name):
+            kind, program = known
+            raise UserError(f"{file.name} is {kind}, which Python cannot read by itself, so nothing was downloaded: download "
+                            f"{file.url}, unpack it with `{program} {file.name}`, then `anl fetch {source.id} --from FOLDER "
+                            "--accept-licence`")
+
+
+def _note(folder, kept):
+    if not kept:
+        return ""
+    program = (unpack.unreadable(kept[0]) or ("", "7z x"))[1]
+    return (f"{len(kept)} archive(s) cannot be unpacked by Python and are kept as they are, the first {kept[0]}: unpack with "
+            f"`{program} {Path(kept[0]).name}` in {(folder / kept[0]).parent}, then index the folder")
+
+
+def _from_hub(source, revision, folder, parts, new, done):
+    """Download one commit of a hub's data set and put it into `folder`. Whatever fails, the download stays in `parts`."""
+    files = _download_from_hub(source, revision, parts, done)
+    names = [file["name"] for file in files]
+    if RECORD not in names:
+        (parts / RECORD).unlink(missing_ok=True)  # of an earlier try that was stopped after it
+    unpacked, kept = [], []
+    for name in names:
+        path = parts / name
+        if path.suffix == ".parquet" or not unpack.is_archive(path):
+            continue
+        with open(path, "rb") as stream:
+            known = unpack.unreadable(path.name, stream.read(8))
+        if known:
+            kept.append(name)
+            continue
+        unpack.unpack(path, new)
+        for item in sorted(new.rglob("*")):
+            target = path.parent / item.relative_to(new)
+            if target.relative_to(parts).as_posix() in names:
+                raise UserError(f"{path} holds {item.relative_to(new)}, which {source.id} has as a file of its own; unpack it "
+                                "by hand and give the folder with `--from FOLDER`")
+            if item.is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(item, target)
+        shutil.rmtree(new)
+        unpacked.append(name)
+    result = _record(source, parts, files, None, unpacked, kept)
+    if folder.is_dir():
+        folder.rmdir()  # empty, or _already had refused it
+    os.replace(parts, folder)
+    for name in unpacked:
+        (folder / name).unlink()
+    done.unlink(missing_ok=True)
+    return Fetched(folder, folder / RECORD, result["images"], result["bytes"], note=_note(folder, kept))
+
+
+def _download_from_hub(source, revision, parts, done):
+    """What the record says of the files of one commit, after downloading them into `parts`, or finding them there."""
     from huggingface_hub import constants, errors, snapshot_download  # not above: nothing else here needs it
 
     hub = source.hub
@@ -165,6 +231,8 @@ def _from_hub(source, revision, parts):
     if revision is None or not re.fullmatch("[0-9a-f]{40}", revision):
         raise UserError(f"{hub.repo} needs `--revision` with a full commit of 40 hex digits, because a branch may hold other "
                         f"data tomorrow; take the newest one from {source.home}, Files and versions, History")
+    if files := _finished(parts, done, f"{hub.repo}@{revision}", hub.patterns):
+        return files
     parts.mkdir(parents=True, exist_ok=True)
     if source.bytes and source.bytes > (free := shutil.disk_usage(parts).free) + count(parts)[1]:
         raise UserError(f"{source.size} are to come, and {parts.parent} has {free:,} bytes free; make room or choose another "
@@ -190,8 +258,16 @@ def _from_hub(source, revision, parts):
     shutil.rmtree(parts / ".cache", ignore_errors=True)  # the client's own notes
     files = [{"name": path.relative_to(parts).as_posix(), "url": f"{hub.repo}@{revision}", "bytes": path.stat().st_size}
              for path in sorted(parts.rglob("*")) if path.is_file()]
-    for path in [path for path in sorted(parts.rglob("*")) if path.is_file() and path.suffix != ".parquet"]:
-        if unpack.is_archive(path):
-            unpack.unpack(path, path.parent)
-            path.unlink()
+    write_json(done, {"of": f"{hub.repo}@{revision}", "patterns": list(hub.patterns), "files": files})
     return files
+
+
+def _finished(parts, done, of, patterns):
+    """The files that an earlier try has downloaded completely, as the record lists them, or None."""
+    try:
+        known = json.loads(done.read_text(encoding="utf-8"))
+        whole = known["of"] == of and known["patterns"] == list(patterns) and all(
+            (parts / file["name"]).stat().st_size == file["bytes"] for file in known["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return known["files"] if whole else None

@@ -18,17 +18,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from anl.data import layouts, manifest
+from anl.data import layouts, manifest, parquet
 from anl.data.decode import Refused, decode_bytes, read_bytes, read_header
 from anl.data.duplicates import perceptual_hash
+from anl.data.generator_names import canonical, family
 from anl.data.layouts import Place
 from anl.data.walk import survey, walk
 from anl.errors import UserError
-from anl.files import identity, whole_file
+from anl.files import identity, read_json, whole_file
+from anl.machine import cores
 
+PARQUET_PART = 8192  # rows a part, of sets in Parquet files: whole row groups, each read by one worker
+PARQUET = "parquet"  # the layout of a set whose images lie in Parquet files
+RECORD = "source.json"  # of anl.data.fetch, which knows the columns of a set of the hub
 PART = 2048  # files a part: what a killed run has to do again at most
 ALL = "all"
 BATCH = 64  # files handed to a worker at once
+IMAGE_NAMES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif", ".ppm"}
 SKIPPED_COLUMNS = ("path", "files", "split", "generator", "label", "reason")
 PART_SCHEMA = pa.schema([*manifest.SCHEMA, ("reason", pa.string())])
 
@@ -42,7 +48,8 @@ class Summary(NamedTuple):
     notes: list
 
 
-def index(root, out, layout=None, dataset=None, expected=None, decode=True, workers=None, one_class=False, say=print):
+def index(root, out, layout=None, dataset=None, expected=None, decode=True, workers=None, one_class=False, say=print,
+          columns=None):
     """Write the manifest of a folder tree to `out` and what was left out to `<out>.skipped.csv`; returns Summary.
 
     layout: its name, or None to guess. dataset: the name in the manifest (default: the layout's). expected:
@@ -50,12 +57,17 @@ def index(root, out, layout=None, dataset=None, expected=None, decode=True, work
     data set's name. decode: decode every image, one at a time in a worker, to
     find damage and to hash its looks; otherwise headers only. workers: processes (default: one a core, 1 for small
     trees). one_class: accept a tree without real, or without generated, images. A killed run goes on from its last
-    part. Raises UserError where the root is no folder, no layout fits, or a class is missing.
+    part. A folder of Parquet files (layout `parquet`) is read a row group at a time; its images are FILE.parquet#ROW in the
+    manifest. columns: its anl.data.parquet.Columns (default: those of the folder's source.json, or found by their names and
+    types). Raises UserError where the root is no folder, no layout fits, or a class is missing.
     """
     root, out = Path(root), Path(out)
     if not root.is_dir():
         raise UserError(f"{str(root)!r} is not a folder; give the data set's root")
     name = os.path.basename(os.path.realpath(root))
+    out_of_parquet = layout == PARQUET or (layout is None and (columns is not None or _only_parquet(root, out)))
+    if out_of_parquet:
+        return _index_parquet(root, out, dataset or name, expected, decode, workers, one_class, say, columns)
     folders, clashes = survey(root)
     if layout is None:
         chosen, why = layouts.guess(folders, name, partial(_first_size, root, folders))
@@ -67,7 +79,7 @@ def index(root, out, layout=None, dataset=None, expected=None, decode=True, work
     places = {path: layouts.place(chosen, path, name) for path in folders}
     missing = _missing_classes(places, one_class, chosen)
     total = sum(folders[path].files for path, where in places.items() if isinstance(where, Place))
-    workers = workers or (min(_cores(), 16) if total > 2000 else 1)
+    workers = workers or (min(cores(), 16) if total > 2000 else 1)
     parts = out.with_name(f".{out.name}.parts")
     made = _read_all(root, places, dataset, decode, workers, parts, total)
     problems = [(manifest.path_text(path), 1, "", "", "", reason) for entries in walk(root)
@@ -83,12 +95,101 @@ def index(root, out, layout=None, dataset=None, expected=None, decode=True, work
     if clashes:
         notes.append(f"{len(clashes)} pair(s) of names differ in case or Unicode form only, the first {clashes[0]!r}; all "
                      "are indexed, but a system that ignores the difference keeps one of each pair")
+    return _summary(counted, skipped, expected, dataset, notes)
+
+
+def _summary(counted, skipped, expected, dataset, notes):
     wanted = expected(dataset) if callable(expected) else expected or {}
     return Summary(sum(counted.values()), sum(skipped.values()), _table(counted, skipped, wanted), notes)
 
 
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+# ---- images in Parquet files -------------------------------------------------------------------------------------------
+def _only_parquet(root, out):
+    """Whether a tree has Parquet files and no file that is named like an image."""
+    found = False
+    for entries in walk(root):
+        for name in entries.files:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in IMAGE_NAMES:
+                return False
+            found |= suffix == ".parquet" and os.path.abspath(os.path.join(root, entries.path, name)) != os.path.abspath(out)
+    return found
+
+
+def _index_parquet(root, out, dataset, expected, decode, workers, one_class, say, columns):
+    """`index` of a folder of Parquet files."""
+    found = parquet.shards(root)
+    files = [(path, split) for split, paths in found.items() for path in paths if path.resolve() != out.resolve()]
+    record = read_json(root / RECORD) if (root / RECORD).is_file() else {}
+    known = (record.get("hub") or {}).get("columns")
+    columns = columns or (parquet.Columns(**known) if known else parquet.find_columns(files[0][0]))
+    dataset = record.get("id") or dataset
+    say(f"layout {PARQUET}: {len(files)} Parquet file(s); images in column {columns.image}, labels in {columns.label}, "
+        f"generators {f'in {columns.generator}' if columns.generator else 'unknown'}")
+    total = sum(parquet.rows(path) for path, _ in files)
+    workers = workers or (min(cores(), 16) if total > 2000 else 1)
+    parts = out.with_name(f".{out.name}.parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    made, pool = [], ProcessPoolExecutor(workers) if workers > 1 else None
+    try:
+        with tqdm(total=total, desc="indexing", unit="image", file=sys.stderr, disable=None) as bar:
+            for path, split, groups, size in _row_groups(files):
+                status = path.stat()
+                key = identity([PARQUET, dataset, decode, path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns,
+                                split, groups, columns.image, columns.label, columns.generator])
+                part = parts / f"{key}.parquet"
+                if not part.is_file():
+                    work = partial(_describe_group, path, root, split, columns, dataset, decode)
+                    with whole_file(part) as temporary, pq.ParquetWriter(temporary, PART_SCHEMA) as stream:
+                        for rows in pool.map(work, groups) if pool else map(work, groups):
+                            stream.write_table(pa.Table.from_pylist(rows, schema=PART_SCHEMA))
+                made.append(part)
+                bar.update(size)
+    except BrokenProcessPool:
+        raise _died() from None
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+    there = set()
+    for part in made:
+        table = pq.read_table(part, columns=["label", "reason"])
+        there.update(table.filter(table["reason"].is_null())["label"].unique().to_pylist())
+    if len(there) < 2 and not one_class:
+        lacking = "generated" if there == {0} else "real" if there == {1} else "readable"
+        raise UserError(f"{root} has no row of {lacking} images by column '{columns.label}'; give another column with "
+                        "--columns, or index one class on its own with --one-class")
+    counted, skipped = _assemble(made, root, out, [], {"layout": PARQUET, "dataset": dataset,
+                                                       "decoded": str(bool(decode)).lower()})
+    shutil.rmtree(parts, ignore_errors=True)
+    return _summary(counted, skipped, expected, dataset, [])
+
+
+def _row_groups(files):
+    """(path, split, [row groups], rows) of every part: row groups of one file, PARQUET_PART rows or one group."""
+    for path, split in files:
+        groups, size = [], 0
+        for group, rows in enumerate(parquet.group_sizes(path)):
+            if groups and size + rows > PARQUET_PART:
+                yield path, split, groups, size
+                groups, size = [], 0
+            groups.append(group)
+            size += rows
+        if groups:
+            yield path, split, groups, size
+
+
+def _describe_group(path, root, split, columns, dataset, decode, group):
+    """Rows of a part, a list of dicts, of one row group."""
+    schema, found = pq.read_schema(path), []
+    word = layouts.SPLITS.get(split.lower()) or ("test" if "eval" in split.lower() or "test" in split.lower() else "unsplit")
+    for row in parquet.group_rows(path, group, root, split, columns):
+        about = describe_bytes(row.data, decode) if row.data else {"reason": "the row holds no image bytes"}
+        maker = canonical(row.generator)
+        generator = maker if row.label else manifest.REAL
+        found.append({"path": manifest.path_text(parquet.row_name(row.shard, row.index, schema, columns.image)),
+                      "label": row.label, "generator": generator, "family": family(generator), "dataset": dataset,
+                      "split": word, "source_real": "" if row.label else maker, **about})
+    return found
 
 
 def _first_size(root, folders, path):
@@ -119,7 +220,14 @@ def _missing_classes(places, one_class, layout):
 def describe(path, decode=True):
     """What the manifest says of one file itself, a dict; {"reason": ...} where it is refused."""
     try:
-        data = read_bytes(path)
+        return describe_bytes(read_bytes(path), decode)
+    except Refused as problem:
+        return {"reason": str(problem)}
+
+
+def describe_bytes(data, decode=True):
+    """What the manifest says of one image's bytes, a dict; {"reason": ...} where they are refused."""
+    try:
         header = read_header(data)
         looks = perceptual_hash(decode_bytes(data)) if decode else None
     except Refused as problem:
@@ -155,12 +263,16 @@ def _read_all(root, places, dataset, decode, workers, parts, total):
                 made.append(path)
                 bar.update(len(chunk))
     except BrokenProcessPool:
-        raise UserError("a worker process died (out of memory, or a decoder crashed); run the same command again with "
-                        "--workers 1 to go on from here") from None
+        raise _died() from None
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)
     return made
+
+
+def _died():
+    return UserError("a worker process died (out of memory, or a decoder crashed); run the same command again with --workers 1 "
+                     "to go on from here")
 
 
 def _key(root, chunk, dataset, decode):

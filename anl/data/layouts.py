@@ -161,7 +161,7 @@ def _generator(layout, generator, inner, root_name, label):
 def check_name(name):
     """The layout of that name. Raises UserError."""
     if name not in LAYOUTS:
-        raise UserError(f"there is no layout '{name}'; choose one of {', '.join(LAYOUTS)}")
+        raise UserError(f"there is no layout '{name}'; choose one of {', '.join(LAYOUTS)}, or parquet")
     return LAYOUTS[name]
 
 

@@ -52,12 +52,25 @@ class Unpacked:
     bytes: int
 
 
+NAMED = ((r"\.7z(\.\d+)?$", "a 7z archive", "7z x"), (r"\.(rar|r\d\d)$", "a RAR archive", "unrar x"),
+         (r"\.(zst|tzst)$", "compressed with zstd", "tar --zstd -xf"),
+         (r"\.(\d{3}|z\d\d)$", "a part of an archive in several parts", "7z x"))
+
+
+def unreadable(name, start=b""):
+    """(kind, program that reads it) of an archive that `unpack` cannot read, by its name or first bytes; else None."""
+    found = [known for magic, known in OTHERS.items() if start.startswith(magic)]
+    found += [(kind, program) for pattern, kind, program in NAMED if re.search(pattern, name, re.IGNORECASE)]
+    return found[0] if found else None
+
+
 def is_archive(path):
     """Whether a file is an archive of any kind named in this module."""
     path = Path(path)
     with open(path, "rb") as stream:
         start = stream.read(8)
-    return start.startswith((b"PK", *MAGIC, *OTHERS)) or bool(re.search(r"\.(tar|7z|zip)(\.\d+)?$", path.name))
+    return start.startswith((b"PK", *MAGIC, *OTHERS)) or bool(re.search(r"\.(tar|zip)$", path.name)) \
+        or unreadable(path.name) is not None
 
 
 def unpack(archive, folder, limits=None, progress=None):

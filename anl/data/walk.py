@@ -2,7 +2,10 @@
 
 import os
 import unicodedata
+from collections import deque
 from typing import NamedTuple
+
+LISTED = "symbolic link to a folder that is listed already"
 
 
 class Entries(NamedTuple):
@@ -25,37 +28,53 @@ class Folder(NamedTuple):
 def walk(root):
     """Yield Entries of every folder, parents first, names in the order of their bytes.
 
-    Symbolic links are followed, once round: a link to a folder that leads back to one of its own parents is a problem.
+    Symbolic links are followed, and each folder (device and inode) is entered once. Folders reached through a link come
+    after all others, so that a folder of the tree is listed under its real path; a second way to a folder is a problem.
     """
-    start = os.stat(root)
-    stack = [("", frozenset([(start.st_dev, start.st_ino)]))]
-    while stack:
-        path, above = stack.pop()
+    seen, stack, links = {_mark(root)}, [""], deque()
+    while stack or links:
+        if stack:
+            path = stack.pop()
+        else:
+            path, mark = links.popleft()
+            if mark in seen:
+                yield Entries(path, [], [(path, LISTED)], [])
+                continue
+            seen.add(mark)
         try:
             with os.scandir(os.path.join(root, path)) as found:
                 entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
         except OSError as problem:
             yield Entries(path, [], [(path, f"folder cannot be read ({problem.strerror})")], [])
             continue
-        files, problems, below = [], [], []
+        files, here, below = [], [], []
         for entry in entries:
             inner = f"{path}/{entry.name}" if path else entry.name
             try:
-                status = entry.stat()
+                entry.stat()
                 folder = entry.is_dir()
+                mark = _mark(entry.path) if folder else None
             except OSError as problem:
                 link = "symbolic link that leads nowhere or to itself" if entry.is_symlink() else "cannot be opened"
-                problems.append((inner, f"{link} ({problem.strerror})"))
+                here.append((inner, f"{link} ({problem.strerror})"))
                 continue
-            mark = (status.st_dev, status.st_ino)
             if not folder:
                 files.append(entry.name)
-            elif mark in above:
-                problems.append((inner, "symbolic link that leads back to a folder above it"))
+            elif mark in seen:
+                here.append((inner, LISTED))
+            elif entry.is_symlink():
+                links.append((inner, mark))
             else:
-                below.append((inner, above | {mark}))
+                seen.add(mark)
+                below.append(inner)
         stack.extend(reversed(below))
-        yield Entries(path, files, problems, _clashes(path, entries))
+        yield Entries(path, files, here, _clashes(path, entries))
+
+
+def _mark(path):
+    """What is the same for every path to one folder. os.stat, because DirEntry.stat has no inode on Windows."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def _clashes(path, entries):

@@ -20,6 +20,7 @@ import numpy as np
 from anl.detect.crops import RULES, aggregate, tile
 from anl.errors import UserError, reason
 from anl.files import identity, read_json, sha256_of, write_json
+from anl.io import atomic_folder
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
 VERSION = 2
@@ -41,12 +42,14 @@ LIMITS = (
     "A verdict is a hint, and no proof of anything about a picture or a person.")
 
 
-def make(run, params, folder, licence):
+def make(run, params, folder, licence, replace=False):
     """Write the folder of a detector in use: the run's weights and its card. Returns the card, a dict.
 
-    run: folder of an anl.runs run. licence: one sentence on the weights. Raises UserError if the run or the benchmark is
-    missing.
+    run: folder of an anl.runs run. licence: one sentence on the weights. replace: whether a detector that this function
+    wrote into `folder` earlier is replaced; nothing else is ever deleted. Raises UserError if the run or the benchmark is
+    missing, or the folder is taken.
     """
+    _check_free(Path(folder), replace)
     import pandas as pd
     from sklearn.metrics import average_precision_score
 
@@ -80,14 +83,32 @@ def make(run, params, folder, licence):
                            "data": params.data.card, "versions": described["versions"]},
             "measured": _measured(test, rule, threshold, lower, params.benchmark.seen), "limits": list(LIMITS),
             "licence": licence}
-    temporary = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    shutil.copyfile(run / WEIGHTS, temporary / WEIGHTS)
-    write_json(temporary / CARD, card)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    _check_free(folder, replace)  # again: minutes have passed
+    with atomic_folder(folder, replace=replace) as temporary:
+        shutil.copyfile(run / WEIGHTS, temporary / WEIGHTS)
+        write_json(temporary / CARD, card)
     return card
+
+
+def _check_free(folder, replace):
+    """Raise UserError unless `folder` is new or empty, or, with `replace`, a detector's folder that `make` wrote."""
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a symbolic link; give the folder itself, or another one, with --out")
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; give another folder with --out")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in (CARD, WEIGHTS) or not path.is_file())
+    try:
+        ours = not foreign and read(folder).weights_sha256 == sha256_of(folder / WEIGHTS)
+    except (UserError, OSError):
+        ours = False
+    if not ours:
+        shown = foreign[0] if foreign else "a card or weights that `anl card` did not write"
+        raise UserError(f"{folder} exists and holds {shown}; nothing was deleted: give another folder with --out, or remove this "
+                        "one yourself")
+    if not replace:
+        raise UserError(f"{folder} already holds a detector; give another folder with --out, or replace it with --replace")
 
 
 def _scored(detector, params, split):

@@ -19,7 +19,7 @@ def text(card):
     return "\n".join([
         "---", "library_name: anl", "tags:", "- generated-image-detection", "---", "",
         "# A detector of generated images", "", about, "",
-        "```python", "import anl", "", "detector = anl.load_detector(\"OWNER/NAME\", revision=\"COMMIT\")",
+        "```python", "import anl", "", "detector = anl.load_detector(\"hf://OWNER/NAME\", revision=\"COMMIT\")",
         "print(detector.score(\"picture.jpg\"))", "```", "",
         "## What it called its test photographs and their regenerations", "",
         "Shares of n pictures, by the generator and what was done to them.", "",

@@ -149,6 +149,15 @@ class ImageDetector(ModelHubMixin, library_name="anl", tags=["generated-image-de
             (Path(save_directory) / name).write_bytes((self.folder / name).read_bytes())
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *, revision=None, **options):
+        """A detector from a folder, or from the hub: `owner/name` and the full commit as `revision`."""
+        from anl.prior_source import commit  # not above: a folder needs no hub
+
+        if not os.path.isdir(pretrained_model_name_or_path):
+            commit(pretrained_model_name_or_path, revision)
+        return super().from_pretrained(pretrained_model_name_or_path, revision=revision, **options)
+
+    @classmethod
     def _from_pretrained(cls, *, model_id, revision=None, cache_dir=None, force_download=False, local_files_only=False,
                          token=None, device="cpu", **_):
         if os.path.isdir(model_id):
@@ -162,23 +171,32 @@ class ImageDetector(ModelHubMixin, library_name="anl", tags=["generated-image-de
 def load_detector(path_or_id=None, device="cpu", revision=None):
     """A detector in use: from a folder, from the hub, or the one that comes with the repository.
 
-    path_or_id: a folder made by `anl card`, or a hub id (`owner/name`), whose `revision` should then be a commit;
-    default `models/detector`. Raises UserError if it cannot be had.
+    path_or_id: a folder made by `anl card`, or `hf://owner/name` with its full commit as `revision`; default
+    `models/detector`. Raises UserError if it cannot be had.
 
     >>> load_detector().score("data/photos/Cat.png").verdict in ("generated", "real", "undecided")
     True
     """
     path = DEFAULT if path_or_id is None else path_or_id
-    if path_or_id is None or os.path.isdir(path) or str(path).count("/") != 1 or str(path).startswith((".", "/", "~")):
+    if os.path.isdir(path):
+        if revision is not None:
+            raise UserError(f"{path} is a folder and has no revision; leave the revision out")
         return ImageDetector.load(path, device)
+    from anl.prior_source import commit, hint, hub_id  # not above: scoring a first picture need not wait for it
+
+    repo = hub_id(path)
+    if repo is None:
+        raise UserError(f"{path} is no folder with a detector; get the default one with `make data`, or make one with `anl "
+                        f"card RUN_FOLDER`{hint(str(path))}")
+    revision = commit(path, revision)
     try:
-        return ImageDetector.from_pretrained(str(path), revision=revision, device=device)
+        return ImageDetector._from_pretrained(model_id=repo, revision=revision, device=device)
     except UserError:
         raise
     except Exception as problem:  # the hub's client has many errors of its own, and the network's
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-        raise UserError(f"{path} is no folder here, and the hub does not give it ({reason[:160]}); check the name, or "
-                        "download the folder by hand and pass its path") from None
+        raise UserError(f"{path} cannot be downloaded ({reason[:160]}); check the name, or download the folder by hand and "
+                        "pass its path") from None
 
 
 def as_pixels(image):

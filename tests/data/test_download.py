@@ -256,3 +256,78 @@ def test_check_of_a_file_of_ones_own_keeps_it(tmp_path):
     with pytest.raises(UserError, match="bytes 1, expected 2; fetch it again; if"):
         check(tmp_path / "mine", size=2)
     assert (tmp_path / "mine").exists()
+
+
+# ---- redirects ---------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def web(monkeypatch):
+    """Answers by address instead of a network: `web.pages` {url: (status, headers)}; `web.asked` lists the addresses."""
+    import io
+
+    import requests
+    import urllib3
+
+    def send(self, request, **options):
+        web.asked.append(request.url)
+        status, headers = web.pages[request.url]
+        answer = requests.Response()
+        answer.status_code, answer.url, answer.request = status, request.url, request
+        answer.headers.update(headers)
+        answer.raw = urllib3.HTTPResponse(io.BytesIO(CONTENT if status == 200 else b""), preload_content=False, status=status)
+        return answer
+
+    class Web:
+        pages, asked = {}, []
+
+    web = Web()
+    web.pages, web.asked = {}, []
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send)
+    return web
+
+
+def to(address):
+    return 302, {"Location": address}
+
+
+def test_a_detour_without_encryption_is_refused_even_where_the_end_is_encrypted(web, tmp_path):
+    web.pages = {"https://a.org/x": to("http://b.org/x"), "http://b.org/x": to("https://c.org/x"), "https://c.org/x": (200, {})}
+    with pytest.raises(UserError, match="https://a.org/x leads to http://b.org/x, which is not encrypted"):
+        download("https://a.org/x", tmp_path / "x")
+    assert web.asked == ["https://a.org/x"] and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("inside", ["https://127.0.0.1/x", "https://localhost:8080/x", "https://192.168.0.1/x", "https://10.1.2.3/x",
+                                    "https://169.254.169.254/latest", "https://[::1]/x", "https://[::ffff:10.0.0.1]/x",
+                                    "https://2130706433/x", "https://0x7f.1/x"])
+def test_a_public_address_does_not_lead_to_a_private_one(web, tmp_path, inside):
+    class Everything(dict):
+        def __missing__(self, key):
+            return 200, {}
+
+    web.pages = Everything({"https://a.org/x": to(inside)})
+    with pytest.raises(UserError, match="leads to .*, an address inside a private network"):
+        download("https://a.org/x", tmp_path / "x")
+    assert web.asked == ["https://a.org/x"]
+
+
+def test_an_encrypted_detour_is_followed(web, tmp_path):
+    web.pages = {"https://a.org/x": to("/y"), "https://a.org/y": to("https://cdn.org/z"), "https://cdn.org/z": (200, {})}
+    assert download("https://a.org/x", tmp_path / "x", sha256=SHA256) == SHA256
+    assert web.asked == ["https://a.org/x", "https://a.org/y", "https://cdn.org/z"]
+
+
+def test_a_circle_of_addresses_ends(web, tmp_path):
+    web.pages = {"https://a.org/x": to("https://a.org/x")}
+    with pytest.raises(UserError, match="more than .* redirects"):
+        download("https://a.org/x", tmp_path / "x")
+
+
+def test_a_whole_part_is_used_without_asking_even_where_the_server_names_no_version(get, server, monkeypatch):
+    """Stopped after the last byte, while the hash was computed."""
+    server.manners = {"no-tag"}
+    monkeypatch.setattr(module, "check", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        get(sha256=SHA256)
+    monkeypatch.undo()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert get(sha256=SHA256) == SHA256 and len(server.asked) == 1 and left(get) == ["set.zip"]

@@ -208,12 +208,12 @@ def hub(tmp_path):
         yield server
 
 
-def fetch_from(server, folder, **environment):
+def fetch_from(server, folder, before="", **environment):
     """fetch() in a process of its own: the hub's client reads the environment when it is imported."""
     environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0",
                    "HF_HOME": str(folder.parents[1] / "home"), "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(ROOT),
                    "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
-    done = subprocess.run([sys.executable, "-c", RUN, str(folder), json.dumps(asdict(hub_source()))], env=environment, check=False, text=True,
+    done = subprocess.run([sys.executable, "-c", RUN.replace("fields =", f"{before}\nfields ="), str(folder), json.dumps(asdict(hub_source()))], env=environment, check=False, text=True,
                           capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -241,3 +241,39 @@ def test_no_branch_is_taken(revision, tmp_path):
 def test_room_for_the_hubs_set(tmp_path):
     with pytest.raises(UserError, match="8 TB are to come.*make room"):
         fetch.fetch(hub_source(bytes=8_000_000_000_000), tmp_path / "tiny")
+
+
+STOPPED = """
+def stopped(*arguments, **options):
+    raise UserError("stopped")
+fetch._record = stopped
+"""
+
+
+def test_a_finished_download_is_kept_and_used_whatever_fails_after_it(hub, tmp_path):
+    assert fetch_from(hub, tmp_path / "out/tiny", STOPPED) == "UserError: stopped"
+    assert (tmp_path / "out/.tiny.parts/data/train-00000-of-00001.parquet").is_file() and not (tmp_path / "out/tiny").exists()
+    asked = len(hub.asked)
+    assert fetch_from(hub, tmp_path / "out/tiny") == "5" and len(hub.asked) == asked
+    assert names(tmp_path / "out") == ["tiny"] and not (tmp_path / "out/tiny/test/more.zip").exists()
+
+
+def test_an_archive_that_python_cannot_read_is_kept_with_a_line(tmp_path):
+    write(tmp_path / "made/train-00000-of-00001.parquet", [0, 1, 1], ["real", "x", "y"])
+    files = {"train.parquet": (tmp_path / "made/train-00000-of-00001.parquet").read_bytes(), "test/a.7z": b"7z\xbc\xaf\x27\x1crest"}
+    with tiny_hub.serving("datasets", "tiny/set", files) as server:
+        fields = {"hub": Hub("tiny/set", COMMIT, ("*.parquet", "*.7z"), {})}
+        found = fetch_from(server, tmp_path / "out/tiny", f"fields = {asdict(hub_source(**fields))!r}\n_ = json.loads; "
+                           "json.loads = lambda text: fields if text == sys.argv[2] else _(text)")
+    assert found == "3" and names(tmp_path / "out") == ["tiny"]
+    assert (tmp_path / "out/tiny/test/a.7z").is_file() and record(tmp_path / "out/tiny")["kept"] == ["test/a.7z"]
+    note = fetch.fetch(hub_source(), tmp_path / "out/tiny").note
+    assert f"`7z x a.7z` in {tmp_path / 'out/tiny/test'}" in note and "\n" not in note
+
+
+@pytest.mark.parametrize("name", ["set.7z", "set.rar", "set.tar.zst", "set.zip.001", "set.7z.001"])
+def test_a_format_that_cannot_be_unpacked_is_refused_before_the_download(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(download.requests, "get", lambda *a, **o: pytest.fail("something was downloaded"))
+    wanted = source(access="direct", steps=(), files=(File("a.zip", "https://x/a.zip"), File(name, f"https://x/{name}")))
+    with pytest.raises(UserError, match=f"{name} is .*nothing was downloaded: download https://x/{name}, unpack it"):
+        fetch.fetch(wanted, tmp_path / "tiny")

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -91,3 +92,54 @@ def test_a_missing_or_damaged_card(tmp_path, text, message):
         (tmp_path / card.CARD).write_text(text)
     with pytest.raises(UserError, match=message):
         card.read(tmp_path)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_folder_of_something_else_is_never_deleted(world, run, tmp_path, monkeypatch, replace):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").write_text("years of work")
+    monkeypatch.setattr(card, "_scored", lambda *a: pytest.fail("computed before the folder was looked at"))
+    with pytest.raises(UserError, match="mine exists and holds .*thesis.tex"):
+        card.make(run, world.params, tmp_path / "mine", "MIT", replace=replace)
+    assert (tmp_path / "mine/thesis.tex").read_text() == "years of work"
+
+
+def test_a_detectors_folder_is_replaced_only_where_that_is_asked_for(world, run, folder, tmp_path):
+    made = shutil.copytree(folder, tmp_path / "made")
+    with pytest.raises(UserError, match="made already holds a detector.*--replace"):
+        card.make(run, world.params, made, "Other")
+    assert card.read(made).whole["licence"] == "MIT"
+    card.make(run, world.params, made, "Other", replace=True)
+    assert card.read(made).whole["licence"] == "Other"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made"]
+
+
+def test_a_detectors_folder_that_holds_more_is_not_replaced(world, run, folder, tmp_path):
+    made = shutil.copytree(folder, tmp_path / "made")
+    (made / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="notes.txt"):
+        card.make(run, world.params, made, "Other", replace=True)
+    (made / "notes.txt").unlink()
+    (made / card.WEIGHTS).write_bytes(b"other weights")
+    with pytest.raises(UserError, match="exists and holds"):
+        card.make(run, world.params, made, "Other", replace=True)
+    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
+    with pytest.raises(UserError, match="link is a symbolic link"):
+        card.make(run, world.params, tmp_path / "link", "Other", replace=True)
+
+
+def test_an_empty_folder_is_filled(world, run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    card.make(run, world.params, tmp_path / "empty", "MIT")
+    assert card.read(tmp_path / "empty").size == 32
+
+
+def test_the_command_writes_next_to_other_models_and_not_over_the_packaged_detector(monkeypatch):
+    from anl import cli
+
+    asked = []
+    monkeypatch.setattr(card, "make", lambda run, params, out, licence, replace: asked.append((str(out), replace)) or {
+        "rule": "max", "threshold": 0.0, "chosen_on": {"n_real": 1, "n_fake": 1}})
+    assert cli.main(["card", "runs/small/main/plain-s0"]) == 0
+    assert cli.main(["card", "runs/small/main/plain-s0", "--out", "there", "--replace"]) == 0
+    assert asked == [("models/plain-s0", False), ("there", True)]

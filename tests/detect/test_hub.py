@@ -11,7 +11,7 @@ from tests.tiny_hub import COMMIT
 LOAD = """
 import sys
 import anl
-detector = anl.load_detector("tiny/detector", revision=sys.argv[1])
+detector = anl.load_detector("hf://tiny/detector", revision=sys.argv[1])
 print(detector.card.weights_sha256)
 """
 

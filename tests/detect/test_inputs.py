@@ -31,7 +31,7 @@ def test_files_folders_and_patterns_each_once_in_order(tree):
 
 def test_a_link_in_a_circle_is_reported(tree):
     assert [(path, reason) for path, reason in find(["in"]) if reason] == [
-        ("in/loop", "symbolic link that leads back to a folder above it")]
+        ("in/loop", "symbolic link to a folder that is listed already")]
 
 
 def test_a_list_may_hold_names_that_are_not_utf8(tree):

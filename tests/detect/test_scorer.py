@@ -140,9 +140,31 @@ def test_the_documented_example_runs(monkeypatch):
 
 def test_an_id_that_the_hub_does_not_give_is_one_line(monkeypatch):
     monkeypatch.setattr(scorer, "snapshot_download", lambda *a, **k: (_ for _ in ()).throw(OSError("offline\nmore")))
-    with pytest.raises(UserError, match="owner/name is no folder here, and the hub does not give it") as problem:
-        anl.load_detector("owner/name")
+    with pytest.raises(UserError, match="hf://owner/name cannot be downloaded .*offline") as problem:
+        anl.load_detector("hf://owner/name", revision="f" * 40)
     assert "\n" not in str(problem.value)
+
+
+@pytest.mark.parametrize("revision", [None, "f" * 40])
+def test_a_mistyped_folder_is_never_looked_up_on_the_hub(revision, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scorer, "snapshot_download", lambda *a, **k: pytest.fail("the hub was asked"))
+    with pytest.raises(UserError, match="models/detektor is no folder.*hf://models/detektor with revision=<40-hex commit>"):
+        anl.load_detector("models/detektor", revision=revision)
+
+
+@pytest.mark.parametrize("revision", [None, "main", "0123456", "F" * 40])
+def test_a_detector_of_the_hub_needs_a_full_commit(revision, monkeypatch):
+    monkeypatch.setattr(scorer, "snapshot_download", lambda *a, **k: pytest.fail("the hub was asked"))
+    with pytest.raises(UserError, match="hf://owner/name needs revision=<40-hex commit>"):
+        anl.load_detector("hf://owner/name", revision=revision)
+    with pytest.raises(UserError, match="owner/name needs revision=<40-hex commit>"):
+        scorer.ImageDetector.from_pretrained("owner/name", revision=revision)
+
+
+def test_a_folder_has_no_revision(folder):
+    with pytest.raises(UserError, match="is a folder and has no revision"):
+        anl.load_detector(folder, revision="f" * 40)
 
 
 def test_the_repositorys_detector_loads_and_its_card_is_of_a_committed_profile(picture):
