@@ -1,0 +1,295 @@
+"""From photographs to crops: the split by cluster, downsampled sources, the choice of patches, and crops for training.
+
+A photograph is downsampled by a factor of at least 2 to a *source*, which removes its earlier compression. Patches for
+a benchmark and training crops for prior and generators are cut from sources.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from anl import seeds
+from anl.data import images
+from anl.data.manifest import REAL
+from anl.io import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A crop of a source: `top`, `left` and `size` in pixels of the source."""
+
+    photo: str
+    group: str
+    split: str
+    top: int
+    left: int
+    size: int
+
+    @property
+    def id(self):
+        return f"{self.photo}@{self.top}x{self.left}"
+
+
+def split_photos(photos, shares, seed):
+    """Assign photographs to train, val and test by cluster, so that near-duplicates stay together.
+
+    Parameters
+    ----------
+    photos : sequence
+        Objects with `id` and `cluster` (strings).
+    shares : mapping or section
+        Shares `train`, `val` and `test` of the clusters, which sum to 1.
+    seed : int
+        The draw depends on the seed and the set of clusters only.
+
+    Returns
+    -------
+    dict of str to str
+        Photo id -> split.
+
+    Raises
+    ------
+    UserError
+        If a split is empty.
+    """
+    shares = as_mapping(shares)
+    clusters = sorted({photo.cluster for photo in photos})
+    order = seeds.generator(seed, "split").permutation(len(clusters))
+    bounds = np.rint(np.cumsum([shares[name] for name in SPLITS]) * len(clusters)).astype(int)
+    if min(np.diff([0, *bounds])) < 1:
+        raise UserError(f"the split {shares} leaves a part of {len(clusters)} photographs empty; change data.split")
+    place = {clusters[item]: SPLITS[int(np.searchsorted(bounds, rank, side="right"))] for rank, item in enumerate(order)}
+    return {photo.id: place[photo.cluster] for photo in photos}
+
+
+def as_mapping(section):
+    """A mapping, or a pydantic section, as a dict."""
+    return section.model_dump() if hasattr(section, "model_dump") else dict(section)
+
+
+# ---- sources and patches -----------------------------------------------------------------------------------------------
+def load_source(path, least_factor, target_side):
+    """Decode a photograph and downsample it: by `least_factor`, or further until its short side is `target_side`.
+
+    Returns
+    -------
+    ndarray
+        uint8 (H, W, 3).
+
+    Raises
+    ------
+    UserError
+        If the file cannot be decoded.
+    """
+    pixels = images.decode(path)
+    height, width = pixels.shape[:2]
+    factor = max(least_factor, min(height, width) / target_side)
+    return resize(pixels, round(height / factor), round(width / factor))
+
+
+def shrink(source, factor, least=1):
+    """Downsample uint8 (H, W, 3) by `factor` (0 to 1), but not below `least` pixels on the short side."""
+    height, width = source.shape[:2]
+    factor = max(factor, min(1.0, least / min(height, width)))
+    return source if factor >= 1 else resize(source, max(least, round(height * factor)), max(least, round(width * factor)))
+
+
+def resize(pixels, height, width):
+    """Anti-aliased bicubic resize of a uint8 (H, W, 3) array."""
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def halve(pixels):
+    """Halve a uint8 (H, W, 3) array: the last step that real and generated patches share."""
+    height, width = pixels.shape[:2]
+    return resize(pixels, height // 2, width // 2)
+
+
+def choose_patches(source, photo, group, split, *, size, count, least_std, seed):
+    """Choose crops of a source at random positions of a grid; flat ones are left out.
+
+    Parameters
+    ----------
+    source : ndarray
+        uint8 (H, W, 3).
+    photo, group, split : str
+        Noted in each patch; the draw depends on `photo`. Training patches may overlap, others do not.
+    size, count : int
+        Pixels on a side, and patches at most.
+    least_std : float
+        Grey-level standard deviation below which a patch counts as flat.
+    seed : int
+        Base seed.
+
+    Returns
+    -------
+    list of Patch
+        Sorted by position.
+
+    Raises
+    ------
+    UserError
+        If the source is smaller than a patch.
+    """
+    height, width = source.shape[:2]
+    if min(height, width) < size:
+        raise UserError(f"{photo}: its downsampled source is {width} x {height} pixels, smaller than the crop of {size}; "
+                        "lower benchmark.size or data.least_factor, or remove the photograph")
+    stride = size // 3 if split == "train" else size
+    rng = seeds.generator(seed, "patches", photo)
+    offset_y, offset_x = (int(rng.integers(0, (side - size) % stride + 1)) for side in (height, width))
+    corners = [(y, x) for y in range(offset_y, height - size + 1, stride) for x in range(offset_x, width - size + 1, stride)]
+    chosen = []
+    for index in rng.permutation(len(corners)):
+        y, x = corners[index]
+        if source[y:y + size, x:x + size].mean(axis=2).std() >= least_std:
+            chosen.append(Patch(photo, group, split, y, x, size))
+        if len(chosen) == count:
+            break
+    return sorted(chosen, key=lambda patch: (patch.top, patch.left))
+
+
+def load_sources(photos, folder, least_factor, target_side):
+    """Sources of photographs (objects with `file`), a list of uint8 (H, W, 3)."""
+    return [load_source(Path(folder) / photo.file, least_factor, target_side) for photo in photos]
+
+
+class CropSampler:
+    """Random square crops with flips for generative training; batch k is a pure function of (seed, name, k).
+
+    Parameters
+    ----------
+    sources : sequence of ndarray
+        uint8 (H, W, 3); those smaller than a crop are left out. Drawn with a probability proportional to the root of
+        their area.
+    size, batch_size : int
+        Pixels on a side; crops in a batch.
+    seed, name : int, str
+        Name the random stream.
+
+    Raises
+    ------
+    UserError
+        If no source is large enough.
+    """
+
+    def __init__(self, sources, size, batch_size, seed, name):
+        self.sources = [source for source in sources if min(source.shape[:2]) >= size]
+        if not self.sources:
+            raise UserError(f"no source is as large as the training crop of {size} pixels; lower the model's crop")
+        self.weights = np.array([source.shape[0] * source.shape[1] for source in self.sources], float) ** 0.5
+        self.weights /= self.weights.sum()
+        self.size, self.batch_size, self.seed, self.name = size, batch_size, seed, name
+
+    def batch(self, step):
+        """Crops of batch `step`: float (B, 3, size, size) in [-1, 1]."""
+        rng = seeds.generator(self.seed, self.name, "crops", step)
+        crops = np.empty((self.batch_size, self.size, self.size, 3), np.uint8)
+        for row, index in enumerate(rng.choice(len(self.sources), self.batch_size, p=self.weights)):
+            source = self.sources[index]
+            y, x = (int(rng.integers(0, side - self.size + 1)) for side in source.shape[:2])
+            crop = source[y:y + self.size, x:x + self.size]
+            crops[row] = crop[:, ::-1] if rng.random() < 0.5 else crop
+        return images.to_tensor(crops)
+
+
+# ---- the rows of a manifest that are used --------------------------------------------------------------------------------
+def draw_order(rows, seed):
+    """A random but reproducible key for each row, by the seed and the image's bytes alone: a list of hex strings."""
+    return [hashlib.sha256(f"{seed}/{digest}".encode()).hexdigest() for digest in rows["sha256"]]
+
+
+def hold_out(rows, share, most, seed):
+    """Give a published set without a validation split one, cut from its training images.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Manifest rows. Training rows whose bytes occur in the test split, or earlier in the training split, are dropped.
+    share, most : float, int
+        Share of each generator's training groups that validate, and how many at most; `most` 0 is no limit.
+    seed : int
+        Which ones follows from the seed and their bytes. A group, such as a photograph and its regenerations, stays together.
+
+    Returns
+    -------
+    DataFrame
+        Rows with splits train, val and test. A set with its own validation split only loses repeated rows.
+
+    Raises
+    ------
+    UserError
+        If a generator is left without training or without validation images.
+    """
+    rows = rows.assign(split=rows["split"].astype(str).replace("unsplit", "train"), draw=draw_order(rows, seed))
+    rows = rows.sort_values(["draw", "path"], kind="stable")
+    tested = set(rows.loc[rows["split"] == "test", "sha256"])
+    learned = rows["split"] != "test"
+    rows = rows[~learned | ~(rows["sha256"].isin(tested) | (rows["sha256"].duplicated() & learned))]
+    if not (rows["split"] == "val").any():
+        train = rows[rows["split"] == "train"]
+        train = train.assign(draw=train.groupby("group")["draw"].transform("min")).sort_values("draw", kind="stable")
+        first = train.drop_duplicates(["generator", "group"]).assign(rank=lambda part: part.groupby("generator").cumcount())
+        size = first.groupby("generator")["group"].transform("size")
+        limit = np.maximum(1, np.rint(share * size)) if share else 0 * size
+        limit = np.minimum(limit, most) if most else limit
+        held = set(first.loc[first["rank"] < limit, "group"])
+        mine = (rows["split"] == "train") & rows["group"].isin(held)
+        rows = rows.assign(split=rows["split"].mask(mine, "val"))
+        for generator in train["generator"].unique():
+            left = set(rows.loc[rows["generator"] == generator, "split"])
+            if not {"train", "val"} <= left:
+                raise UserError(f"benchmark.val_share {share} leaves no {'training' if 'train' not in left else 'validation'} "
+                                f"images of '{generator}'; change it")
+    return rows.drop(columns="draw").reset_index(drop=True)
+
+
+def use_rows(rows, use, seed):
+    """Choose the images that a profile uses: at most `use` reals of each split, spread evenly over groups.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Manifest rows with split, label, generator, group, pair, sha256.
+    use : mapping or section
+        Real images at most of the splits `train`, `val` and `test`.
+    seed : int
+        Which ones follows from the seed and their bytes, whatever the order of the rows.
+
+    Returns
+    -------
+    DataFrame
+        The chosen rows in their order: reals; paired images whose real is chosen; of other images, for each generator and
+        split, as many as there are reals, also spread over groups.
+    """
+    draw, pair = pd.Series(draw_order(rows, seed), rows.index), _pairs(rows)
+    real = rows["generator"] == REAL
+    chosen = []
+    for split, limit in as_mapping(use).items():
+        here = rows["split"] == split
+        reals = _spread(rows[here & real], draw, limit)
+        chosen.append(reals)
+        known = set(pair[reals]) - {""}
+        chosen.append(rows.index[here & ~real & pair.isin(known)])
+        for _, part in rows[here & ~real & (pair == "")].groupby("generator", observed=True):
+            chosen.append(_spread(part, draw, len(reals)))
+    keep = set().union(*map(set, chosen)) if chosen else set()
+    return rows[rows.index.isin(keep)].reset_index(drop=True)
+
+
+def _pairs(rows):
+    """The column `pair`, empty where it is missing."""
+    return rows["pair"].fillna("").astype(str) if "pair" in rows else pd.Series("", rows.index)
+
+
+def _spread(part, draw, limit):
+    """Index of up to `limit` rows: every group's first, then every group's second, and so on, by draw."""
+    part = part.assign(draw=draw[part.index]).sort_values("draw", kind="stable")
+    rank = part.groupby(part["group"].astype(str)).cumcount()
+    return part.assign(rank=rank).sort_values(["rank", "draw"], kind="stable").head(limit).index

@@ -1,0 +1,318 @@
+"""One definition of each pixel operation: views, negative controls, perturbations and augmentation are built from these.
+
+Every operation takes and returns uint8 (H, W, 3) of the same size, so that a detector always sees 8-bit images. An
+operation is named by a string: `jpeg_90`, `blur_0.5`, a fixed name such as `jpeg96`, or a chain such as `jpeg96+blur_1`.
+"""
+
+import hashlib
+import io
+
+import numpy as np
+from PIL import Image, ImageFilter
+from scipy.signal import wiener
+
+from anl import seeds
+from anl.io import UserError
+
+VIEWS = ("raw", "matched", "jpeg96")
+CONTROLS = ("resize75", "blur", "jpeg96", "denoise")
+AUGMENTATIONS = ("jpeg", "jpeg", "resize", "blur")  # drawn with equal probability, so JPEG makes up a half
+LOSSLESS_FORMATS = ("PNG", "BMP", "TIFF", "GIF", "PPM")
+MATCHED_TOLERANCE = 0.01  # total variation distance below which two distributions of file formats count as equal
+
+
+# ---- the operations ----------------------------------------------------------------------------------------------------
+def jpeg(pixels, quality):
+    """Encode as JPEG with 4:2:0 chroma subsampling at `quality` (1 to 100, rounded) and decode."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="JPEG", quality=round(quality), subsampling="4:2:0")
+    return np.asarray(Image.open(stream))
+
+
+def webp(pixels, quality):
+    """Encode as lossy WebP at `quality` (0 to 100, rounded) and decode."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="WEBP", quality=round(quality), method=4)
+    return np.asarray(Image.open(stream).convert("RGB"))
+
+
+def resize(pixels, factor):
+    """Resize by `factor` with anti-aliased bicubic interpolation, and back to the original size."""
+    height, width = pixels.shape[:2]
+    inner = (max(1, round(width * factor)), max(1, round(height * factor)))
+    if inner == (width, height):
+        return pixels
+    image = Image.fromarray(pixels).resize(inner, Image.Resampling.BICUBIC)
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def blur(pixels, radius):
+    """Gaussian blur with a standard deviation of `radius` pixels (Pillow's approximation by box filters)."""
+    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
+
+
+def crop(pixels, share):
+    """Keep the central `share` (0.5 < share <= 1) of each side and pad to the original size by reflection.
+
+    No pixel is interpolated, and the size stays a multiple of the detector's stride.
+    """
+    sides = pixels.shape[:2]
+    kept = [round(side * share) for side in sides]
+    first = [(side - part) // 2 for side, part in zip(sides, kept)]
+    middle = pixels[first[0]:first[0] + kept[0], first[1]:first[1] + kept[1]]
+    rim = [(start, side - part - start) for start, side, part in zip(first, sides, kept)]
+    return np.pad(middle, [*rim, (0, 0)], mode="reflect")
+
+
+def denoise(pixels, deviation=2.0):
+    """Adaptive 3 x 3 Wiener filter that assumes noise of `deviation` grey levels: smooths flat regions, keeps edges."""
+    values = pixels.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        clean = np.stack([wiener(values[..., channel], 3, deviation**2) for channel in range(3)], axis=-1)
+    return np.rint(np.where(np.isfinite(clean), clean, values)).clip(0, 255).astype(np.uint8)
+
+
+def noise(pixels, deviation, rng):
+    """Add white Gaussian noise of `deviation` grey levels; with the same `rng` state, a stronger noise is a scaled one."""
+    return np.rint(pixels + deviation * rng.standard_normal(pixels.shape)).clip(0, 255).astype(np.uint8)
+
+
+OPERATIONS = {"jpeg": jpeg, "webp": webp, "resize": resize, "blur": blur, "crop": crop, "denoise": denoise}
+FIXED = {"jpeg96": ("jpeg", 96.0), "resize75": ("resize", 0.75), "blur": ("blur", 0.5), "denoise": ("denoise", 2.0)}
+
+
+# ---- by name -----------------------------------------------------------------------------------------------------------
+def name_of(kind, strength):
+    """The name of an operation, for example `jpeg_90` or `blur_0.5`."""
+    return f"{kind}_{strength:g}"
+
+
+def parse(name):
+    """(kind, strength) of a single operation's name; ("raw", 0.0) for `raw`.
+
+    Raises
+    ------
+    UserError
+        If there is no such operation, or the strength is missing or not a positive finite number.
+    """
+    if name == "raw":
+        return "raw", 0.0
+    if name in FIXED:
+        return FIXED[name]
+    kind, _, text = name.partition("_")
+    try:
+        strength = float(text)
+    except ValueError:
+        strength = float("nan")
+    if kind not in (*OPERATIONS, "noise"):
+        raise UserError(f"unknown processing '{name}'; choose one of raw, {', '.join(FIXED)}, or one of "
+                        f"{', '.join([*OPERATIONS, 'noise'])} with a strength (`jpeg_90`)")
+    if not 0 < strength < float("inf"):
+        raise UserError(f"processing '{name}' needs a positive strength after the underscore, for example `jpeg_90`")
+    return kind, strength
+
+
+def apply(name, pixels, seed=None, image_id=None):
+    """Apply a named operation, or a chain of them joined by `+`, to one image.
+
+    Parameters
+    ----------
+    name : str
+        `raw`, one of the fixed names `jpeg96`, `resize75`, `blur` and `denoise`, or `kind_strength` with a kind of
+        jpeg, webp (quality), resize (factor), blur (pixels), crop (share of a side), denoise or noise (grey levels).
+    pixels : ndarray
+        uint8 (H, W, 3).
+    seed, image_id : int, str
+        Needed for `noise` only: they alone decide the draw, so that a score does not depend on the order of images.
+
+    Returns
+    -------
+    ndarray
+        uint8 (H, W, 3). `raw` returns `pixels` itself.
+
+    Raises
+    ------
+    UserError
+        If a name is unknown. The view `matched` is a property of a benchmark, not of an image: see `encodings`.
+    """
+    if name == "matched":
+        raise UserError("view 'matched' depends on the file formats of a benchmark's reals; take each image's processing "
+                        "from `processing.encodings`")
+    for part in name.split("+"):
+        kind, strength = parse(part)
+        if kind == "noise":
+            if seed is None or image_id is None:
+                raise ValueError("noise needs `seed` and `image_id`")
+            pixels = noise(pixels, strength, seeds.generator(seed, "perturbation", image_id))
+        elif kind != "raw":
+            pixels = OPERATIONS[kind](pixels, strength)
+    return pixels
+
+
+def apply_all(names, pixels, seed=None, image_ids=None):
+    """Apply a name to each image of uint8 (N, H, W, 3); `names` is one name or N of them. Unchanged input is returned."""
+    names = [names] * len(pixels) if isinstance(names, str) else list(names)
+    if len(names) != len(pixels):
+        raise ValueError(f"{len(names)} names for {len(pixels)} images")
+    if all(name == "raw" for name in names):
+        return pixels
+    out = np.empty_like(pixels)
+    for index, name in enumerate(names):
+        out[index] = apply(name, pixels[index], seed, None if image_ids is None else image_ids[index])
+    return out
+
+
+# ---- views of a benchmark ----------------------------------------------------------------------------------------------
+def encodings(rows, view, seed, formats="lossless"):
+    """The processing that each image of a benchmark gets in a view.
+
+    In `matched`, generated images are compressed as the reals are. Reals stay as they are; so do the images of a generator
+    whose formats and JPEG qualities are distributed as those of its reals. Any other generated image takes the
+    encoding of its own real image where the two are paired, or else draws one from the distribution of its reals. A draw
+    depends on the seed, the image's pair (or `image_id` where it has none) and the reals: not on other generators.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Manifest rows with the columns label, generator and image_id; format, jpeg_quality, pair and source_real if known.
+    view : str
+        `raw`, `matched` or any name that `apply` takes.
+    seed : int
+        Base seed of the draws.
+    formats : str
+        `lossless` leaves the published files alone; `leaky` treats reals as if published as JPEG 96, the leak that
+        many published sets have, in every view.
+
+    Returns
+    -------
+    list of str
+        N names for `apply_all`.
+
+    Raises
+    ------
+    UserError
+        If reals have a format that `matched` cannot imitate, or `formats` is unknown.
+    """
+    label = rows["label"].to_numpy()
+    if formats == "leaky":
+        own = np.where(label == 0, "jpeg96", "raw").tolist()
+        return ["jpeg96"] * len(own) if view == "matched" else [_chain(name, view) for name in own]
+    if formats != "lossless":
+        raise UserError(f"unknown formats '{formats}'; choose lossless or leaky")
+    return _matched(rows, label, seed) if view == "matched" else [view] * len(rows)
+
+
+def _chain(first, second):
+    return "+".join(name for name in (first, second) if name != "raw") or "raw"
+
+
+def _matched(rows, label, seed):
+    """See `encodings`."""
+    names = np.full(len(rows), "raw", object)
+    form = rows["format"].astype(str).to_numpy() if "format" in rows else np.full(len(rows), "PNG", object)
+    quality = (rows["jpeg_quality"].fillna(0).astype(int) if "jpeg_quality" in rows else rows["label"] * 0).to_numpy()
+    encoding = np.array([_encoding(*pair) for pair in zip(form, quality)], object)
+    source = _texts(rows, "source_real")
+    pair, image, generator = _texts(rows, "pair"), _texts(rows, "image_id"), _texts(rows, "generator")
+    real, generated = label == 0, label == 1
+    partner = {key: encoding[index] for index, key in enumerate(pair) if real[index] and key}
+    for maker, own in sorted(set(zip(generator[generated], source[generated]))):
+        reals = real & (source == own) if (real & (source == own)).any() else real
+        mine = np.flatnonzero(generated & (generator == maker) & (source == own))
+        wanted = _distribution(encoding[reals])
+        present = _distribution(encoding[mine])
+        distance = sum(abs(wanted.get(key, 0) - present.get(key, 0)) for key in {*wanted, *present}) / 2
+        if distance <= MATCHED_TOLERANCE:
+            continue
+        if odd := [key for key in wanted if key.startswith("?")]:
+            raise UserError(f"view 'matched' cannot write {odd[0][1:]}, the format of some reals; remove the view from "
+                            "evaluation.views")
+        options, steps = list(wanted), np.cumsum(list(wanted.values()))
+        for index in mine:
+            drawn = options[int(np.searchsorted(steps, _share(seed, pair[index] or image[index]) * steps[-1], side="right"))]
+            names[index] = partner.get(pair[index], drawn)
+    return names.tolist()
+
+
+def _encoding(form, quality):
+    """A file's format as a name of `apply`; with a leading question mark if there is none."""
+    if form == "JPEG" and quality:
+        return name_of("jpeg", quality)
+    return "raw" if form in LOSSLESS_FORMATS else f"?{form}"
+
+
+def _distribution(encoding):
+    """Share of each value, a dict sorted by key."""
+    values, counts = np.unique(encoding.astype(str), return_counts=True)
+    return dict(zip(values.tolist(), (counts / max(counts.sum(), 1)).tolist()))
+
+
+def _texts(rows, column):
+    """A column as an object array of strings; empty strings where it is missing."""
+    return rows[column].astype(object).fillna("").astype(str).to_numpy(object) if column in rows else np.full(len(rows), "", object)
+
+
+def _share(seed, key):
+    """A number in [0, 1) that follows from the seed and the key."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:6], "big") / 2**48
+
+
+# ---- augmentation of training pairs ------------------------------------------------------------------------------------
+def augmentation_plan(pairs, training, seed, step):
+    """What happens to each pair of a training batch; both images of a pair get the same processing.
+
+    Parameters
+    ----------
+    pairs : sequence of int
+        The pairs of the whole batch, before processes share it. A pair that occurs twice has one plan.
+    training : TrainingConfig
+        Of which augment_probability, and the [low, high] ranges jpeg_quality, resize_scale and blur_radius.
+    seed, step : int
+        The plan is a pure function of both.
+
+    Returns
+    -------
+    list of (str, float) or None
+        One per pair: the kind of operation and its strength, or None for an unchanged pair.
+
+    References
+    ----------
+    Wang et al. "CNN-generated images are surprisingly easy to spot... for now." CVPR 2020.
+    """
+    different, place = np.unique(np.asarray(pairs), return_inverse=True)
+    chance, kind, strength = seeds.generator(seed, "augment", step).random((len(different), 3)).T
+    ranges = {"jpeg": training.jpeg_quality, "resize": training.resize_scale, "blur": training.blur_radius}
+    plans = []
+    for index in range(len(different)):
+        name = AUGMENTATIONS[int(kind[index] * len(AUGMENTATIONS))]
+        low, high = ranges[name]
+        planned = chance[index] < training.augment_probability
+        plans.append((name, float(low + strength[index] * (high - low))) if planned else None)
+    return [plans[index] for index in place.tolist()]
+
+
+def apply_plan(plan, pixels):
+    """Process a batch by its plan.
+
+    Parameters
+    ----------
+    plan : list of (str, float) or None
+        N entries of `augmentation_plan`, one for each image; for P pairs stored as reals, then generated images: `plan * 2`.
+    pixels : ndarray
+        uint8 (N, H, W, 3); not changed.
+
+    Returns
+    -------
+    ndarray
+        uint8 (N, H, W, 3); `pixels` itself if nothing is planned.
+    """
+    if len(plan) != len(pixels):
+        raise ValueError(f"a plan for {len(plan)} images, and {len(pixels)} images")
+    planned = [index for index, entry in enumerate(plan) if entry is not None]
+    if not planned:
+        return pixels
+    out = pixels.copy()
+    for index in planned:
+        kind, strength = plan[index]
+        out[index] = OPERATIONS[kind](pixels[index], strength)
+    return out

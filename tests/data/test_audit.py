@@ -1,0 +1,161 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from anl.data import audit, processing
+from tests.data.test_processing import photograph
+
+
+def distance(one, other):
+    return (one ^ other).bit_count()
+
+
+def rows(count=200, seed=0, **columns):
+    """Rows of a benchmark without leaks: `count` reals and `count` images of generator a."""
+    rng = np.random.default_rng(seed)
+    total = 2 * count
+    table = pd.DataFrame({
+        "path": [f"{i}.png" for i in range(total)], "sha256": [f"{i:064x}" for i in range(total)],
+        "label": np.repeat([0, 1], count), "generator": np.repeat(["real", "a"], count), "split": "train", "source_real": "s",
+        "width": 256, "height": 256, "format": "PNG", "jpeg_quality": pd.array([None] * total, "Int16"),
+        "bytes": rng.integers(90_000, 110_000, total), "group": [str(i) for i in range(total)], "pair": "",
+        "phash": rng.integers(0, 2**64, total, np.uint64)})
+    return table.assign(**columns)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_near_pairs_are_those_of_a_full_comparison(seed):
+    rng = np.random.default_rng(seed)
+    base = rng.integers(0, 2**64, 60, np.uint64)
+    close = [h ^ np.uint64(sum(1 << int(b) for b in rng.choice(64, bits, replace=False))) for h in base for bits in (1, 3, 4)]
+    hashes = np.unique(np.concatenate([base, np.array(close, np.uint64)]))
+    first, second, bits, left_out = audit.near_pairs(hashes)
+    every = {(i, j): distance(int(hashes[i]), int(hashes[j])) for i in range(len(hashes)) for j in range(i + 1, len(hashes))}
+    wanted = {pair: d for pair, d in every.items() if d <= 3}
+    assert dict(zip(zip(first.tolist(), second.tolist()), bits.tolist())) == wanted and left_out == 0 and len(wanted) >= 120
+
+
+def test_a_crowd_of_similar_hashes_is_limited_and_counted(monkeypatch):
+    monkeypatch.setattr(audit, "CROWD", 10)
+    hashes = np.arange(100, dtype=np.uint64) << np.uint64(48)  # equal in three bands
+    assert audit.near_pairs(hashes)[3] == 3 * sum(range(1, 90))
+    first, second, _, left_out = audit.near_pairs(np.zeros(0, np.uint64))
+    assert len(first) == len(second) == left_out == 0
+    with pytest.raises(ValueError, match="at most 3 bits"):
+        audit.near_pairs([1, 2], 4)
+
+
+def duplicated():
+    """Eight rows: 0 and 1 have equal bytes, 1 and 2 look alike, 2 and 3 share a group, 4 and 5 have equal looks."""
+    table = rows(4)
+    table.loc[1, "sha256"] = table.loc[0, "sha256"]
+    table.loc[2, "phash"] = table.loc[1, "phash"] ^ np.uint64(5)
+    table.loc[3, "group"] = table.loc[2, "group"]
+    table.loc[5, "phash"] = table.loc[4, "phash"]
+    table["split"] = ["train", "train", "val", "test", "train", "test", "val", "train"]
+    return table
+
+
+def test_groups_join_bytes_looks_and_photographs():
+    assert audit.duplicate_groups(duplicated()).tolist() == [0, 0, 0, 0, 1, 1, 2, 3]
+    assert audit.duplicate_groups(duplicated(), near=False).tolist() == [0, 0, 1, 1, 2, 3, 4, 5]
+    assert audit.duplicate_groups(duplicated()[["sha256"]]).tolist() == [0, 0, 1, 2, 3, 4, 5, 6]
+
+
+def test_duplicates_are_put_on_one_side():
+    table = duplicated()
+    changed, moved = audit.one_side(table)
+    assert changed["split"].tolist() == ["test"] * 4 + ["test", "test", "val", "train"]
+    assert moved.to_dict("list") == {"path": ["0.png", "1.png", "2.png", "4.png"], "split": ["test"] * 4,
+                                     "split_before": ["train", "train", "val", "train"]}
+    assert changed.groupby("group")["split"].nunique().max() == 1 and changed["group"].nunique() == 4
+    assert not audit.near_duplicates(changed.drop(index=[4, 5]))[0]["across_splits"].any()
+    clean, none = audit.one_side(rows(5))
+    assert none.empty and clean["split"].tolist() == ["train"] * 10
+
+
+def test_tables_of_duplicates():
+    equal = audit.duplicates(duplicated())
+    assert equal["path"].tolist() == ["0.png", "1.png"] and not equal["across_splits"].any()
+    near, left_out = audit.near_duplicates(duplicated())
+    assert near[["path", "path_other"]].apply(set, axis=1).tolist() == [{"4.png", "5.png"}, {"1.png", "2.png"}]
+    assert near["bits"].tolist() == [0, 2] and near["across_splits"].all() and left_out == 0
+    assert audit.near_duplicates(rows(5).drop(columns="phash"))[0].empty and audit.duplicates(rows(5)).empty
+
+
+def test_a_regeneration_is_no_near_duplicate_of_its_own_real():
+    table = rows(3)
+    table.loc[3, "phash"] = table.loc[0, "phash"]
+    assert audit.near_duplicates(table)[0]["across_classes"].tolist() == [True]
+    table.loc[[0, 3], "pair"] = "p"
+    assert audit.near_duplicates(table)[0].empty
+
+
+def test_disjointness_counts_equal_and_similar_images():
+    table = duplicated()
+    found = audit.disjointness({"prior": table.iloc[:2], "test": table.iloc[[1, 2, 6]], "card": ["0" * 64]})
+    assert found[["first", "second", "shared"]].to_numpy().tolist() == [["prior", "test", 1], ["prior", "card", 1], ["test", "card", 1]]
+    assert found["near"][0] == 1 and found["near"].isna().tolist() == [False, True, True]
+    assert found["first_n"].tolist() == [1, 1, 3] and found["second_n"].tolist() == [3, 1, 1]
+    assert audit.disjointness({"a": rows(3), "b": rows(3, seed=1).assign(sha256=[f"x{i}" for i in range(6)])})["near"][0] == 0
+
+
+def test_splits_of_a_manifest_are_compared_by_class():
+    table = duplicated()
+    table.loc[5, "sha256"] = table.loc[7, "sha256"]  # generated, test and train
+    found = audit.split_disjointness(table)
+    leaks = found[found["shared"] > 0]
+    assert leaks[["first", "second", "label", "shared"]].to_numpy().tolist() == [["test", "train", 1, 1]]
+    assert len(found) == 6
+
+
+# ---- formats -------------------------------------------------------------------------------------------------------------
+def test_equal_formats_are_not_suspect():
+    probe = audit.format_probe(rows(400))
+    assert probe["balanced_accuracy"].between(0.42, 0.58).all() and not probe["suspect"].all()
+    assert ((probe["low"] <= probe["balanced_accuracy"]) & (probe["balanced_accuracy"] <= probe["high"])).all()
+    assert probe["real"].tolist() == [400, 400]
+
+
+def test_formats_that_reveal_the_class_are_found():
+    table = rows(100)
+    table.loc[table["label"] == 0, ["format", "jpeg_quality"]] = ["JPEG", 96]
+    tables = audit.audit(table)
+    assert (tables["format_probe"]["balanced_accuracy"] > 0.99).all() and tables["format_probe"]["suspect"].all()
+    assert any(line.startswith("a: metadata alone (declared) separate the classes") for line in audit.findings(tables))
+    counts = tables["format_counts"]
+    assert counts[["format", "jpeg_quality", "images"]].to_numpy().tolist() == [["PNG", 0, 100], ["JPEG", 96, 100]]
+
+
+def test_repeated_images_do_not_help_the_probe():
+    table = pd.concat([rows(60)] * 4, ignore_index=True)
+    assert audit.format_probe(table)["balanced_accuracy"].mean() < 0.62
+
+
+def test_a_clean_benchmark_has_no_findings_and_a_leaking_one_has():
+    clean = rows(30, bytes=100_000)
+    assert audit.findings(audit.audit(clean)) == []
+    leaking = clean.copy()
+    leaking.loc[1, ["sha256", "split"]] = [leaking.loc[0, "sha256"], "test"]
+    leaking.loc[3, "phash"], leaking.loc[3, "split"] = leaking.loc[2, "phash"], "test"
+    assert audit.findings(audit.audit(leaking)) == ["2 images with equal bytes lie in different splits (table duplicates)",
+                                                    "1 pairs of similar images lie in different splits (table near_duplicates)"]
+
+
+def test_reals_shared_by_sets():
+    table = rows(4)
+    table["source_real"] = ["s", "s", "t", "t", "s", "s", "s", "s"]
+    table.loc[2, "sha256"] = table.loc[0, "sha256"]
+    found = audit.shared_reals(table).set_index("source_real")
+    assert found["also_in_other_sets"].to_dict() == {"s": 1, "t": 1} and found["generators"].to_dict() == {"s": "a", "t": ""}
+
+
+# ---- grids ---------------------------------------------------------------------------------------------------------------
+def test_blockiness_sees_a_jpeg_grid_wherever_it_lies():
+    images = np.stack([photograph(seed) for seed in range(12)])
+    compressed = np.stack([processing.jpeg(image, 20) for image in images])
+    probe = audit.grid_probe({"plain": images, "jpeg": compressed, "shifted": compressed[:, 3:51, 5:53]}).set_index("set")
+    assert probe["n"].tolist() == [12] * 3
+    assert probe["blockiness"]["jpeg"] > 3 * probe["blockiness"]["plain"] < probe["blockiness"]["shifted"]
+    assert (probe["quartile_low"] <= probe["blockiness"]).all() and (probe["blockiness"] <= probe["quartile_high"]).all()
+    assert audit.blockiness(np.full((1, 32, 32, 3), 9, np.uint8)) == pytest.approx(-1)

@@ -1,0 +1,203 @@
+import io
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageFilter
+
+from anl.config import PERTURBATIONS, EvaluationConfig
+from anl.data import processing
+from anl.io import UserError
+
+
+class Training:
+    augment_probability, jpeg_quality, resize_scale, blur_radius = 0.5, [80, 90], [0.5, 0.9], [0.2, 0.7]
+
+
+def photograph(seed, side=64):
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((side, side), Image.BICUBIC)
+    return np.clip(np.asarray(coarse, float) + rng.normal(0, 8, (side, side, 3)), 0, 255).astype(np.uint8)
+
+
+IMAGE = photograph(3)
+MILD_TO_STRONG = {"jpeg": [95, 70, 50], "webp": [90, 65, 50], "blur": [0.5, 1, 2], "resize": [0.75, 0.5],
+                  "crop": [0.9, 0.75], "noise": [2, 5, 10]}
+
+
+def error(name):
+    changed = processing.apply(name, IMAGE, 0, "real/a")
+    assert changed.dtype == np.uint8 and changed.shape == IMAGE.shape
+    return np.abs(changed.astype(int) - IMAGE).mean()
+
+
+def test_every_kind_and_name_of_the_configuration_is_known():
+    assert set(MILD_TO_STRONG) == set(PERTURBATIONS)
+    for kind, strengths in PERTURBATIONS.items():
+        assert processing.parse(processing.name_of(kind, strengths[1])) == (kind, strengths[1])
+    views = EvaluationConfig.model_fields
+    assert all(name in str(views["views"].annotation) for name in processing.VIEWS)
+    assert all(name in str(views["controls"].annotation) for name in processing.CONTROLS)
+
+
+@pytest.mark.parametrize("kind", MILD_TO_STRONG)
+def test_stronger_is_further_from_the_original(kind):
+    errors = [error(processing.name_of(kind, strength)) for strength in MILD_TO_STRONG[kind]]
+    assert errors == sorted(errors) and errors[0] > 0.05
+
+
+@pytest.mark.parametrize("name", processing.CONTROLS)
+def test_controls_change_little(name):
+    assert 0 < error(name) < 10
+    kind, strength = processing.FIXED[name]
+    assert np.array_equal(processing.apply(name, IMAGE), processing.apply(processing.name_of(kind, strength), IMAGE))
+
+
+def test_operations_equal_pillow_and_raw_copies_nothing():
+    assert processing.apply("raw", IMAGE) is IMAGE
+    blurred = np.asarray(Image.fromarray(IMAGE).filter(ImageFilter.GaussianBlur(0.6)))
+    assert np.array_equal(processing.apply("blur_0.6", IMAGE), blurred)
+    stream = io.BytesIO()
+    Image.fromarray(IMAGE).save(stream, format="JPEG", quality=80, subsampling=2)
+    assert np.array_equal(processing.apply("jpeg_80", IMAGE), np.asarray(Image.open(stream).convert("RGB")))
+    assert np.array_equal(processing.resize(IMAGE, 1.0), IMAGE) and np.array_equal(processing.blur(IMAGE, 0.0), IMAGE)
+    assert processing.resize(IMAGE[:1, :2], 0.1).shape == (1, 2, 3)
+
+
+def test_denoising_keeps_a_flat_image():
+    flat = np.full((32, 32, 3), 90, np.uint8)
+    assert np.array_equal(processing.apply("denoise", flat), flat)
+
+
+def test_a_crop_keeps_its_centre_and_mirrors_the_border():
+    image = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    cropped = processing.crop(image, 0.5)
+    assert np.array_equal(cropped[2:6, 2:6], image[2:6, 2:6])
+    assert np.array_equal(cropped[1], cropped[3]) and np.array_equal(cropped[:, 6], cropped[:, 4])
+
+
+def test_noise_depends_on_seed_and_image_only():
+    grey = np.full((200, 200, 3), 128, np.uint8)
+    noisy = {key: processing.apply("noise_5", grey, *key) for key in ((0, "a"), (0, "b"), (1, "a"))}
+    assert np.array_equal(noisy[0, "a"], processing.apply("noise_5", grey, 0, "a"))
+    assert (noisy[0, "a"] != noisy[0, "b"]).any() and (noisy[0, "a"] != noisy[1, "a"]).any()
+    assert noisy[0, "a"].astype(float).std() == pytest.approx(5, rel=0.02)
+    assert processing.noise(np.full((4, 4, 3), 254, np.uint8), 60, np.random.default_rng(0)).max() == 255  # no overflow
+    with pytest.raises(ValueError, match="noise needs"):
+        processing.apply("noise_5", grey)
+
+
+@pytest.mark.parametrize("name, words", [("rotate_1", "unknown processing 'rotate_1'; choose one of raw"), ("jpeg", "positive strength"),
+                                         ("jpeg_x", "positive strength"), ("blur_nan", "positive strength"), ("", "unknown processing ''"),
+                                         ("matched", "processing.encodings")])
+def test_bad_names_are_explained(name, words):
+    with pytest.raises(UserError, match=words):
+        processing.apply(name, IMAGE)
+
+
+def test_chains_and_lists_of_names():
+    assert np.array_equal(processing.apply("jpeg96+blur_1", IMAGE), processing.blur(processing.jpeg(IMAGE, 96), 1))
+    images = np.stack([IMAGE, photograph(4)])
+    assert processing.apply_all("raw", images) is images
+    out = processing.apply_all(["raw", "noise_3"], images, 0, ["a", "b"])
+    assert np.array_equal(out[0], IMAGE) and np.array_equal(out[1], processing.apply("noise_3", images[1], 0, "b"))
+    with pytest.raises(ValueError, match="1 names for 2 images"):
+        processing.apply_all(["raw"], images)
+
+
+# ---- views -------------------------------------------------------------------------------------------------------------
+JPEG75, JPEG90, PNG = ("JPEG", 75), ("JPEG", 90), ("PNG", None)
+
+
+def rows(paired=False, **generators):
+    """Manifest rows of {generator: [(format, quality), ...]}."""
+    return pd.DataFrame([{"image_id": f"{name}/{i}", "generator": name, "label": int(name != "real"), "format": form,
+                          "jpeg_quality": quality, "source_real": "", "pair": str(i) if paired else ""}
+                         for name, files in generators.items() for i, (form, quality) in enumerate(files)])
+
+
+def test_equal_formats_change_nothing_in_the_matched_view():
+    same = [JPEG75, JPEG90, JPEG75]
+    assert set(processing.encodings(rows(real=same, a=same[::-1], b=same * 2), "matched", 0)) == {"raw"}
+    lossless = rows(real=[PNG] * 2, a=[PNG] * 3).drop(columns="jpeg_quality")
+    assert set(processing.encodings(lossless, "matched", 0)) == {"raw"}
+
+
+def test_matched_draws_from_the_reals_and_not_from_other_generators():
+    table = rows(real=[JPEG75] * 300 + [JPEG90] * 100, a=[PNG] * 400, b=[JPEG90] * 400)
+    drawn = dict(zip(table["image_id"], processing.encodings(table, "matched", 0)))
+    assert {drawn[name] for name in table["image_id"][:400]} == {"raw"}
+    names = [drawn[f"a/{i}"] for i in range(400)]
+    assert set(names) == {"jpeg_75", "jpeg_90"} and 0.18 < np.mean(np.array(names) == "jpeg_90") < 0.32
+    for part in (table[table["generator"] != "b"], table[table["generator"] != "a"], table.sample(frac=1, random_state=0)):
+        again = dict(zip(part["image_id"], processing.encodings(part, "matched", 0)))
+        assert again == {name: drawn[name] for name in again}
+    assert processing.encodings(table, "matched", 1) != list(drawn.values())
+
+
+def test_matched_gives_a_regeneration_the_encoding_of_its_own_real():
+    table = rows(paired=True, real=[JPEG75, JPEG90, PNG], a=[PNG] * 3)
+    assert processing.encodings(table, "matched", 0) == ["raw"] * 3 + ["jpeg_75", "jpeg_90", "raw"]
+
+
+def test_matched_compares_with_the_reals_of_the_same_source():
+    table = rows(real=[JPEG75] * 20 + [JPEG90] * 20, a=[PNG] * 20)
+    table["source_real"] = ["one"] * 20 + ["two"] * 20 + ["two"] * 20
+    assert processing.encodings(table, "matched", 0)[40:] == ["jpeg_90"] * 20
+
+
+def test_leaky_formats_put_reals_through_jpeg_in_every_view():
+    table = rows(real=[PNG], a=[PNG])
+    assert processing.encodings(table, "raw", 0, "leaky") == ["jpeg96", "raw"]
+    assert processing.encodings(table, "matched", 0, "leaky") == ["jpeg96", "jpeg96"]
+    assert processing.encodings(table, "blur", 0, "leaky") == ["jpeg96+blur", "blur"]
+    with pytest.raises(UserError, match="unknown formats 'odd'"):
+        processing.encodings(table, "raw", 0, "odd")
+
+
+def test_a_format_that_cannot_be_written_is_named():
+    with pytest.raises(UserError, match="cannot write WEBP, the format of some reals"):
+        processing.encodings(rows(real=[("WEBP", None)], a=[PNG]), "matched", 0)
+    assert processing.encodings(rows(real=[("WEBP", None)], a=[PNG]), "jpeg96", 0) == ["jpeg96"] * 2
+
+
+# ---- augmentation ------------------------------------------------------------------------------------------------------
+def test_a_plan_follows_seed_and_step_and_keeps_to_the_ranges():
+    plan = processing.augmentation_plan(np.arange(400), Training, seed=1, step=2)
+    assert plan == processing.augmentation_plan(np.arange(400), Training, seed=1, step=2)
+    assert plan != processing.augmentation_plan(np.arange(400), Training, seed=1, step=3)
+    assert plan != processing.augmentation_plan(np.arange(400), Training, seed=2, step=2)
+    chosen = [entry for entry in plan if entry]
+    assert 160 < len(chosen) < 240
+    for kind, (low, high), least in (("jpeg", (80, 90), 75), ("resize", (0.5, 0.9), 30), ("blur", (0.2, 0.7), 30)):
+        strengths = [strength for name, strength in chosen if name == kind]
+        assert len(strengths) > least and low <= min(strengths) < max(strengths) <= high
+
+
+def test_a_pair_that_occurs_twice_has_one_plan():
+    plan = processing.augmentation_plan([5, 3, 5, 9], Training, 0, 1)
+    assert len(plan) == 4 and plan[0] == plan[2]
+    assert processing.augmentation_plan([3, 5, 9], Training, 0, 1) == [plan[1], plan[0], plan[3]]
+
+
+def test_a_plan_is_applied_to_its_images_only():
+    images = np.stack([IMAGE, IMAGE[::-1], IMAGE])
+    before = images.copy()
+    out = processing.apply_plan([None, ("jpeg", 80.4), ("blur", 0.5)], images)
+    assert np.array_equal(images, before) and np.array_equal(out[0], IMAGE)
+    assert np.array_equal(out[1], processing.jpeg(IMAGE[::-1], 80)) and np.array_equal(out[2], processing.blur(IMAGE, 0.5))
+    assert processing.apply_plan([None] * 3, images) is images
+    with pytest.raises(ValueError, match="a plan for 1 images"):
+        processing.apply_plan([None], images)
+
+
+def test_processing_a_batch_is_fast():
+    images = np.stack([IMAGE] * 64)
+    plan = processing.augmentation_plan(np.arange(32), Training, 0, 0) * 2
+    times = []
+    for _ in range(5):
+        started = time.process_time()
+        processing.apply_plan(plan, images)
+        times.append(time.process_time() - started)
+    assert min(times) < 0.05  # about 6 ms, of a step of about 200
