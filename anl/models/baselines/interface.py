@@ -1,0 +1,168 @@
+"""What a baseline is: a small trained network behind a frozen model's representation of the image, if it has one.
+
+A baseline detector returns `anl.models.detector.Output` and is trained and scored by the same code as the method.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from anl.io import UserError
+from anl.models.attention import uniform_map
+from anl.models.detector import Detector, Output, anl_loss, features_of, initialised_from
+from anl.models.frontends import conv, standardise
+
+__all__ = ["Baseline", "BaselineDetector", "Classifier", "enlarge", "fixed_augmentation", "plain_detector"]
+
+BACKBONE_SETTINGS = ("backbone", "stride", "stem_width")
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One published method.
+
+    Attributes
+    ----------
+    name, reference, fidelity : str
+        Its name, its publication, and what differs from it here.
+    build : callable (detector, size, channels, seed) -> nn.Module
+        The trained network, representation -> Output. `detector` is a mapping with the backbone's settings, `channels`
+        those of the representation.
+    needs : {"none", "prior", "vae", "encoder"}
+        The frozen model: an `anl.models.prior.NoisePrior`; a list of autoencoders; an
+        `anl.models.baselines.univfd.Encoder`. Without `represent` it is needed in training only.
+    trained : bool
+        Whether there is anything to train.
+    represent : callable (frozen, options) -> (callable x -> Tensor), or None
+        Image (B, 3, H, W) in [-1, 1] -> what the network reads in its place, (B, channels, ...) on x's device, without
+        gradient. The value of an image does not depend on the others of the batch.
+    channels : callable (frozen) -> int, or None
+        Channels of the representation. None: 3.
+    parameters, loss_parameters : tuple of str
+        The options that decide the representation or the training data, and those of `extra_loss`.
+    training : callable (options) -> dict, or None
+        Settings of the training that the method replaces.
+    extra_images : callable (frozen, x, generator, options) -> Tensor, or None
+        Further generated training images, one for each image of x, made before training.
+    teacher : str
+        A baseline whose `features` of the untouched training images are this one's training target; "" for none.
+    extra_loss : callable (output, label, target, mask, options) -> scalar Tensor, or None
+        Added to the classification loss. `mask` (B,) tells for which images the target is valid.
+    """
+
+    name: str
+    reference: str
+    fidelity: str
+    build: Callable[..., nn.Module]
+    needs: str = "none"
+    trained: bool = True
+    represent: Callable | None = None
+    channels: Callable | None = None
+    parameters: tuple[str, ...] = ()
+    loss_parameters: tuple[str, ...] = ()
+    training: Callable | None = None
+    extra_images: Callable | None = None
+    teacher: str = ""
+    extra_loss: Callable | None = None
+
+    def loss(self, options):
+        """The training loss, with the signature and the result of `anl_loss`, plus the key `extra_loss`.
+
+        Where a batch is divided into parts, `extra_loss` is a mean within each part.
+        """
+        def loss(output, label, target=None, noise_mask=None, *, loss_weight=1.0, attention_weight=0.0, batch=None):
+            losses = anl_loss(output, label, batch=batch)
+            if self.extra_loss is None:
+                return losses
+            share = 1.0 if batch is None else len(label) / batch[0]
+            extra = self.extra_loss(output, label, target, noise_mask, options) * share
+            return losses | {"loss": losses["loss"] + extra, "extra_loss": extra}
+        return loss
+
+
+class BaselineDetector(nn.Module):
+    """A baseline as a detector: image (B, 3, H, W) in [-1, 1] -> Output.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Representation -> Output. Its weights are all that is saved; a frozen model is no sub-module.
+    represent : callable or None
+        Image -> representation.
+    settings : dict
+        What `anl.models.baselines.build` was given.
+    needs : str
+        The frozen model that is named when `represent` is missing.
+    """
+
+    kind = "baseline"
+
+    def __init__(self, network, represent, settings, needs="none"):
+        super().__init__()
+        self.network, self.represent, self.settings, self.needs = network, represent, settings, needs
+
+    def forward(self, x):
+        if self.represent is None and self.needs != "none":
+            raise UserError(f"baseline '{self.settings['name']}' was built without its frozen model ({self.needs}); "
+                            "pass `frozen` to anl.models.baselines.build")
+        return self.network(x if self.represent is None else self.represent(x))
+
+
+class Classifier(nn.Module):
+    """The plain detector's stem, backbone and linear layer on a representation (B, channels, H, W) of the image.
+
+    front: a fixed function of the input, before the standardisation. With one seed the backbone and the linear layer
+    start from the weights of `anl.models.detector.Detector`'s.
+    """
+
+    def __init__(self, detector, size, channels=3, seed=0, front=None):
+        super().__init__()
+        width = detector["stem_width"]
+        self.front = front
+        self.standardise = standardise(channels)
+        with initialised_from(seed, "front_end"):
+            self.stem = nn.Sequential(conv(channels, width), conv(width, width))
+        with initialised_from(seed, "backbone"):
+            self.backbone = features_of(detector["backbone"], detector["stride"], width, size,
+                                        detector.get("pretrained", False))
+        with initialised_from(seed, "classifier", ""):
+            self.classifier = nn.Linear(self.backbone.feature_info.channels()[-1], 1)
+
+    def forward(self, x):
+        x = x if self.front is None else self.front(x)
+        features = self.backbone(self.stem(self.standardise(x)))[-1]  # (B, D, h, w)
+        pooled = features.mean((2, 3))
+        return Output(self.classifier(pooled).squeeze(1), None, uniform_map(features), pooled)
+
+
+def plain_detector(detector, size, channels=3, seed=0, front_end="image"):
+    """The plain detector itself: no noise head, no attention."""
+    chosen = {key: detector[key] for key in BACKBONE_SETTINGS}
+    return Detector(**chosen, size=size, noise=False, attention="none", front_end=front_end, seed=seed,
+                    pretrained=detector.get("pretrained", False))
+
+
+def enlarge(z, x):
+    """z (B, C, h, w) of a latent prior repeated to the resolution of the images x; z itself for a pixel prior."""
+    for axis in (2, 3):
+        z = z.repeat_interleave(x.shape[axis] // z.shape[axis], axis)
+    return z
+
+
+def fixed_augmentation(augmentation_plan):
+    """A plan function that processes each pair in one fixed way, so that slow representations can be cached.
+
+    Whether a pair is processed is still drawn anew for each step; how it is processed is not.
+
+    Parameters
+    ----------
+    augmentation_plan : callable (pairs, training, seed, step) -> list
+        Such as `anl.data.processing.augmentation_plan`.
+    """
+    def plan(pairs, training, seed, step):
+        always = training.model_copy(update={"augment_probability": 1.0})
+        drawn = augmentation_plan(pairs, training, seed, step)
+        return [None if entry is None else augmentation_plan([pair], always, seed, f"pair {int(pair)}")[0]
+                for pair, entry in zip(pairs, drawn, strict=True)]
+    return plan
