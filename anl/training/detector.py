@@ -1,0 +1,213 @@
+"""Training a detector on pairs: a real image and its regeneration, so that content alone tells nothing about the label."""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+from anl import seeds
+from anl.data import processing
+from anl.io import UserError
+from anl.models.detector import anl_loss
+from anl.training.device import sum_over_processes, synchronise_batch_norm
+from anl.training.loop import fit
+
+__all__ = ["TrainingData", "image_tensor", "noise_mask", "pair_batch", "train_detector"]
+
+VALIDATION_BATCH = 64
+CURVE_POINTS = 40
+
+
+@dataclass
+class TrainingData:
+    """The images that a detector is trained and validated on.
+
+    Attributes
+    ----------
+    pixels : uint8 array (N, H, W, 3)
+    label : float32 array (N,)
+        1 = generated.
+    image_ids : sequence of str
+        N names, for error messages.
+    real : int array (P,)
+        Row of the real image of each pair.
+    fake : int array (P, A)
+        Rows of its generated images; one of the A alternatives is drawn each time the pair is used.
+    target : float16 Tensor (N, C, h, w) or None
+        Noise targets in standard deviations; None for a detector that predicts no noise.
+    val_pixels : uint8 array (M, H, W, 3)
+    val_label : array (M,)
+        Validation images of the seen generator and its real images.
+    """
+
+    pixels: np.ndarray
+    label: np.ndarray
+    image_ids: list
+    real: np.ndarray
+    fake: np.ndarray
+    target: torch.Tensor | None = None
+    val_pixels: np.ndarray | None = None
+    val_label: np.ndarray | None = None
+
+
+def train_detector(detector, data, training, method, *, seed, accelerator, checkpoint=None, loss=anl_loss,
+                   augment=(processing.augmentation_plan, processing.apply_plan), inputs=None, select="last", name="detector", on_point=None):
+    """Train a detector in place.
+
+    Parameters
+    ----------
+    detector : nn.Module
+        (B, 3, H, W) -> `anl.models.detector.Output`.
+    data : TrainingData
+    training : anl.config.TrainingConfig
+    method : anl.config.MethodConfig
+        Its loss_weight, attention_weight, noise_on and consistent are used.
+    seed : int
+        Order of the pairs, augmentation, flips, dropout. Initial weights are the caller's.
+    accelerator : accelerate.Accelerator
+    checkpoint : anl.training.loop.Checkpoint or None
+        It stays when training ends; remove it once the result is written.
+    loss : callable
+        With the signature of `anl.models.detector.anl_loss`.
+    augment : (callable, callable)
+        `augmentation_plan(pairs, training, seed, step)`, a sequence with one entry per pair, None where nothing is done;
+        and `apply_plan(plan, pixels)`, images (N, H, W, 3) processed by N such entries. Default: those of
+        `anl.data.processing`.
+    inputs : callable (rows, plan) -> float Tensor, or None
+        For a detector that does not read pixels: its input for rows of `data` after augmentation. Such an input is not
+        flipped.
+    select : {"last", "best"}
+        Return the last weights, or those with the highest validation AUROC.
+    name : str
+    on_point : callable (dict) or None
+        Called with each point of the curve, for a tracker.
+
+    Returns
+    -------
+    (nn.Module, list of dict)
+        The detector in eval mode (with several processes on GPUs, its batch norms are synchronised ones), and the
+        curve: step, learning_rate, losses, and `val_auroc` where it was computed.
+
+    Raises
+    ------
+    UserError
+        If there are no or too few pairs, or a loss is not finite.
+    """
+    if select not in ("last", "best"):
+        raise UserError(f"select '{select}' is unknown; choose last or best")
+    validated = data.val_label is not None and len(set(np.asarray(data.val_label).tolist())) == 2
+    if select == "best" and not validated:
+        raise UserError("select 'best' needs validation images of both classes; add some, or choose 'last'")
+    pairs_used, per_batch = _pairs_used(data, training.pairs, seed), training.batch_size // 2
+    parts = training.accumulate * accelerator.num_processes
+    if per_batch < parts:
+        raise UserError(f"a batch of {per_batch} pairs cannot be divided into {parts} parts; raise training.batch_size, or "
+                        "lower training.accumulate or the number of processes")
+    augmentation_plan, apply_plan = augment
+    detector = synchronise_batch_norm(detector, accelerator)
+    detector.to(accelerator.device, memory_format=torch.channels_last).train()
+
+    @functools.lru_cache(maxsize=1)
+    def batch_at(step):
+        """Rows of real and generated images, plan, flip and noise mask of each pair of a whole batch."""
+        pairs = pairs_used[pair_batch(len(pairs_used), per_batch, seed, step)]
+        plan = list(augmentation_plan(pairs, training, seed, step))
+        flip = seeds.generator(seed, "flip", step).random(len(pairs)) < (0.5 if training.flip else 0)
+        fake = data.fake[pairs, _alternatives(data.fake.shape[1], len(pairs), seed, step)]
+        return data.real[pairs], fake, plan, flip, noise_mask(plan, method.noise_on, method.consistent)
+
+    def loss_at(step, part):
+        real, fake, plan, flip, mask = batch_at(step)
+        rows = np.concatenate([part.of(real), part.of(fake)])
+        both = part.of(plan) * 2  # the two images of a pair are processed alike
+        x = inputs(rows, both) if inputs else image_tensor(apply_plan(both, data.pixels[rows]), accelerator.device)
+        x = x.to(accelerator.device)
+        target = None if data.target is None else data.target[torch.from_numpy(rows)].to(accelerator.device)
+        flipped = torch.from_numpy(np.flatnonzero(np.tile(part.of(flip), 2))).to(accelerator.device)
+        if len(flipped):  # the noise of a mirror image is taken for the mirror image of the noise
+            if not inputs:
+                x[flipped] = x[flipped].flip(-1)
+            if target is not None:
+                target[flipped] = target[flipped].flip(-1)
+        label = torch.from_numpy(data.label[rows]).to(accelerator.device)
+        included = torch.from_numpy(np.concatenate([part.of(half) for half in mask])).to(accelerator.device)
+        return loss(detector(x), label, target, included, loss_weight=method.loss_weight,
+                    attention_weight=method.attention_weight, batch=(2 * len(real), int(np.sum(mask))))
+
+    def samples_at(step, part):
+        real, fake, *_ = batch_at(step)
+        return [data.image_ids[row] for row in np.concatenate([part.of(real), part.of(fake)])]
+
+    def point(values):
+        due = values["step"] == training.steps or (training.validate_every and values["step"] % training.validate_every == 0)
+        found = {"val_auroc": _auroc(detector, data, accelerator)} if validated and due else {}
+        if on_point:
+            on_point({**values, **found})
+        return found
+
+    every = max(1, training.steps // CURVE_POINTS)
+    if training.validate_every:
+        every = math.gcd(every, training.validate_every)
+    curve = fit({"detector": detector}, loss_at, steps=training.steps, learning_rate=training.learning_rate,
+                weight_decay=training.weight_decay, warmup_steps=training.warmup_steps,
+                final_learning_rate=training.final_learning_rate, clip_norm=training.clip_norm, ema=training.ema,
+                accumulate=training.accumulate, accelerator=accelerator, seed=seed, checkpoint=checkpoint,
+                checkpoint_seconds=training.checkpoint_seconds, name=name, every=every, on_point=point,
+                keep_best="val_auroc" if select == "best" else None, samples_at=samples_at)
+    return detector.eval(), curve
+
+
+def pair_batch(pairs, size, seed, step):
+    """Indices (size,) of the pairs of batch `step`: shuffled epochs laid end to end, cut into batches."""
+    positions = np.arange(step * size, (step + 1) * size)
+    epochs = positions // pairs
+    return np.concatenate([_epoch(pairs, seed, epoch)[positions[epochs == epoch] % pairs] for epoch in np.unique(epochs).tolist()])
+
+
+def noise_mask(plan, noise_on="both", consistent=False):
+    """Images included in the noise loss, bool (2, pairs): real ones, generated ones.
+
+    The target is that of the untouched image, so an augmented image is left out, unless `consistent`: then its noise is
+    to be predicted as if nothing had been done. noise_on: "both", "real" or "generated".
+    """
+    valid = np.array([consistent or entry is None for entry in plan], bool)
+    return np.stack([valid & (noise_on != "generated"), valid & (noise_on != "real")])
+
+
+def image_tensor(pixels, device):
+    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in [-1, 1], channels last in memory; bytes travel to the device."""
+    x = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2)
+    return x.to(torch.float32).div_(127.5).sub_(1)
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch(pairs, seed, epoch):
+    return seeds.generator(seed, "order", epoch).permutation(pairs)
+
+
+def _alternatives(count, size, seed, step):
+    """Which of a pair's generated images is used, (size,)."""
+    return np.zeros(size, int) if count == 1 else seeds.generator(seed, "alternatives", step).integers(count, size=size)
+
+
+def _pairs_used(data, limit, seed):
+    """Indices of the pairs trained on. Smaller sets are subsets of larger ones."""
+    count = len(data.real)
+    if count == 0:
+        raise UserError("the benchmark has no training pairs; raise benchmark.use.train")
+    if limit > count:
+        raise UserError(f"training.pairs is {limit}, but the benchmark has {count} training pairs; lower it")
+    return np.sort(seeds.generator(seed, "pairs").permutation(count)[:limit]) if limit else np.arange(count)
+
+
+def _auroc(detector, data, accelerator):
+    """AUROC on the validation images, each process scoring its share of the batches."""
+    logit = np.zeros(len(data.val_label))
+    starts = range(0, len(logit), VALIDATION_BATCH)
+    for start in starts[accelerator.process_index::accelerator.num_processes]:
+        rows = slice(start, start + VALIDATION_BATCH)
+        logit[rows] = detector(image_tensor(data.val_pixels[rows], accelerator.device)).logit.float().cpu().numpy()
+    return float(roc_auc_score(data.val_label, sum_over_processes(logit, accelerator.device)))
