@@ -1,5 +1,6 @@
 """The configuration: a typed profile with bases, overrides, variants of experiments, and the identity of a run."""
 
+import copy
 import difflib
 import itertools
 import re
@@ -216,8 +217,8 @@ class MethodConfig(Section):
     @model_validator(mode="after")
     def _needs_a_target(self):
         if self.target == "none":
-            _need(self.attention == "none", "attention", f"'{self.attention}' needs predicted noise; set method.target, "
-                  "or attention to none")
+            _need(self.attention == "none", "attention", f"'{self.attention}' needs predicted noise; set "
+                  "method.target, or attention to none")
             _need(self.front_end != "noise", "front_end", "'noise' reads predicted noise; set method.target")
         _need(not self.baseline or self.target == "none", "target", "must be none for a baseline")
         _need(self.target != "ffdnet" or self.denoiser_weights, "denoiser_weights", "is missing; name ffdnet's file")
@@ -305,7 +306,7 @@ class EvaluationConfig(Section):
         _need(self.headline in self.views, "headline", f"must be one of the views ({', '.join(self.views)})")
         for kind, strengths in self.perturbations.items():
             key = f"perturbations.{kind}"
-            _need(kind in PERTURBATIONS, key, f"is unknown; {_suggestion(kind, PERTURBATIONS)}")
+            _one_of(key, kind, PERTURBATIONS, "a kind of perturbation")
             low, high = PERTURBATIONS[kind]
             _need(all(low <= strength <= high for strength in strengths), key, f"must be from {low} to {high}")
             _distinct(key, strengths)
@@ -364,15 +365,14 @@ class Config(Section):
             self._check_family(f"families.{name}", name, family)
         for name in benchmark.seen:
             if benchmark.kind == "embedded":
-                _need(name in self.families, "benchmark.seen", f"'{name}' is not in families; "
-                      f"{_suggestion(name, self.families)}")
+                _one_of("benchmark.seen", name, self.families, "in families")
         if benchmark.kind == "embedded" and benchmark.manifest is None:
             _need(2 * benchmark.size <= self.data.source_side, "benchmark.size",
                   f"twice the crop must fit into data.source_side ({self.data.source_side}); lower it")
         _need(self.detector.patch >= 2 and benchmark.size % self.detector.patch == 0, "detector.patch",
               f"must be at least 2 and divide benchmark.size ({benchmark.size})")
         known = [*TARGETS, *self.other_priors]
-        _need(method.target in known, "method.target", f"'{method.target}' is unknown; {_suggestion(method.target, known)}")
+        _one_of("method.target", method.target, known, "a target")
         needed = {"ensemble": method.second_prior, **{name: name for name in NETWORK_TARGETS}}.get(method.target)
         _need(needed is None or needed in self.other_priors, "method.target",
               f"'{method.target}' needs other_priors.{needed}; add it")
@@ -384,8 +384,7 @@ class Config(Section):
             return
         for part in ("model", "decoder"):
             value = getattr(family, part)
-            _need(value is None or value in self.models, f"{key}.{part}",
-                  f"'{value}' is not in models; {_suggestion(str(value), self.models)}")
+            _one_of(f"{key}.{part}", value, [*self.models, None] if part == "decoder" else self.models, "in models")
         _need(self.benchmark.kind == "embedded" or name not in self.benchmark.seen, f"{key}.model",
               "must be published: the data set holds its images")
         model = self.models[family.model]
@@ -400,12 +399,12 @@ class Config(Section):
             _need(family.decoder is not None, f"{key}.decoder", "is missing; name the autoencoder, for example vae")
         if family.model == "unconditional":
             _need(not family.paired, f"{key}.paired", "must be false: no real image is regenerated")
-            _need(model.max_strength == 1, f"models.{family.model}.max_strength", "must be 1: sampling starts from noise")
+            _need(model.max_strength == 1, f"models.{family.model}.max_strength", "must be 1: it starts from noise")
         if family.model == "superres":
             given = None not in (model.blocks, model.scale, model.texture_weight)
             _need(given, f"models.{family.model}", "needs blocks, scale and texture_weight")
-            _need(model.crop % model.scale == 0 == 2 * self.benchmark.size % model.scale, f"models.{family.model}.scale",
-                  "must divide its crop and twice benchmark.size")
+            divides = model.crop % model.scale == 0 == 2 * self.benchmark.size % model.scale
+            _need(divides, f"models.{family.model}.scale", "must divide its crop and twice benchmark.size")
         _range(f"{key}.region", family.region, optional=True)
         _need(not family.region or family.model == "pixel", f"{key}.region", "needs the model `pixel`")
 
@@ -439,8 +438,8 @@ class Config(Section):
     def variants(self, experiment):
         """The variants of an experiment, in the order of the profile.
 
-        A combination of `vary` is named by its settings, `t=1` or `t=1,lambda=0.3`; the plain detector is `plain`, and a
-        baseline has its own name. Settings without effect are not part of a name: a grid trains nothing twice.
+        A combination of `vary` is named by its settings, `t=1` or `t=1,lambda=0.3`; the plain detector is `plain`, and
+        a baseline has its own name. Settings without effect are not part of a name: a grid trains nothing twice.
 
         Parameters
         ----------
@@ -507,21 +506,23 @@ class Config(Section):
                       "wavelet": ["wavelet_levels", "wavelet_threshold"], "ffdnet": ["noise_level", "denoiser_weights"]}
         found |= {f"method.{key}" for kind, keys in parameters.items() if kind != method.target for key in keys}
         if method.target == "none":
-            found |= {f"method.{key}" for key in ("step", "loss_weight", "noise_on", "detach", "consistent", "scale_images")}
+            found |= {f"method.{key}" for key in ("step", "loss_weight", "noise_on", "detach", "consistent",
+                                                  "scale_images")}
         if method.target in STEPLESS_TARGETS:
             found.add("method.step")
         no_prior = method.target in ("none", *STEPLESS_TARGETS, *self.other_priors)
         if no_prior and method.baseline in ("", *PRIORLESS_BASELINES):
             found.add("prior")
         if method.baseline:
-            found |= {"method.front_end", "detector.stem_width"} if method.baseline == "univfd" else {"method.front_end"}
+            found |= {"method.front_end"} | ({"detector.stem_width"} if method.baseline == "univfd" else set())
         if method.attention not in TRAINING_ATTENTIONS:
             found.add("method.attention_weight")
         if method.attention not in TOKEN_ATTENTIONS:
             found |= {"detector.attention_dim", "detector.patch"}
-        found |= {f"detector.{form}_{key}" for form, key in (("gate", "width"), ("erase", "share")) if method.attention != form}
+        own = {"gate": "detector.gate_width", "erase": "detector.erase_share"}
+        found |= {key for form, key in own.items() if method.attention != form}
         if self.training.augment_probability == 0:
-            found |= {f"training.{key}" for key in ("jpeg_quality", "resize_scale", "blur_radius")} | {"method.consistent"}
+            found |= {"method.consistent", "training.jpeg_quality", "training.resize_scale", "training.blur_radius"}
         if self.benchmark.kind == "manifest":
             found.add("data")
         return found
@@ -563,7 +564,8 @@ def load_config(path="params.yaml", profile=None, overrides=()):
         try:
             changes[key.strip()] = yaml.load(value, _Loader)
         except yaml.YAMLError as problem:
-            raise UserError(f"override '{text}' is not valid YAML ({reason(problem)}); write it as method.step=10") from None
+            raise UserError(f"override '{text}' is not valid YAML ({reason(problem)}); write it as "
+                            "method.step=10") from None
     if changes:
         config = _build(config._changed(_nested(changes, "overrides")), f"{path} with overrides")
     for name in config.experiments:
@@ -597,7 +599,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
+                              list("-+0123456789"))
 
 
 def _profile_path(name, folder=None):
@@ -654,7 +657,7 @@ def _nested(changes, place):
             here = here.setdefault(parent, {})
             if not isinstance(here, dict):
                 raise UserError(f"{place}: '{key}' contradicts another setting; state one of them")
-        here[last] = value
+        here[last] = copy.deepcopy(value)  # a later key may be stored inside it
     return whole
 
 
@@ -689,6 +692,11 @@ def _need(condition, key, problem):
         raise ValueError(f"{key}|{problem}")
 
 
+def _one_of(key, value, known, what):
+    if value not in known:
+        raise ValueError(f"{key}|'{value}' is not {what}; {_suggestion(str(value), [name for name in known if name])}")
+
+
 def _distinct(key, values):
     _need(len(set(values)) == len(values), key, f"contains an entry twice ({', '.join(map(str, values))}); remove one")
 
@@ -708,8 +716,11 @@ def _variant_name(config, changes):
     without, parts = config._without_effect(), []
     for key in changes:
         value = config
-        for part in key.split("."):
-            value = value[part] if isinstance(value, dict) else getattr(value, part)
+        for part in key.split("."):  # an entry that a variant removes is None
+            value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
+        if isinstance(value, (dict, BaseModel)):
+            raise UserError(f"profile {config.profile}: '{key}' under vary holds several settings; use `variants` with "
+                            "names")
         if key == "method.target" and value == "none":
             parts.append("plain")
         elif key == "method.baseline" and value:

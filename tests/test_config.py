@@ -61,3 +61,177 @@ def test_the_identity_covers_what_decides_a_run_and_nothing_else():
     assert plain.override(method={"step": 10}).identity() == plain.identity()
     other = small.override(method={"target": "tenth_prior"})
     assert other.override(other_priors={"tenth_prior": {"steps": 500}}).identity() != other.identity()
+
+
+def small(*overrides):
+    return config.load_config(profile="small", overrides=overrides)
+
+
+@pytest.mark.parametrize("override, words", [
+    ("traning.steps=1", "unknown key 'traning'; did you mean 'training'"),
+    ("models.pixel.chanels=[8]", "'models.pixel' unknown key 'chanels'; did you mean 'channels'"),
+    ("training.steps=3.5", "'training.steps' must be a whole number, not 3.5"),
+    ("training.steps=true", "'training.steps' must be a whole number, not True"),
+    ("training.learning_rate=fast", "'training.learning_rate' must be a valid number"),
+    ("training.learning_rate=.inf", "'training.learning_rate' must be a finite number"),
+    ("training.learning_rate=0", "greater than 0"), ("training.warmup_steps=280", "must be below training.steps"),
+    ("training.resize_scale=[0.5]", "two numbers"), ("training.jpeg_quality=[0, 90]", "training.jpeg_quality.0"),
+    ("seeds=3", "'seeds' must be a valid list"), ("seeds=[]", "at least 1 item"), ("seeds=[-1]", "seeds.0"),
+    ("seed=4294967296", "less than"), ("data=photos", "'data' must be a valid dictionary"),
+    ("data.split.test=0.3", "'data.split' the three shares must sum to 1"),
+    ("data.least_factor=1.0", "greater than or equal to 2"), ("benchmark.size=50", "multiple of 16"),
+    ("benchmark.size=256", "twice the crop must fit"), ("detector.patch=5", "'detector.patch' must be at least 2"),
+    ("detector.stride=0", "detector.stride"), ("benchmark.seen=[gan]", "'gan' is not in families"),
+    ("benchmark.seen=[ddim, ddim]", "twice"), ("families.ddim.strength=0.9", "max_strength"),
+    ("families.ddim.model=pixl", "did you mean 'pixel'"), ("families.ddim.sampler=null", "choose ddim, ddpm or dpm"),
+    ("families.flow.inference_steps=null", "'families.flow.inference_steps' is missing"),
+    ("families.latent.decoder=null", "name the autoencoder"), ("families.latent.decoder=vea", "did you mean 'vae'"),
+    ("families.vae.region=[0.1, 0.2]", "needs the model `pixel`"), ("families.unconditional.paired=true", "paired"),
+    ("families.vae.model=published", "kind manifest"), ("models.superres.scale=3", "must divide"),
+    ("models.vae.channels=[]", "'models.vae.channels' is missing"), ("prior.revision=abc", "commit of a `source`"),
+    ("other_priors.random={channels: [8]}", "is the name of a target"),
+    ("other_priors.denoiser.objective=diffusion", "must be denoiser"),
+    ("method.target=pior", "'pior' is not a target; did you mean 'prior'"), ("method.loss_weight=-1", "greater than"),
+    ("method.target=ffdnet", "denoiser_weights"), ("method.baseline=npr", "must be none for a baseline"),
+    ("baselines.encoder=vit", "baselines.encoder"), ("evaluation.views=[matched]", "must contain raw"),
+    ("evaluation.views=[raw, jpeg96]", "'evaluation.headline' must be one of"),
+    ("evaluation.perturbations.rotate=[1]", "'rotate' is not a kind of perturbation"),
+    ("evaluation.perturbations.jpeg=[101]", "must be from 1 to 100"), ("evaluation.target_fpr=0.5", "target_fpr"),
+    ("evaluation.bootstrap=5", "evaluation.bootstrap"), ("experiments.step_t.vary={}", "state settings to vary"),
+    ("experiments.step_t.vary={method.step: [0]}", "experiments.step_t: 'method.step'"),
+    ("experiments.step_t.vary={method.stpe: [1]}", "did you mean 'step'"),
+    ("experiments.step_t.vary={method: [{step: 1}]}", "use `variants`")])
+def test_every_value_that_cannot_work_is_refused(override, words):
+    overrides = [override]
+    if override == "method.baseline=npr":
+        overrides.append("method.target=prior")
+    with pytest.raises(UserError, match=words.replace("[", r"\[")) as caught:
+        small(*overrides)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_missing_key_is_named(tmp_path):
+    value = small().model_dump(exclude_none=True)
+    del value["training"]["clip_norm"]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(value))
+    with pytest.raises(UserError, match="mine.yaml: the key 'training.clip_norm' is missing; add it"):
+        config.load_config(tmp_path / "mine.yaml")
+
+
+def test_a_profile_states_differences_from_its_base(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: smoke\nprofile: mine\ntraining: {learning_rate: 1e-3}\nmodels: {vq: null}\n"
+                                        "families: {vq: null}\n")
+    mine, smoke = config.load_config(tmp_path / "mine.yaml"), config.load_config(profile="smoke")
+    assert mine.training == smoke.training.model_copy(update={"learning_rate": 0.001})
+    assert set(smoke.families) - set(mine.families) == {"vq"} and mine.data == smoke.data
+    (tmp_path / "other.yaml").write_text("base: mine\nprofile: other\n")  # a base in the same folder
+    assert config.load_config(tmp_path / "other.yaml").training == mine.training
+    (tmp_path / "loop.yaml").write_text("base: loop\n")
+    with pytest.raises(UserError, match="its own base"):
+        config.load_config(tmp_path / "loop.yaml")
+
+
+def test_overrides_are_yaml():
+    found = small("method.step=7", "training.learning_rate=2e-3", "seeds=[4, 5]", "method.target=highpass")
+    assert (found.method.step, found.training.learning_rate, found.seeds) == (7, 0.002, [4, 5])
+    with pytest.raises(UserError, match="contradicts"):
+        small("method.step=7", "method.step.x=1")
+
+
+def test_a_config_is_frozen_and_an_override_leaves_it_alone():
+    found = small()
+    before = found.model_dump()
+    with pytest.raises(ValueError, match="frozen"):
+        found.method.step = 3
+    with pytest.raises(UserError, match="profile small: 'method.step'"):
+        found.override(method={"step": 0})
+    found.override(families={"ddim": {"strength": 0.2}}, seeds=[9])
+    assert found.model_dump() == before
+
+
+def names(**experiment):
+    base = config.load_config(profile="full")
+    return base.override(experiments={"mine": experiment}).variants("mine")
+
+
+def test_variant_names_follow_one_rule():
+    grid = names(vary={"method.loss_weight": [0.1, 1], "method.attention": ["none", "gate"]})
+    assert list(grid) == ["lambda=0.1,attention=none", "lambda=0.1,attention=gate", "lambda=1,attention=none",
+                          "lambda=1,attention=gate"]
+    assert list(names(vary={"benchmark.seen": [["ddim", "flow"], ["vae"]]})) == ["seen=ddim+flow", "seen=vae"]
+    assert list(names(vary={"training.flip": [True, False]})) == ["flip=true", "flip=false"]
+    close = names(vary={"method.loss_weight": [0.1, 0.1000001]})
+    assert len(close) == len({variant.identity() for variant in close.values()}) == 2
+
+
+def test_a_grid_holds_the_plain_detector_once():
+    found = names(vary={"method.target": ["none", "prior"], "method.step": [1, 10]}, variants={"npr": {"method.baseline": "npr"}},
+                  seeds=[7])
+    assert list(found) == ["plain", "target=prior,t=1", "target=prior,t=10", "npr"]
+    assert all(variant.seeds == [7] for variant in found.values())
+    assert found["plain"].method.attention == "none" and found["npr"].method.target == "none"
+    assert names(variants={"a": {}})["a"].seeds == config.load_config(profile="full").seeds
+
+
+def test_two_names_of_one_detector_are_refused():
+    with pytest.raises(UserError, match="'a' and 'b' are the same detector"):
+        names(variants={"a": {"method.target": "none"}, "b": {"method.target": "none", "method.step": 10}})
+    with pytest.raises(UserError, match="no experiment 'stept'; did you mean 'step_t'"):
+        small().variants("stept")
+
+
+def changed(base, **sections):
+    return base.override(**sections).identity() != base.identity()
+
+
+def test_settings_without_effect_do_not_change_an_identity():
+    anl = small()
+    plain = anl.override(method={"target": "none"})
+    for method in ({"step": 9}, {"loss_weight": 3.0}, {"noise_on": "real"}, {"detach": True}, {"error_draws": 2}):
+        assert not changed(plain, method=method)
+    assert not changed(plain, prior={"steps": 10}) and not changed(plain, detector={"attention_dim": 4})
+    assert not changed(anl, other_priors={"other_prior": {"steps": 9}}) and not changed(anl, method={"error_draws": 2})
+    assert not changed(anl, evaluation={"bootstrap": 99}) and not changed(anl, seeds=[5], profile="mine")
+    assert not changed(anl, training={"checkpoint_seconds": 9}) and not changed(anl, experiments={"main": None})
+    assert not changed(anl, detector={"gate_width": 8}) and not changed(anl, baselines={"margin": 2.0})
+    highpass = anl.override(method={"target": "highpass"})
+    assert not changed(highpass, method={"step": 9}) and not changed(highpass, prior={"steps": 9})
+    npr = anl.override(method={"baseline": "npr"})
+    assert not changed(npr, prior={"steps": 10}) and not changed(npr, baselines={"error_draws": 9})
+
+
+def test_settings_with_an_effect_change_an_identity():
+    anl = small()
+    for section, change in (("seed", 3), ("data", {"source_side": 400}), ("families", {"vae": {"val_patches": 1}}),
+                            ("models", {"vae": {"steps": 9}}), ("benchmark", {"size": 32}), ("detector", {"patch": 8}),
+                            ("detector", {"attention_dim": 8}), ("training", {"warmup_steps": 3}), ("prior", {"steps": 3}),
+                            ("training", {"final_learning_rate": 0.1}), ("training", {"pairs": 60}),
+                            ("evaluation", {"mirrored": True}), ("method", {"noise_on": "real"})):
+        assert changed(anl, **{section: change})
+    assert changed(anl.override(method={"target": "error"}), method={"error_draws": 2})
+    ensemble = anl.override(method={"target": "ensemble"})
+    assert changed(ensemble, other_priors={"other_prior": {"precision": "fp32"}}) and changed(ensemble, prior={"steps": 9})
+    assert not changed(ensemble, other_priors={"tenth_prior": {"precision": "fp32"}})
+    assert changed(anl.override(method={"attention": "gate"}), detector={"gate_width": 8})
+    assert changed(anl.override(method={"attention": "transfer"}), method={"attention_weight": 0.2})
+    assert changed(anl.override(method={"target": "denoiser"}), other_priors={"denoiser": {"noise_step": 20}})
+    lare = anl.override(method={"baseline": "lare"})
+    assert changed(lare, baselines={"error_draws": 9}) and changed(lare, prior={"precision": "fp32"})
+
+
+def test_the_identity_of_sections_covers_them_alone():
+    anl = small()
+    assert anl.identity("data", "prior") == anl.override(method={"step": 9}).identity("data", "prior")
+    assert anl.identity("data") != anl.override(data={"source_side": 400}).identity("data")
+
+
+def test_profiles_that_share_the_pulled_data_agree_on_it():
+    made_with = ("seed", "data", "models", "prior", "families")
+    identities = {config.load_config(profile=name).identity(*made_with) for name in ("smoke", "small", "full")}
+    assert len(identities) == 1
+
+
+def test_families_that_share_a_network():
+    families = small().families
+    assert families["latent"].networks & families["vae"].networks == {"vae"}
+    assert families["ddim"].networks == families["inpaint"].networks and not families["vq"].networks & families["vae"].networks

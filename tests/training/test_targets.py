@@ -1,0 +1,266 @@
+"""Noise targets against hand calculations with tiny fake priors."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from scipy.ndimage import convolve
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from anl import seeds
+from anl.io import UserError
+from anl.training import targets
+
+SETTINGS = SimpleNamespace(multistep=[1, 2, 5], error_draws=3, noise_level=15.0, wavelet_levels=2, wavelet_threshold=3.0)
+
+
+class FakePrior:
+    """noise(x, t) = gain * t * x + offset, in pixel space."""
+
+    channels, factor, steps, precision, prediction_type, vae, prompt = 3, 1, 100, "fp32", "epsilon", None, None
+
+    def __init__(self, gain=1.0, offset=0.0):
+        self.gain, self.offset = gain, offset
+        self.unet = nn.Linear(1, 1)
+        nn.init.constant_(self.unet.weight, gain)
+        nn.init.constant_(self.unet.bias, offset)
+        self.alphas_cumprod = torch.linspace(0.99, 0.01, 100).double()
+
+    def check_step(self, step):
+        if not 1 <= step <= self.steps:
+            raise UserError(f"step {step} is not one of the steps 1 to {self.steps}")
+        return step
+
+    def encode(self, x):
+        return x
+
+    def epsilon(self, z, step):
+        return self.gain * step * z + self.offset
+
+    def noise(self, x, step):
+        return self.epsilon(self.encode(x), self.check_step(step))
+
+
+@pytest.fixture
+def x():
+    return torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+SPLITS = ["train"] * 4 + ["val"] * 2
+NAMES = ["a", "a", "b", "b", "c", "c"]
+
+
+def rows():
+    return pd.DataFrame({"image_id": [f"i{k}" for k in range(6)], "pair": NAMES, "sha256": [f"{k:064x}" for k in range(6)],
+                         "split": SPLITS})
+
+
+def batches(x, size=4):
+    return [(x[k:k + size], NAMES[k:k + size]) for k in range(0, len(x), size)]
+
+
+def make(kind, prior=None, **options):
+    return targets.make_target(kind, prior or FakePrior(), 10, SETTINGS, seed=1, **options)
+
+
+def test_the_target_is_the_priors_noise_over_its_training_deviation(x):
+    seen = []
+    values, scale = targets.compute_targets(make("prior"), batches(x), SPLITS, seed=1, progress=seen.append)
+    assert seen == [4, 6] and values.dtype == torch.float16
+    assert scale == pytest.approx(10 * x[:4].double().std().item(), rel=1e-6)  # training images alone
+    torch.testing.assert_close(values.float(), 10 * x / scale, atol=2e-3, rtol=1e-3)
+
+
+def test_another_size_of_batches_gives_the_same_targets(x):
+    one, _ = targets.compute_targets(make("noised"), batches(x, 1), SPLITS, seed=1)
+    assert torch.equal(one, targets.compute_targets(make("noised"), batches(x, 6), SPLITS, seed=1)[0])
+
+
+def test_multistep_stacks_steps_each_in_its_own_deviation(x):
+    values, _ = targets.compute_targets(make("multistep"), batches(x), SPLITS, seed=1)
+    centred = x - x[:4].mean((0, 2, 3), keepdim=True)
+    expected = (centred / centred[:4].double().std()).float()  # the steps of this prior differ in amplitude only
+    assert values.shape == (6, 9, 8, 8)
+    torch.testing.assert_close(values.float(), expected.repeat(1, 3, 1, 1), atol=5e-3, rtol=1e-3)
+
+
+def test_the_ensemble_is_a_mean_of_members_of_equal_weight(x):
+    class Negative(FakePrior):
+        def epsilon(self, z, step):
+            return 100 * z.flip(-1)
+
+    values, _ = targets.compute_targets(make("ensemble", second=Negative()), batches(x), SPLITS, seed=1)
+    centred = x - x[:4].mean((0, 2, 3), keepdim=True)
+    mean = centred + centred.flip(-1)
+    torch.testing.assert_close(values.float(), (mean / mean[:4].double().std()).float(), atol=5e-3, rtol=1e-3)
+
+
+def draw(name, index):
+    return torch.randn(3, 8, 8, generator=seeds.torch_generator(1, "targets", name, index))
+
+
+def test_noised_adds_a_draw_that_a_pair_shares(x):
+    found = make("noised")(x[:3], NAMES[:3])
+    alpha = FakePrior().alphas_cumprod[9].item()
+    for image, name, value in zip(x, ["a", "a", "b"], found):
+        torch.testing.assert_close(value, 10 * (alpha**0.5 * image + (1 - alpha) ** 0.5 * draw(name, 0)))
+
+
+def test_error_is_the_mean_square_of_its_draws_where_the_prior_sees_nothing(x):
+    found = make("error", FakePrior(gain=0.0))(x[2:3], ["b"])
+    torch.testing.assert_close(found[0], sum(draw("b", k).square() for k in range(3)) / 3)
+
+
+def test_shuffled_is_the_noise_of_another_image_of_the_split(x):
+    own, scale = targets.compute_targets(make("prior"), batches(x), SPLITS, seed=1)
+    other, other_scale = targets.compute_targets(make("shuffled"), batches(x), SPLITS, seed=1)
+    index = targets.derangement(SPLITS, 1)
+    assert (index != np.arange(6)).all() and sorted(index) == list(range(6)) and set(index[:4]) == {0, 1, 2, 3}
+    offset = other.float() * other_scale - own[index].float() * scale  # nothing but the training mean
+    assert offset.std((0, 2, 3)).max() < 5e-3 * scale
+    with pytest.raises(UserError, match="needs two images in split val"):
+        targets.derangement(["train", "train", "val"], 1)
+
+
+def test_highpass_is_what_the_binomial_filter_removes():
+    image = np.random.default_rng(0).normal(size=(9, 9)).astype(np.float32)
+    expected = image - convolve(image, np.outer([1, 2, 1], [1, 2, 1]) / 16, mode="mirror")
+    found = targets.highpass(torch.from_numpy(image).expand(2, 3, 9, 9))
+    torch.testing.assert_close(found[1, 2], torch.from_numpy(expected), atol=1e-6, rtol=1e-5)
+
+
+def test_the_random_network_follows_its_seed_and_its_input(x):
+    one = targets.make_target("random", None, 10, seed=0)(x, NAMES)
+    assert one.shape == x.shape and torch.equal(one, targets.make_target("random", None, 99, seed=0)(x, NAMES))
+    assert not torch.allclose(one, targets.make_target("random", None, 10, seed=1)(x, NAMES))
+
+
+def test_haar_residual_by_hand():
+    # diagonal coefficients (1, 1, 1, 8): sigma = 1 / 0.6745, so the threshold of 2 sigma clamps the last to 2 / 0.6745
+    checker = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]) / 2
+    image = torch.zeros(1, 1, 4, 4)
+    for index, size in enumerate((1, 1, 1, 8)):
+        row, column = 2 * (index // 2), 2 * (index % 2)
+        image[0, 0, row:row + 2, column:column + 2] = 5 + size * checker
+    expected = image - 5
+    expected[0, 0, 2:, 2:] *= (2 / 0.6745) / 8
+    torch.testing.assert_close(targets.haar_residual(image, 1, 2.0), expected)
+
+
+def test_haar_residual_limits(x):
+    assert targets.haar_residual(x, 3, 0.0).abs().max() == 0
+    means = x.unflatten(2, (2, 4)).unflatten(4, (2, 4)).mean((3, 5))  # without any shrinkage all but the coarse means go
+    coarse = means.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    torch.testing.assert_close(targets.haar_residual(x, 2, 1e6), x - coarse)
+    with pytest.raises(UserError, match="wavelet_levels"):
+        targets.haar_residual(x[..., :6], 2)
+
+
+def test_denoisers_are_networks_that_predict_noise(x):
+    network = nn.Conv2d(3, 3, 1)
+    torch.testing.assert_close(make("denoiser", network=network)(x, NAMES), network(x).detach())
+    torch.testing.assert_close(make("blind_denoiser", network=FakePrior(3.0))(x, NAMES), 30 * x)
+
+    class Half(nn.Module):
+        def forward(self, y, sigma):
+            assert sigma.shape == (len(y), 1, 1, 1)
+            return y / 2 + sigma
+
+    torch.testing.assert_close(make("ffdnet", network=Half())(x, NAMES), 2 * ((x + 1) / 4 - 15 / 255))
+    with pytest.raises(UserError, match="needs its network"):
+        make("ffdnet")
+
+
+@pytest.mark.parametrize("kind, options", [(kind, {}) for kind in ("prior", "multistep", "noised", "error", "shuffled",
+                                                                  "highpass", "random", "wavelet")]
+                         + [("ensemble", {"second": FakePrior(0.5)}), ("denoiser", {"network": nn.Conv2d(3, 4, 2, 2)})])
+def test_every_kind_has_unit_deviation_on_the_training_images(x, kind, options):
+    values, _ = targets.compute_targets(make(kind, **options), batches(x), SPLITS, seed=1)
+    assert values[:4].double().std().item() == pytest.approx(1, abs=1e-2) and torch.isfinite(values).all()
+    if kind != "prior":
+        assert values[:4].double().mean((0, 2, 3)).abs().max() < 1e-2
+
+
+def test_scale_from_some_training_images_spread_evenly(x):
+    _, scale = targets.compute_targets(make("prior"), batches(x), SPLITS, seed=1, scale_images=2)
+    assert scale == pytest.approx(10 * x[[0, 3]].double().std().item(), rel=1e-6)
+
+
+def test_mistakes_are_one_line(x):
+    with pytest.raises(UserError, match="unknown noise target 'lowpass'"):
+        make("lowpass")
+    with pytest.raises(UserError, match="step 500"):
+        targets.make_target("prior", FakePrior(), 500, SETTINGS, seed=1)
+    with pytest.raises(UserError, match="step 150"):
+        targets.make_target("multistep", FakePrior(), 30, SETTINGS, seed=1)
+    with pytest.raises(UserError, match="needs two priors"):
+        make("ensemble")
+    with pytest.raises(UserError, match="4 images were given for 6"):
+        targets.compute_targets(make("prior"), batches(x[:4]), SPLITS, seed=1)
+    with pytest.raises(UserError, match="no image is in the split 'train'"):
+        targets.compute_targets(make("prior"), batches(x), ["val"] * 6, seed=1)
+    with pytest.raises(UserError, match="standard deviation of 0.0"):
+        targets.compute_targets(make("prior", FakePrior(0.0)), batches(x), SPLITS, seed=1)
+
+
+def load(path, x, target=None, images=None, **options):
+    return targets.load_targets(path, target or make("prior"), lambda: batches(x), rows() if images is None else images,
+                                seed=1, **options)
+
+
+def test_a_good_cache_is_used_and_a_damaged_one_rebuilt(tmp_path, x):
+    path = tmp_path / "folder" / "prior.safetensors"
+    computed, scale = load(path, x)
+    written = path.read_bytes()
+    read, read_scale = targets.load_targets(path, make("prior"), lambda: pytest.fail("cache not used"), rows(), seed=1)
+    assert torch.equal(read, computed) and read_scale == scale
+    for damaged in (written[:len(written) // 2], b"", b"not a cache"):
+        path.write_bytes(damaged)
+        load(path, x)
+        assert path.read_bytes() == written
+    save_file({"target": torch.zeros(6, 3, 8, 8)}, path)  # foreign: without our metadata
+    load(path, x)
+    assert path.read_bytes() == written
+    with safe_open(path, "pt") as file:
+        assert list(file.metadata()) == ["anl"]
+
+
+def test_the_key_covers_what_decides_the_numbers():
+    key = targets.cache_key(make("prior"), rows(), 1)
+    assert targets.cache_key(make("prior"), rows(), 2) == key  # nothing is drawn
+    other = FakePrior()
+    other.precision = "bf16"
+    changed = rows()
+    changed.loc[5, "sha256"] = "f" * 64
+    moved = rows().assign(split=["train"] * 5 + ["val"])
+    keys = [key, targets.cache_key(make("prior", FakePrior(2.0)), rows(), 1), targets.cache_key(make("prior", other), rows(), 1),
+            targets.cache_key(make("prior"), changed, 1), targets.cache_key(make("prior"), moved, 1),
+            targets.cache_key(make("prior"), rows()[::-1], 1), targets.cache_key(make("prior"), rows(), 1, 2),
+            targets.cache_key(targets.make_target("prior", FakePrior(), 11, SETTINGS, seed=1), rows(), 1)]
+    keys += [targets.cache_key(make(kind), rows(), seed) for kind in ("shuffled", "noised") for seed in (1,)]
+    keys += [targets.cache_key(make("shuffled"), rows(), 2), targets.cache_key(make("error"), rows(), 1)]
+    fewer = SimpleNamespace(error_draws=2)
+    keys.append(targets.cache_key(targets.make_target("error", FakePrior(), 10, fewer, seed=1), rows(), 1))
+    keys += [targets.cache_key(make("denoiser", network=nn.Conv2d(3, 3, 1)), rows(), 1) for _ in range(2)]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("kind", ["prior", "shuffled", "error", "multistep"])
+def test_live_targets_equal_the_cache(x, kind):
+    cached, scale = targets.compute_targets(make(kind), batches(x), SPLITS, seed=1)
+    live = targets.LiveTargets(make(kind), lambda chosen: x[chosen], NAMES, SPLITS, seed=1, batch_size=4)
+    assert live.shape == tuple(cached.shape) and live.scale == pytest.approx(scale)
+    torch.testing.assert_close(live[torch.tensor([5, 0, 2])], cached[[5, 0, 2]], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["prior", "multistep", "noised", "error", "highpass", "random", "wavelet"])
+def test_targets_are_computed_on_the_images_device(kind):
+    target = make(kind)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        found = target(torch.rand(2, 3, 8, 8, device="cuda"), ["a", "b"])
+    assert found.device.type == "cuda" and found.shape[2:] == (8, 8)
