@@ -1,0 +1,133 @@
+"""What gives generated images away without a detector: spectra and simple statistics.
+
+What a file's metadata gives away is measured by `anl.data.audit.format_probe`.
+"""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from anl.evaluation import bootstrap
+from anl.evaluation.calibration import REAL
+from anl.evaluation.metrics import Sample, auroc
+
+RINGS = 16
+
+
+def power(pixels):
+    """Power spectrum of the grey values of square uint8 (N, H, H, 3) images, float64 (N, H, H), zero frequency first."""
+    grey = pixels.astype(np.float64).mean(-1)
+    return np.abs(np.fft.fft2(grey - grey.mean((1, 2), keepdims=True))) ** 2
+
+
+def radial_spectrum(pixels, rings=RINGS):
+    """Log power in rings of equal width up to the Nyquist frequency.
+
+    Parameters
+    ----------
+    pixels : array, uint8 (N, H, H, 3)
+    rings : int
+        At most half the side, so that none is empty; fewer are used of smaller images.
+
+    Returns
+    -------
+    frequency : array, (rings,)
+        Centre of each ring, in cycles per pixel.
+    log_power : array, (N, rings)
+        Natural logarithm of the mean power plus 1.
+    """
+    energy, radius = power(pixels), _radius(pixels.shape[1])
+    edges = np.linspace(0, 0.5, min(rings, pixels.shape[1] // 2) + 1)
+    log_power = [np.log(energy[:, (radius >= low) & (radius < high)].mean(1) + 1) for low, high in itertools.pairwise(edges)]
+    return (edges[1:] + edges[:-1]) / 2, np.stack(log_power, 1)
+
+
+def image_statistics(pixels):
+    """Simple statistics of uint8 (N, H, H, 3) images, dict name -> (N, F).
+
+    mean_colour (3), contrast (standard deviation of grey), high_frequency (log power above half the Nyquist frequency),
+    spectrum (`radial_spectrum`).
+    """
+    high = power(pixels)[:, _radius(pixels.shape[1]) >= 0.25].mean(1)
+    return {"mean_colour": pixels.reshape(len(pixels), -1, 3).mean(1),
+            "contrast": pixels.astype(np.float64).mean(-1).std((1, 2))[:, None],
+            "high_frequency": np.log(high + 1)[:, None], "spectrum": radial_spectrum(pixels)[1]}
+
+
+def spectrum_table(rows, pixels, *, seed, replicates, rings=RINGS):
+    """Difference of the log spectra of generated and real test images, a row per generator and ring.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Manifest rows.
+    pixels : array, uint8 (N, H, H, 3)
+        In the order of the rows.
+
+    Returns
+    -------
+    DataFrame
+        generator, frequency (cycles per pixel), mean (of log power, generated minus real), low, high (95 % interval over
+        photographs), n (photographs).
+    """
+    test = (rows["split"] == "test").to_numpy()
+    rows, pixels = rows[test], pixels[test]
+    frequency, values = radial_spectrum(pixels, rings)
+    draws = bootstrap.draw_groups(rows["group"], replicates, seed, rows["generator"])
+    place, real, table = np.searchsorted(draws.names, rows["group"].to_numpy(str)), (rows["generator"] == REAL).to_numpy(), []
+    for generator in dict.fromkeys(rows["generator"][~real]):
+        mine = (rows["generator"] == generator).to_numpy()
+        # (rings,) of the sample and (rings, R) of the replicates
+        drawn = _means(values[mine], place[mine], draws.counts) - _means(values[real], place[real], draws.counts)
+        groups, strata = (len(np.unique(item)) for item in (place[mine | real], draws.stratum[place[mine | real]]))
+        found = bootstrap.interval((values[mine].mean(0) - values[real].mean(0))[:, None], drawn[:, None], groups, strata=strata)
+        table.append(pd.DataFrame({"generator": generator, "frequency": frequency, "mean": found.mean, "low": found.low,
+                                   "high": found.high, "n": groups}))
+    return pd.concat(table, ignore_index=True)
+
+
+def statistics_table(rows, pixels, *, seed, replicates):
+    """AUROC of a logistic regression on each simple statistic, a row per generator and statistic.
+
+    Fitted on validation images of the same generator: an upper bound of what such a statistic tells. Parameters as of
+    `spectrum_table`.
+
+    Returns
+    -------
+    DataFrame
+        generator, statistic, mean, low, high (95 % interval over test photographs), n (photographs). Generators without
+        validation or test images are left out.
+    """
+    rows = rows.reset_index(drop=True)
+    statistics, table = image_statistics(pixels), []
+    split, generator, label = (rows[name].to_numpy() for name in ("split", "generator", "label"))
+    for name in dict.fromkeys(generator[label == 1]):
+        fit, test = (np.flatnonzero((split == part) & np.isin(generator, [REAL, name])) for part in ("val", "test"))
+        if len(np.unique(label[fit])) < 2 or len(np.unique(label[test])) < 2:
+            continue
+        draws = bootstrap.draw_groups(rows["group"][test], replicates, seed, generator[test])
+        group = np.searchsorted(draws.names, rows["group"][test].to_numpy(str))
+        for statistic, values in statistics.items():
+            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(values[fit], label[fit])
+            sample = Sample.of(label[test], model.decision_function(values[test]), group=group)
+            found = bootstrap.interval([auroc(sample)], auroc(sample, draws.counts)[None], len(draws.names),
+                                       strata=len(np.unique(draws.stratum)))
+            table.append({"generator": name, "statistic": statistic, "mean": float(found.mean), "low": float(found.low),
+                          "high": float(found.high), "n": len(draws.names)})
+    return pd.DataFrame(table)
+
+
+def _radius(side):
+    """Distance of each Fourier coefficient from zero frequency, cycles per pixel, (side, side)."""
+    frequency = np.fft.fftfreq(side)
+    return np.hypot(*np.meshgrid(frequency, frequency))
+
+
+def _means(values, place, counts):
+    """Mean of values (n, F) in each replicate, (F, R)."""
+    sums = np.stack([np.bincount(place, column, len(counts)) for column in values.T])
+    return sums @ counts / (np.bincount(place, minlength=len(counts)) @ counts)

@@ -1,0 +1,352 @@
+"""From per-image scores to the table that a notebook shows: means, paired differences, intervals, and "best of"."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from anl.evaluation import bootstrap
+from anl.evaluation.calibration import REAL, Calibration, as_list, calibrate_run
+from anl.evaluation.metrics import AT_THRESHOLD, PROBABILISTIC, Sample, Scores, check, metric, paired_wins
+from anl.io import UserError
+
+UNSEEN = "unseen"
+METRICS = ("auroc", "pairwise_accuracy", "average_precision", "balanced_accuracy")
+COLUMNS = ["variant", "seed", "image_id", "group", "pair", "generator", "split", "view", "label", "logit"]
+CHUNK = 2**18  # images times replicates worked on at a time, so that they stay in the processor's cache
+
+
+class Measured(NamedTuple):
+    """Metrics of every variant and seed with their bootstrap replicates; one draw of photographs serves them all.
+
+    Attributes
+    ----------
+    values : dict
+        (variant, generator, view, metric) -> array (seeds,).
+    replicates : dict
+        The same keys -> array (seeds, R).
+    seeds : dict
+        variant -> tuple of its seeds, in the order of the arrays.
+    photographs : dict
+        (generator, view) -> (number of groups, number of bootstrap strata among them).
+    """
+
+    values: dict
+    replicates: dict
+    seeds: dict
+    photographs: dict
+
+    def contrast(self, weights, level=0.95):
+        """Interval of a weighted sum of metrics, for example {method: 1, baseline: -1} with keys of `values`.
+
+        Raises
+        ------
+        UserError
+            If the variants differ in their seeds: seeds are paired.
+        """
+        variants = [key[0] for key in weights]
+        if other := next((name for name in variants if self.seeds[name] != self.seeds[variants[0]]), None):
+            raise UserError(f"'{variants[0]}' has the seeds {_listed(self.seeds[variants[0]])} and '{other}' "
+                            f"{_listed(self.seeds[other])}; compare variants with the same seeds")
+        values = sum(weight * self.values[key] for key, weight in weights.items())
+        replicates = sum(weight * self.replicates[key] for key, weight in weights.items())
+        groups, strata = max(self.photographs[key[1:3]] for key in weights)
+        return bootstrap.interval(values, replicates, groups, strata=strata, level=level)
+
+
+class Best(NamedTuple):
+    """Answer of `best_of`.
+
+    Attributes
+    ----------
+    verdict : str
+        `best`: above every rival, each pairwise interval above zero. `not best`: a rival is above, after Holm's
+        correction. `undecided`: neither.
+    above, below : int
+        Number of rivals that the candidate is above and below after Holm's correction.
+    table : DataFrame
+        A row per rival: rival, difference (candidate minus rival), low, high, p, p_holm, seeds, n.
+    """
+
+    verdict: str
+    above: int
+    below: int
+    table: pd.DataFrame
+
+
+def compare(scores, baseline=None, *, metrics=METRICS, seen, disjoint=None, views=None, replicates=1000, seed=0,
+            target_fpr=0.05, level=0.95):
+    """Tidy table of metrics with intervals over photographs and seeds, and paired differences from a baseline.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        A row per variant, seed, view and image: the columns COLUMNS. Test rows are measured; threshold and temperature
+        come from validation rows of the same run (view `raw`, reals and seen generators).
+    baseline : str, optional
+        Variant that the others are compared with.
+    metrics : sequence of str
+        Names of `anl.evaluation.metrics.METRICS`. `fpr` has one row, of generator `real`.
+    seen : str or list of str
+        Generators in training.
+    disjoint : dict, optional
+        generator -> trained model that it uses. Generator `unseen` is the mean over the models that no seen generator
+        uses, each the mean over its generators; by default every generator is a model of its own. The mean of
+        `pairwise_accuracy` is over the generators that have pairs.
+    views : sequence of str, optional
+        By default all views of the test images.
+    replicates, seed : int
+        Size and base seed of the bootstrap.
+    target_fpr : float
+        Of the threshold, on validation reals.
+    level : float
+        Nominal coverage of the intervals.
+
+    Returns
+    -------
+    DataFrame
+        variant, generator, view, metric, mean, low, high, difference, difference_low, difference_high, seeds, n:
+        n is the number of photographs (groups); the differences are NaN for the baseline.
+
+    Raises
+    ------
+    UserError
+        On a missing column, an unknown baseline, variants scored on different images or seeds.
+    """
+    measured = measure(scores, metrics=metrics, seen=seen, disjoint=disjoint, views=views, replicates=replicates,
+                       seed=seed, target_fpr=target_fpr)
+    if baseline is not None and baseline not in measured.seeds:
+        raise UserError(f"baseline '{baseline}' has no scores; choose one of {_listed(measured.seeds)}")
+    rows = []
+    for key in measured.values:
+        variant, generator, view, name = key
+        own = measured.contrast({key: 1}, level)
+        row = {"variant": variant, "generator": generator, "view": view, "metric": name, "mean": float(own.mean),
+               "low": float(own.low), "high": float(own.high), "difference": np.nan, "difference_low": np.nan,
+               "difference_high": np.nan, "seeds": len(measured.seeds[variant]),
+               "n": measured.photographs[generator, view][0]}
+        other = (baseline, generator, view, name)
+        if baseline not in (None, variant) and other in measured.values:
+            change = measured.contrast({key: 1, other: -1}, level)
+            row |= {"difference": float(change.mean), "difference_low": float(change.low),
+                    "difference_high": float(change.high)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def best_of(scores, candidate, rivals=None, *, metric="auroc", generator=UNSEEN, view="matched", seen, disjoint=None,
+            replicates=1000, seed=0, target_fpr=0.05, level=0.95, higher_is_better=True):
+    """Whether a variant is better than all its rivals: "best" is a claim about every one of them.
+
+    Parameters
+    ----------
+    scores, seen, disjoint, replicates, seed, target_fpr, level
+        As of `compare`.
+    candidate : str
+        Variant that is claimed to be best.
+    rivals : sequence of str, optional
+        By default all other variants.
+    metric, generator, view : str
+        What is compared.
+    higher_is_better : bool
+        False for nll, brier, ece and fpr.
+
+    Returns
+    -------
+    Best
+        No correction is needed for `best`, where all pairwise differences have to hold (intersection-union test,
+        Berger 1982); `not best` and the counts are corrected by Holm's method.
+
+    References
+    ----------
+    Berger, Technometrics 24(4), 1982. Holm, Scandinavian Journal of Statistics 6(2), 1979.
+    """
+    known = list(dict.fromkeys(scores["variant"]))
+    rivals = [name for name in known if name != candidate] if rivals is None else list(rivals)
+    if unknown := [name for name in (candidate, *rivals) if name not in known]:
+        raise UserError(f"variant '{unknown[0]}' has no scores; choose from {_listed(known)}")
+    if not rivals or candidate in rivals:
+        raise UserError(f"'{candidate}' needs rivals other than itself")
+    scores = scores[scores["variant"].isin([candidate, *rivals])]
+    measured = measure(scores, metrics=(metric,), seen=seen, disjoint=disjoint, views=(view,), replicates=replicates,
+                       seed=seed, target_fpr=target_fpr)
+    place = (generator, view, metric)
+    if (candidate, *place) not in measured.values:
+        raise UserError(f"there is no {metric} of generator '{generator}' in view '{view}'; check the names")
+    sign = 1 if higher_is_better else -1
+    rows = []
+    for rival in rivals:
+        found = measured.contrast({(candidate, *place): 1, (rival, *place): -1}, level)
+        rows.append({"rival": rival, "difference": float(found.mean), "low": float(found.low),
+                     "high": float(found.high), "p": float(found.p_value), "seeds": len(measured.seeds[candidate]),
+                     "n": measured.photographs[generator, view][0]})
+    table = pd.DataFrame(rows)
+    table.insert(5, "p_holm", holm(table["p"]))
+    significant = table["p_holm"] < 1 - level
+    above, below = (significant & (side * table["difference"] > 0) for side in (sign, -sign))
+    lower = table["low"] if higher_is_better else -table["high"]
+    verdict = "best" if (lower > 0).all() else "not best" if below.any() else "undecided"
+    return Best(verdict, int(above.sum()), int(below.sum()), table)
+
+
+def holm(p_values):
+    """p-values adjusted by Holm's method for the family-wise error, in the order given. NaN stays NaN, and counts."""
+    p = np.asarray(p_values, float)
+    order = np.argsort(p)  # NaN last
+    adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    result = np.empty_like(p)
+    result[order] = np.minimum(adjusted, 1)
+    return result
+
+
+def measure(scores, *, metrics=METRICS, seen, disjoint=None, views=None, replicates=1000, seed=0, target_fpr=0.05):
+    """Every metric of every variant, seed, generator and view, with bootstrap replicates; parameters as of `compare`.
+
+    Returns
+    -------
+    Measured
+    """
+    if missing := [name for name in COLUMNS if name not in scores]:
+        raise UserError(f"the scores lack the column '{missing[0]}'; score the detectors again")
+    functions = {name: metric(name) for name in metrics}
+    test = scores[scores["split"] == "test"]
+    views = list(dict.fromkeys(test["view"])) if views is None else list(views)
+    if absent := [view for view in views if not (test["view"] == view).any()]:
+        raise UserError(f"no test image was scored in view '{absent[0]}'; choose from {_listed(test['view'].unique())}")
+    test = test[test["view"].isin(views)]
+    check(test["label"].to_numpy(), test["logit"].to_numpy(float))
+    needed = functions.keys() & (AT_THRESHOLD | PROBABILISTIC)
+    fixed = _calibrations(scores, test, seen, target_fpr) if needed else {}
+    kinds = test[["group", "generator"]].drop_duplicates()
+    draws = bootstrap.draw_groups(kinds["group"], replicates, seed, kinds["generator"])
+    samples, photographs = _samples(test, draws, fixed)
+    means = _models(test["generator"].unique(), as_list(seen), disjoint or {})
+    for view in views:
+        present = [name for model in means for name in model if (name, view) in photographs]
+        if present:
+            members = test.loc[(test["view"] == view) & test["generator"].isin([REAL, *present]), "group"]
+            photographs[UNSEEN, view] = _size(members.unique(), draws)
+
+    order = {name: place for place, name in enumerate(dict.fromkeys(test["variant"]))}
+    runs = sorted(samples, key=lambda run: (order[run[0]], run[1]))  # (variant, seed, view)
+    seeds = {name: tuple(dict.fromkeys(run for variant, run, _ in runs if variant == name)) for name in order}
+    values, drawn = {}, {}
+    for name in order:
+        for view in views:
+            each = [_measured(samples[name, run, view], functions, draws.counts, means)
+                    for run in seeds[name] if (name, run, view) in samples]
+            if each and len(each) < len(seeds[name]):
+                raise UserError(f"'{name}' lacks the view '{view}' for some of its seeds; score them again")
+            for generator, title in each[0] if each else ():
+                stacked = np.stack([found[generator, title] for found in each])  # (seeds, 1 + R)
+                values[name, generator, view, title] = stacked[:, 0]
+                drawn[name, generator, view, title] = stacked[:, 1:]
+    return Measured(values, drawn, seeds, photographs)
+
+
+def _measured(samples, functions, counts, means):
+    """(generator, metric) -> array (1 + R,), the metric itself and its replicates, of one run in one view."""
+    found = {}
+    reals = samples.get(REAL)
+    images = max(max(len(sample.real), len(sample.fake)) for sample in samples.values())
+    step = max(16, CHUNK // max(images, 1))
+    # the metric itself in double precision, then chunks of replicates that every generator goes through
+    chunks = [np.ones((len(counts), 1)), *(np.ascontiguousarray(counts[:, start:start + step])
+                                           for start in range(0, counts.shape[1], step))]
+    for chunk in chunks:
+        for generator, sample in samples.items():
+            for name, function in functions.items():
+                if (name == "fpr") == (sample is reals):
+                    found.setdefault((generator, name), []).append(function(sample, chunk))
+    found = {key: np.concatenate(parts) for key, parts in found.items()}
+    for name in functions:
+        models = []
+        for generators in means:
+            own = [found[generator, name] for generator in generators if (generator, name) in found]
+            own = [values for values in own if not np.isnan(values[0])]
+            models += [np.mean(own, axis=0)] if own else []
+        if models:
+            found[UNSEEN, name] = np.mean(models, axis=0)
+        elif name != "fpr" and any(generator in samples for generators in means for generator in generators):
+            found[UNSEEN, name] = np.full(counts.shape[1] + 1, np.nan)
+    return found
+
+
+def _samples(test, draws, fixed):
+    """{(variant, seed, view): {generator: Sample}} and {(generator, view): (groups, strata)}.
+
+    Raises UserError if an image was scored twice, or runs were scored on different images.
+    """
+    codes = pd.DataFrame({
+        "image": pd.factorize(test["image_id"], sort=True)[0], "group": pd.factorize(test["group"], sort=True)[0],
+        "pair": np.where(test["pair"].astype(str) == "", -1, pd.factorize(test["pair"])[0])}, index=test.index)
+    codes[["label", "logit"]] = test[["label", "logit"]]
+    generators, index = np.unique(test["generator"].to_numpy(str), return_inverse=True)
+    codes["generator"] = index
+    samples, photographs, images = {}, {}, {}
+    by = [test["variant"], test["seed"], test["view"]]
+    for (variant, run, view), rows in codes.groupby(by, sort=False, observed=True):
+        rows = rows.sort_values(["image", "generator"], kind="stable")
+        columns = {name: rows[name].to_numpy() for name in rows}
+        image = columns["image"]
+        if (image[1:] == image[:-1]).any():
+            raise UserError(f"'{variant}' seed {run} scored an image twice in view '{view}'; score it again")
+        if not np.array_equal(images.setdefault(view, image), image):
+            raise UserError(f"'{variant}' seed {run} was scored on other images than the first variant in view "
+                            f"'{view}'; score all variants on the same benchmark")
+        samples[variant, run, view] = _by_generator(columns, generators, len(draws.names),
+                                                    fixed.get((variant, run), Calibration(0.0, 1.0)))
+        for name in samples[variant, run, view]:
+            if (name, view) not in photographs:
+                kept = np.isin(generators[columns["generator"]], [REAL, name])
+                photographs[name, view] = _size(draws.names[np.unique(columns["group"][kept])], draws)
+    return samples, photographs
+
+
+def _by_generator(columns, generators, groups, fixed):
+    """{generator: Sample} of one run; the reals are sorted once. `real` stands for the reals alone."""
+    label, logit, group, pair = (columns[name] for name in ("label", "logit", "group", "pair"))
+    is_real = label == 0
+    real, samples = Scores(logit[is_real], group[is_real]), {}
+    options = {"groups": groups, "threshold": fixed.threshold, "temperature": fixed.temperature}
+    for place, generator in enumerate(generators):
+        if generator == REAL:
+            samples[REAL] = Sample(real, Scores([], np.zeros(0, int)), **options)
+        elif (mine := columns["generator"] == place).any():
+            both = mine | is_real
+            wins = paired_wins(label[both], logit[both], group[both], pair[both])
+            samples[generator] = Sample(real, Scores(logit[mine], group[mine]), wins=wins, **options)
+    return samples
+
+
+def _calibrations(scores, test, seen, target_fpr):
+    """{(variant, seed): Calibration} from validation rows. Raises UserError naming a run that has none."""
+    fixed = {}
+    validation = scores[scores["split"] == "val"]
+    parts = dict(iter(validation.groupby(["variant", "seed"], sort=False, observed=True)))
+    for variant, run in test[["variant", "seed"]].drop_duplicates().itertuples(index=False):
+        try:
+            fixed[variant, run] = calibrate_run(parts.get((variant, run), validation.iloc[:0]), seen, target_fpr)
+        except UserError as problem:
+            raise UserError(f"'{variant}' seed {run}: {problem}") from None
+    return fixed
+
+
+def _models(generators, seen, disjoint):
+    """Unseen generators as lists, one list per trained model that no seen generator uses."""
+    used, models = {disjoint.get(name, name) for name in seen}, {}
+    for name in generators:
+        model = disjoint.get(name, name)
+        if name != REAL and model not in used:
+            models.setdefault(model, []).append(name)
+    return list(models.values())
+
+
+def _size(names, draws):
+    """(number of groups, number of strata among them) of the groups called `names`."""
+    place = np.searchsorted(draws.names, np.asarray(names, str))
+    return len(place), len(np.unique(draws.stratum[place]))
+
+
+def _listed(names):
+    return ", ".join(str(name) for name in names)

@@ -1,0 +1,329 @@
+"""The metrics of a detector, each defined once: on a test set, and on all its bootstrap replicates at the same time.
+
+A metric takes a `Sample`, the scores of one test set, and optionally `counts`, how often each group of images was drawn
+in each replicate. Scores are logits; a higher one means "generated".
+"""
+
+import functools
+
+import numpy as np
+from scipy.special import expit
+
+from anl.io import UserError
+
+ECE_BINS = 15
+FEW_GROUPS = 96  # up to here a matrix product is faster than sums over images
+
+
+class Scores:
+    """Scores of the images of one class, sorted from the highest to the lowest.
+
+    Parameters
+    ----------
+    logit : array, (n,)
+    group : array of int, (n,)
+        Row of `counts` that holds the weight of each image.
+    """
+
+    def __init__(self, logit, group):
+        order = np.argsort(-np.asarray(logit, float), kind="stable")
+        self.logit, self.group = np.asarray(logit, float)[order], np.asarray(group)[order]
+        self._cumulative, self._by_group = (None, None), None
+
+    def __len__(self):
+        return len(self.logit)
+
+    def cumulative(self, counts):
+        """Weight of the k highest scores in each replicate, (n + 1, R). The last result is kept: generators share reals."""
+        if self._cumulative[0] is not counts:
+            if len(counts) <= FEW_GROUPS:
+                sums = self._members(len(counts)).astype(counts.dtype, copy=False) @ counts
+            else:
+                sums = np.empty((len(self) + 1, counts.shape[1]), counts.dtype)
+                sums[0] = 0
+                for place, group in enumerate(self.group):  # np.cumsum over the first axis is ten times as slow
+                    np.add(sums[place], counts[group], out=sums[place + 1])
+            self._cumulative = (counts, sums)
+        return self._cumulative[1]
+
+    def _members(self, groups):
+        """How many of the k highest scores are of each group, float32 (n + 1, groups)."""
+        if self._by_group is None:
+            self._by_group = np.zeros((len(self) + 1, groups), np.float32)
+            self._by_group[np.arange(1, len(self) + 1), self.group] = 1
+            np.cumsum(self._by_group, axis=0, out=self._by_group)
+        return self._by_group
+
+    def weighted_sum(self, values, counts):
+        """Sum over images of weight times `values` (n,), in each replicate: (R,)."""
+        return np.bincount(self.group, values, minlength=len(counts)).astype(counts.dtype) @ counts
+
+    def weighted_mean(self, values, counts):
+        """Mean of `values` (n,) under the weights, (R,); NaN where nothing was drawn."""
+        return self.weighted_sum(values, counts) / self.weighted_sum(np.ones(len(self)), counts)
+
+
+class Sample:
+    """Scores of one test set, with what the metrics need to know about it.
+
+    Parameters
+    ----------
+    real, fake : Scores
+        Scores of the real and the generated images.
+    wins : Scores or None
+        For paired images, one entry per generated image: `logit` is 1 where it scored above its own real image, 0 where
+        below, 1/2 at ties; see `paired_wins`.
+    threshold : float
+        Logit above which an image is called generated.
+    temperature : float
+        Divisor of the logits before they become probabilities.
+    groups : int
+        Number of rows of `counts`.
+    """
+
+    def __init__(self, real, fake, *, groups, wins=None, threshold=0.0, temperature=1.0):
+        self.real, self.fake, self.wins, self.groups = real, fake, wins, groups
+        self.threshold, self.temperature = threshold, temperature
+        self._curve = (None, None)
+
+    @classmethod
+    def of(cls, label, logit, *, group=None, pair=None, threshold=0.0, temperature=1.0):
+        """The sample of a mixed list of images.
+
+        Parameters
+        ----------
+        label : array, (N,)
+            1 for generated, 0 for real.
+        logit : array, (N,)
+        group : array of int, (N,), optional
+            Row of `counts` of each image. By default every image is a group of its own.
+        pair : array of str, (N,), optional
+            Name shared by a real image and its regenerations; "" where unpaired.
+
+        Raises
+        ------
+        UserError
+            If a score is not finite or a label is not 0 or 1.
+        """
+        label, logit = np.asarray(label), np.asarray(logit, float)
+        group = np.arange(len(label)) if group is None else np.asarray(group)
+        check(label, logit)
+        real, fake = label == 0, label == 1
+        wins = None if pair is None else paired_wins(label, logit, group, pair_codes(pair))
+        return cls(Scores(logit[real], group[real]), Scores(logit[fake], group[fake]), wins=wins, threshold=threshold,
+                   temperature=temperature, groups=int(group.max(initial=-1)) + 1)
+
+    def curve(self, counts):
+        """Weights at every distinct score of a generated image, from the highest: four arrays (U, R).
+
+        Generated images at this score; generated images at or above it; real images at or above it; real images above it.
+        """
+        if self._curve[0] is not counts:
+            fake, real = self.fake, self.real
+            last = np.append(fake.logit[1:] != fake.logit[:-1], np.ones(min(len(fake), 1), bool))
+            ends, scores = np.flatnonzero(last), -fake.logit[last]
+            if last.all():
+                gain, positive = counts[fake.group], fake.cumulative(counts)[1:]
+            else:
+                positive = fake.cumulative(counts)[ends + 1]
+                gain = np.diff(positive, axis=0, prepend=np.zeros((1, counts.shape[1]), counts.dtype))
+            at_or_above, above = (np.searchsorted(-real.logit, scores, side) for side in ("right", "left"))
+            negative = real.cumulative(counts)[at_or_above]
+            strictly = negative if (above == at_or_above).all() else real.cumulative(counts)[above]
+            self._curve = (counts, (gain, positive, negative, strictly))
+        return self._curve[1]
+
+    def probability(self, scores):
+        """Calibrated probability of being generated, in [0, 1]."""
+        return expit(scores.logit / self.temperature)
+
+
+def check(label, logit):
+    """Raise UserError if a score is not finite or a label is neither 0 nor 1."""
+    if len(label) != len(logit) or not np.isin(label, (0, 1)).all():
+        raise UserError("labels must be 0 (real) or 1 (generated), one for each score")
+    if not np.isfinite(logit).all():
+        raise UserError(f"{int((~np.isfinite(logit)).sum())} scores are not finite; train the run again")
+
+
+def pair_codes(pair):
+    """Names of pairs (N,) as integers, -1 for "", which means unpaired."""
+    pair = np.asarray(pair, str)
+    return np.where(pair == "", -1, np.unique(pair, return_inverse=True)[1])
+
+
+def paired_wins(label, logit, group, pair):
+    """Wins of generated images over the real image of their pair, as `Scores` of 1, 1/2 or 0; None where none is paired.
+
+    pair: codes of `pair_codes`. A pair with several real images counts the mean over them.
+    """
+    fake, real = (np.flatnonzero((label == side) & (pair >= 0)) for side in (1, 0))
+    real = real[np.argsort(pair[real], kind="stable")]
+    first, last = (np.searchsorted(pair[real], pair[fake], side) for side in ("left", "right"))
+    fake, first, size = fake[last > first], first[last > first], (last - first)[last > first]
+    if not len(fake):
+        return None
+    which = np.repeat(np.arange(len(fake)), size)  # one entry per (generated, real) of a pair
+    partner = real[np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size) + first[which]]
+    won = (np.sign(logit[fake[which]] - logit[partner]) + 1) / 2
+    return Scores(np.bincount(which, won) / size, group[fake])
+
+
+def _metric(function):
+    """Let `counts` default to every image once, and return a float then."""
+    @functools.wraps(function)
+    def measured(sample, counts=None, **options):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if counts is None:
+                return float(function(sample, np.ones((sample.groups, 1)), **options)[0])
+            return function(sample, counts, **options)
+    return measured
+
+
+@_metric
+def auroc(sample, counts):
+    """Area under the ROC curve: the share of (generated, real) pairs of images in which the generated one scores higher.
+
+    Ties count one half. Equals `sklearn.metrics.roc_auc_score` with `sample_weight`.
+
+    Parameters
+    ----------
+    sample : Sample
+    counts : array, (groups, R), optional
+        Weight of each group in each of R replicates. By default every image counts once.
+
+    Returns
+    -------
+    float or array, (R,)
+        In [0, 1]; NaN where a class is missing.
+    """
+    gain, _, negative, strictly = sample.curve(counts)
+    lost = np.einsum("ur,ur->r", gain, negative)
+    if strictly is not negative:
+        lost = (lost + np.einsum("ur,ur->r", gain, strictly)) / 2
+    return 1 - lost / (_total(sample.fake, counts) * _total(sample.real, counts))
+
+
+@_metric
+def pairwise_accuracy(sample, counts):
+    """Share of generated images that score above their own real image, ties one half; NaN where images are unpaired."""
+    return np.full(counts.shape[1], np.nan) if sample.wins is None else sample.wins.weighted_mean(sample.wins.logit, counts)
+
+
+@_metric
+def average_precision(sample, counts):
+    """Sum over recall steps of precision; equals `sklearn.metrics.average_precision_score` with `sample_weight`.
+
+    Depends on the share of generated images in the sample.
+    """
+    gain, positive, negative, _ = sample.curve(counts)
+    precision = np.maximum(positive + negative, np.finfo(positive.dtype).tiny)  # where nothing is drawn, the gain is 0
+    np.divide(positive, precision, out=precision)
+    return np.einsum("ur,ur->r", gain, precision) / _total(sample.fake, counts)
+
+
+@_metric
+def tpr_at_fpr(sample, counts, *, fpr):
+    """Highest true-positive rate of any threshold whose false-positive rate is at most `fpr`.
+
+    Equals `tpr[fpr <= limit].max()` of `sklearn.metrics.roc_curve(..., drop_intermediate=False)`: no interpolation.
+    """
+    _, positive, negative, _ = sample.curve(counts)
+    positives, negatives = _total(sample.fake, counts), _total(sample.real, counts)
+    reached = np.where(negative / negatives <= fpr, positive, 0).max(0, initial=0) / positives
+    return np.where(negatives > 0, reached, np.nan)
+
+
+@_metric
+def tpr(sample, counts):
+    """True-positive rate at the threshold: the share of generated images that are called generated."""
+    return sample.fake.weighted_mean(sample.fake.logit > sample.threshold, counts)
+
+
+@_metric
+def fpr(sample, counts):
+    """False-positive rate at the threshold: the share of real images that are called generated."""
+    return sample.real.weighted_mean(sample.real.logit > sample.threshold, counts)
+
+
+@_metric
+def balanced_accuracy(sample, counts):
+    """Mean of the accuracies on real and on generated images at the threshold."""
+    return (tpr(sample, counts) + 1 - fpr(sample, counts)) / 2
+
+
+@_metric
+def accuracy(sample, counts):
+    """Share of images on the right side of the threshold."""
+    return _mean_of_both(sample, sample.real.logit <= sample.threshold, sample.fake.logit > sample.threshold, counts)
+
+
+@_metric
+def nll(sample, counts):
+    """Negative log-likelihood of the labels after temperature scaling: a mean over images, in nats."""
+    return _mean_of_both(sample, np.logaddexp(0, sample.real.logit / sample.temperature),
+                         np.logaddexp(0, -sample.fake.logit / sample.temperature), counts)
+
+
+@_metric
+def brier(sample, counts):
+    """Brier score: mean squared difference between the calibrated probability and the label, in [0, 1]."""
+    return _mean_of_both(sample, sample.probability(sample.real) ** 2, (1 - sample.probability(sample.fake)) ** 2, counts)
+
+
+@_metric
+def ece(sample, counts, *, bins=ECE_BINS):
+    """Expected calibration error over bins of equal mass, in [0, 1].
+
+    The mean over bins, weighted by their mass, of |share of generated images - mean probability|. The edges are
+    quantiles of the sample and the same in every replicate.
+
+    References
+    ----------
+    Naeini, Cooper and Hauskrecht, AAAI 2015; equal mass: Nguyen and O'Connor, EMNLP 2015.
+    """
+    real, fake = sample.probability(sample.real), sample.probability(sample.fake)
+    place = equal_mass_bins(np.concatenate([real, fake]), bins)
+    gap = np.zeros((place.max(initial=-1) + 1, len(counts)))
+    np.add.at(gap, (place[:len(real)], sample.real.group), -real)
+    np.add.at(gap, (place[len(real):], sample.fake.group), 1 - fake)
+    return np.abs(gap @ counts).sum(0) / (_total(sample.real, counts) + _total(sample.fake, counts))
+
+
+def equal_mass_bins(probability, bins=ECE_BINS):
+    """Bin of each probability, int (N,). Equal values share a bin, so there may be fewer than `bins`."""
+    if not len(probability):
+        return np.zeros(0, int)
+    edges = np.quantile(probability, np.linspace(0, 1, bins + 1)[1:-1])
+    return np.unique(np.searchsorted(edges, probability, side="left"), return_inverse=True)[1]
+
+
+METRICS = {"auroc": auroc, "pairwise_accuracy": pairwise_accuracy, "average_precision": average_precision,
+           "balanced_accuracy": balanced_accuracy, "accuracy": accuracy, "tpr": tpr, "fpr": fpr,
+           "tpr_at_fpr_0.01": functools.partial(tpr_at_fpr, fpr=0.01),
+           "tpr_at_fpr_0.05": functools.partial(tpr_at_fpr, fpr=0.05), "nll": nll, "brier": brier, "ece": ece}
+AT_THRESHOLD = {"balanced_accuracy", "accuracy", "tpr", "fpr"}  # need the validation threshold
+PROBABILISTIC = {"nll", "brier", "ece"}                         # need the validation temperature
+
+
+def metric(name):
+    """The metric called `name`, a function of (sample, counts). Raises UserError on an unknown name."""
+    if name not in METRICS:
+        raise UserError(f"unknown metric '{name}'; choose from {', '.join(METRICS)}")
+    return METRICS[name]
+
+
+def evaluate(label, logit, *, pair=None, threshold=0.0, temperature=1.0, metrics=tuple(METRICS)):
+    """Metrics of one test set, dict name -> float. Parameters as of `Sample.of`."""
+    sample = Sample.of(label, logit, pair=pair, threshold=threshold, temperature=temperature)
+    return {name: metric(name)(sample) for name in metrics}
+
+
+def _total(scores, counts):
+    return scores.weighted_sum(np.ones(len(scores)), counts)
+
+
+def _mean_of_both(sample, real, fake, counts):
+    """Mean over all images of the values `real` (n,) and `fake` (m,), (R,)."""
+    total = sample.real.weighted_sum(real, counts) + sample.fake.weighted_sum(fake, counts)
+    return total / (_total(sample.real, counts) + _total(sample.fake, counts))

@@ -1,0 +1,131 @@
+"""Has the prior learnt something? Its denoising against the best Gaussian filter, and its noise on clean images."""
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.ndimage import gaussian_filter
+
+from anl import seeds
+from anl.data.images import to_tensor
+from anl.evaluation import bootstrap
+from anl.io import UserError
+
+WIDTHS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.5, 1.9, 2.4, 3.0, 4.0, 6.0, 9.0)  # pixels
+GREY_LEVELS = 127.5  # half the range of 8 bits: x runs from -1 to 1
+
+
+def denoising_table(prior, validation, test, group, steps, *, seed, replicates, batch_size=32):
+    """Error of test images denoised by the prior and by the best Gaussian filter, a row per step.
+
+    Parameters
+    ----------
+    prior : anl.models.prior.NoisePrior
+        Of pixels.
+    validation, test : array, uint8 (N, H, W, 3)
+        The filter's width is the best of WIDTHS on the validation images at each step.
+    group : array of str, (N,)
+        Photograph of each test image, for the bootstrap.
+    steps : sequence of int
+    seed, replicates : int
+        Of the noise and the bootstrap.
+
+    Returns
+    -------
+    DataFrame
+        step, timestep, noise (its standard deviation in grey levels after scaling the signal to 1), prior_rmse,
+        gaussian_rmse (grey levels) and ratio (prior / Gaussian, same images and noise) with 95 % intervals over
+        photographs (suffixes _low, _high), gaussian_width in pixels, n.
+
+    Raises
+    ------
+    UserError
+        For a latent prior, whose errors are not in grey levels.
+    """
+    _need_pixels(prior)
+    draws = bootstrap.draw_groups(group, replicates, seed)
+    place = np.searchsorted(draws.names, np.asarray(group, str))
+    rows = []
+    for step in steps:
+        alpha = float(prior.alphas_cumprod[prior.check_step(step) - 1])
+        noised, clean = _noised(prior, validation, step, seed, "val")
+        width = min(WIDTHS, key=lambda width: np.mean((smooth(noised / alpha**0.5, width) - clean) ** 2))
+        noised, clean = _noised(prior, test, step, seed, "test")
+        restored = torch.cat([prior.denoise(part, step) for part in torch.from_numpy(noised).split(batch_size)]).numpy()
+        errors = {"prior_rmse": _rmse(restored - clean, place, draws),
+                  "gaussian_rmse": _rmse(smooth(noised / alpha**0.5, width) - clean, place, draws)}
+        errors["ratio"] = tuple(a / b for a, b in zip(*errors.values()))
+        row = {"step": step, "timestep": step - 1, "noise": (1 / alpha - 1) ** 0.5 * GREY_LEVELS}
+        for name, (value, drawn) in errors.items():
+            found = bootstrap.interval([value], drawn[None], len(draws.names))
+            row |= {name: float(value), f"{name}_low": float(found.low), f"{name}_high": float(found.high)}
+        rows.append({**row, "gaussian_width": width, "n": len(test)})
+    return pd.DataFrame(rows)
+
+
+def amplitude_table(prior, pixels, steps, batch_size=32):
+    """Standard deviation of the prior's noise on clean images, a row per step and class.
+
+    Parameters
+    ----------
+    prior : anl.models.prior.NoisePrior
+        Of pixels.
+    pixels : dict
+        Class -> uint8 (N, H, W, 3).
+    steps : sequence of int
+
+    Returns
+    -------
+    DataFrame
+        step, images (the class), standard_deviation, grey_levels (how far the prior would move a pixel to denoise it), n.
+
+    Raises
+    ------
+    UserError
+        For a latent prior.
+    """
+    _need_pixels(prior)
+    rows = []
+    for step in steps:
+        alpha = float(prior.alphas_cumprod[prior.check_step(step) - 1])
+        for name, images in pixels.items():
+            spread = float(clean_noise(prior, images, step, batch_size).double().std())
+            rows.append({"step": step, "images": name, "standard_deviation": spread,
+                         "grey_levels": spread * (1 / alpha - 1) ** 0.5 * GREY_LEVELS, "n": len(images)})
+    return pd.DataFrame(rows)
+
+
+def clean_noise(prior, pixels, step, batch_size=32):
+    """The prior's noise on clean uint8 (N, H, W, 3) images, float32 (N, C, h, w)."""
+    return torch.cat([prior.noise(to_tensor(pixels[start:start + batch_size]), step)
+                      for start in range(0, len(pixels), batch_size)])
+
+
+def correlation(prediction, target):
+    """Pearson correlation of each image's predicted noise with its target: (N, C, h, w) twice -> float64 (N,)."""
+    a, b = (torch.as_tensor(value).double().flatten(1) for value in (prediction, target))
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    return ((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-12)).cpu().numpy()
+
+
+def smooth(images, width):
+    """Gaussian filter over the last two axes, reflected at the border; width 0 changes nothing."""
+    return images if width == 0 else gaussian_filter(images, (0,) * (images.ndim - 2) + (width, width), mode="mirror")
+
+
+def _need_pixels(prior):
+    if prior.factor != 1:
+        raise UserError("this table is in grey levels and the prior works on latents; use a prior of pixels")
+
+
+def _noised(prior, pixels, step, seed, name):
+    clean = to_tensor(pixels)
+    noised, _ = prior.forward_noise(clean, step, seeds.torch_generator(seed, "denoising", name, step))
+    return noised.numpy(), clean.numpy()
+
+
+def _rmse(error, place, draws):
+    """Root mean squared error in grey levels, of all images and of each replicate (R,)."""
+    per_image = (error.astype(np.float64) ** 2).mean((1, 2, 3))
+    sums, sizes = (np.bincount(place, values, len(draws.names)) @ draws.counts
+                   for values in (per_image, np.ones(len(per_image))))
+    return np.sqrt(per_image.mean()) * GREY_LEVELS, np.sqrt(sums / sizes) * GREY_LEVELS

@@ -1,0 +1,230 @@
+"""Per-image scores of a detector, saved as a table; every result is computed from such tables, never from a model."""
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from pyarrow import parquet
+
+from anl.data import processing
+from anl.data.images import to_tensor
+from anl.evaluation.calibration import REAL, as_list
+from anl.evaluation.compare import COLUMNS
+from anl.io import UserError, atomic_file, reason
+
+KEY = b"anl.scores"
+
+
+def score(model, pixels, device, batch_size=64, *, mirrored=False):
+    """Logits of images in full precision. A logit depends on its image alone.
+
+    Parameters
+    ----------
+    model : nn.Module
+        (B, 3, H, W) in [-1, 1] -> an output with `logit` (B,).
+    pixels : array, uint8 (N, H, W, 3)
+    device : torch.device
+        Where to compute; the model is moved there.
+    batch_size : int
+        Images at a time.
+    mirrored : bool
+        Whether to average the logits of an image and its mirror image.
+
+    Returns
+    -------
+    array, float64 (N,)
+    """
+    return score_views(model, pixels, {"raw": None}, device, batch_size, mirrored=mirrored)["raw"]
+
+
+def score_views(model, pixels, views, device, batch_size=64, *, mirrored=False):
+    """Logits of images under several treatments.
+
+    Parameters
+    ----------
+    model, pixels, device, batch_size, mirrored
+        As of `score`.
+    views : dict
+        Name -> callable (uint8 (B, H, W, 3), positions int (B,)) -> uint8 (B, H', W', 3), or None for the images as they
+        are. A callable that returns its argument costs nothing.
+
+    Returns
+    -------
+    dict
+        Name -> float64 (N,).
+
+    Raises
+    ------
+    UserError
+        If a logit is not finite.
+    """
+    logits = {name: np.empty(len(pixels)) for name in views}
+    with full_precision(model, device):
+        for start in range(0, len(pixels), batch_size):
+            index = np.arange(start, min(start + batch_size, len(pixels)))
+            batch, raw = pixels[start:start + batch_size], None
+            for name, view in views.items():
+                treated = batch if view is None else view(batch, index)
+                if treated is not batch:
+                    logits[name][index] = _logits(model, treated, device, mirrored)
+                    continue
+                raw = _logits(model, batch, device, mirrored) if raw is None else raw
+                logits[name][index] = raw
+    for name, values in logits.items():
+        if not np.isfinite(values).all():
+            raise UserError(f"the detector's scores in view '{name}' hold NaN or infinite numbers; train it again")
+    return logits
+
+
+@contextlib.contextmanager
+def full_precision(model, device):
+    """The model on the device and in eval mode, float32 without autocast and TF32; its mode and the settings are put back."""
+    was_training = model.training
+    model.to(device).eval()
+    matmul = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, deterministic=True, benchmark=False,
+                                        allow_tf32=False), \
+                torch.autocast(torch.device(device).type, enabled=False), torch.no_grad():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        model.train(was_training)
+
+
+def _logits(model, pixels, device, mirrored):
+    x = to_tensor(pixels).to(device, memory_format=torch.channels_last)
+    logit = model(x).logit
+    logit = (logit + model(x.flip(-1)).logit) / 2 if mirrored else logit
+    return logit.double().cpu().numpy()
+
+
+def treatment(rows, view, seed, formats="lossless"):
+    """The callable of `score_views` that treats the images of manifest rows as `view` says.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Manifest rows, in the order of the pixels.
+    view : str
+        `raw`, `matched`, or a name of `anl.data.processing.apply`.
+    seed : int
+        Base seed of draws (`noise`, `matched`).
+    formats : str
+        As of `anl.data.processing.encodings`.
+    """
+    names = np.array(processing.encodings(rows, view, seed, formats), object)
+    image_ids = rows["image_id"].to_numpy(object)
+    return lambda pixels, index: processing.apply_all(list(names[index]), pixels, seed, list(image_ids[index]))
+
+
+def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, views, controls=(), seed, device, batch_size=64,
+                    mirrored=False, formats="lossless"):
+    """Score what the tables need: validation images for the threshold, test images for the result.
+
+    Parameters
+    ----------
+    model : nn.Module
+    rows : DataFrame
+        Manifest rows of the benchmark (contract: image_id, group, pair, generator, split, label, ...).
+    pixels : callable or array
+        rows -> uint8 (N, H, W, 3), for example `anl.data.images.load_pixels` with its folder; or that array itself.
+    variant, run_seed : str, int
+        Of the run, for the table.
+    seen : str or list of str
+        Generators in training: validation images are reals and these, in view `raw`.
+    views, controls : sequence of str
+        Test images are scored in every view; real test images also under every control, such as `blur`.
+    seed : int
+        Base seed of the treatments.
+    device, batch_size, mirrored
+        As of `score`.
+    formats : str
+        As of `anl.data.processing.encodings`.
+
+    Returns
+    -------
+    DataFrame
+        A row per image and view: `anl.evaluation.compare.COLUMNS`.
+    """
+    rows = rows.reset_index(drop=True)
+    validation = (rows["split"] == "val") & rows["generator"].isin([REAL, *as_list(seen)])
+    test, extra = rows["split"] == "test", [name for name in controls if name not in views]
+    parts = [(validation, ["raw"]), (test & (rows["label"] == 1), list(views)),
+             (test & (rows["label"] == 0), [*views, *extra])]
+    tables = []
+    for chosen, names in parts:
+        part = rows[chosen]
+        images = pixels(part) if callable(pixels) else pixels[chosen.to_numpy()]
+        # `matched` needs the reals too, so each treatment is decided on all rows of the split
+        split = rows[validation] if names == ["raw"] else rows[test]
+        place = split.index.get_indexer(part.index)
+        treatments = {name: _taken(treatment(split, name, seed, formats), place) for name in names}
+        logits = score_views(model, images, treatments, device, batch_size, mirrored=mirrored)
+        tables += [part.assign(variant=variant, seed=run_seed, view=name, logit=logits[name]) for name in names]
+    return pd.concat(tables, ignore_index=True)[COLUMNS]
+
+
+def _taken(treat, place):
+    """A treatment of some images, whose position among all is `place`."""
+    return lambda pixels, index: treat(pixels, place[index])
+
+
+def write_scores(path, table, key):
+    """Write a scores table as Parquet, with the identity of what decided it (weights, images, views) as `key`."""
+    table = pa.Table.from_pandas(table[COLUMNS], preserve_index=False)
+    for name in ("variant", "group", "pair", "generator", "split", "view"):
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, name, table[name].dictionary_encode())
+    metadata = {name: value for name, value in (table.schema.metadata or {}).items() if name != b"pandas"}
+    with atomic_file(path) as temporary:
+        parquet.write_table(table.replace_schema_metadata(metadata | {KEY: key.encode()}), temporary)
+
+
+def scores_key(path):
+    """The `key` that `write_scores` stored, or None if the file is missing or damaged: then it is made again."""
+    try:
+        return parquet.read_schema(path).metadata[KEY].decode()
+    except Exception:
+        return None
+
+
+def read_scores(paths, key=None):
+    """Read one or several scores tables into one.
+
+    Parameters
+    ----------
+    paths : path-like or list of path-like
+    key : str, optional
+        Identity that the files must have.
+
+    Returns
+    -------
+    DataFrame
+
+    Raises
+    ------
+    UserError
+        If a file is missing, damaged, lacks a column, or has another key.
+    """
+    tables = []
+    for path in [paths] if isinstance(paths, (str, Path)) else paths:
+        if not Path(path).is_file():
+            raise UserError(f"{path} is missing; score the run with `dvc repro`")
+        try:
+            table = parquet.read_table(path, columns=COLUMNS)
+        except Exception as problem:
+            raise UserError(f"{path} is no scores table ({reason(problem)}); delete it and score the run again") from None
+        if len(table.schema) < len(COLUMNS):
+            raise UserError(f"{path} lacks columns of a scores table; delete it and score the run again")
+        if key is not None and scores_key(path) != key:
+            raise UserError(f"{path} was made from other weights, images or views; delete it and score the run again")
+        frame = table.to_pandas()
+        for name in frame.select_dtypes("category"):
+            frame[name] = frame[name].astype(str)
+        tables.append(frame)
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,92 @@
+"""A known denoiser gets the error that arithmetic gives it."""
+
+import numpy as np
+import pytest
+import torch
+
+from anl.evaluation import prior_quality
+from anl.io import UserError
+from anl.models.generators.diffusion import noise_scheduler
+from anl.models.prior import NoisePrior, build_prior
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    ramp = np.linspace(60, 190, 32)
+    return np.stack([np.broadcast_to(ramp[:, None, None] + shift, (32, 32, 3)) for shift in range(6)]).astype(np.uint8)
+
+
+class Perfect:
+    """Stands in for a prior that knows the clean image, and adds `share` to it."""
+
+    factor = 1
+    alphas_cumprod = torch.linspace(0.9999, 0.01, 1000, dtype=torch.float64)
+
+    def __init__(self, share):
+        self.share, self.place = share, 0
+
+    def check_step(self, step):
+        return step
+
+    def forward_noise(self, x, step, generator):
+        self.clean, self.place = x, 0
+        alpha = self.alphas_cumprod[step - 1]
+        return (alpha.sqrt() * x + (1 - alpha).sqrt() * torch.randn(x.shape, generator=generator)).float(), None
+
+    def denoise(self, noised, step):
+        self.place += len(noised)
+        return self.clean[self.place - len(noised):self.place] + self.share
+
+
+def test_a_prior_that_knows_the_image_is_off_by_what_it_adds(pixels):
+    table = prior_quality.denoising_table(Perfect(2 / 127.5), pixels, pixels, list("aabbcc"), [1, 500], seed=0,
+                                          replicates=30, batch_size=4)
+    for column in ("prior_rmse", "prior_rmse_low", "prior_rmse_high"):
+        assert np.allclose(table[column], 2, atol=1e-4)
+    assert (table["gaussian_rmse"].diff().dropna() > 0).all()
+    assert (table["gaussian_width"].diff().dropna() >= 0).all(), "more noise needs a wider filter"
+    assert table["ratio"].iloc[1] < 1 and table["n"].eq(6).all() and table["timestep"].tolist() == [0, 499]
+    assert ((table["ratio_low"] <= table["ratio"]) & (table["ratio"] <= table["ratio_high"])).all()
+
+
+def test_the_filter_removes_noise_that_identity_leaves(pixels):
+    row = prior_quality.denoising_table(Perfect(0), pixels, pixels, list("aabbcc"), [300], seed=0, replicates=30).iloc[0]
+    assert row["gaussian_width"] > 0 and row["gaussian_rmse"] < row["noise"] / 2
+
+
+def test_tables_of_a_real_prior_are_repeatable(pixels):
+    torch.manual_seed(0)
+    prior = NoisePrior(build_prior([8, 8], 1), noise_scheduler(), precision="fp32")
+    tables = [prior_quality.denoising_table(prior, pixels, pixels, list("aabbcc"), [1, 100], seed=0, replicates=30)
+              for _ in range(2)]
+    assert tables[0].equals(tables[1]) and np.isfinite(tables[0].to_numpy(float)).all()
+    amplitude = prior_quality.amplitude_table(prior, {"real": pixels}, [1, 100])
+    noise = prior_quality.clean_noise(prior, pixels, 100, batch_size=4)
+    assert amplitude["standard_deviation"].iloc[1] == pytest.approx(float(noise.double().std()))
+    alpha = float(prior.alphas_cumprod[99])
+    assert amplitude["grey_levels"].iloc[1] == pytest.approx(float(noise.double().std()) * 127.5 * (1 / alpha - 1) ** 0.5)
+
+
+def test_grey_levels_need_a_prior_of_pixels(pixels):
+    latent = Perfect(0)
+    latent.factor = 8
+    with pytest.raises(UserError, match="latents"):
+        prior_quality.denoising_table(latent, pixels, pixels, list("aabbcc"), [1], seed=0, replicates=30)
+    with pytest.raises(UserError, match="prior of pixels"):
+        prior_quality.amplitude_table(latent, {"real": pixels}, [1])
+
+
+def test_correlation_equals_numpys_and_ignores_scale():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(4, 3, 8, 8)), rng.normal(size=(4, 3, 8, 8))
+    expected = [np.corrcoef(x.ravel(), y.ravel())[0, 1] for x, y in zip(a, b)]
+    assert np.allclose(prior_quality.correlation(a, b), expected)
+    assert np.allclose(prior_quality.correlation(a, 3 * a + 1), 1)
+    assert prior_quality.correlation(np.zeros_like(a), b).tolist() == [0, 0, 0, 0]
+
+
+def test_smoothing_keeps_the_mean_and_width_0_changes_nothing():
+    image = np.random.default_rng(0).normal(size=(2, 3, 16, 16))
+    assert prior_quality.smooth(image, 0) is image
+    assert np.allclose(prior_quality.smooth(np.ones_like(image), 2.0), 1)
+    assert prior_quality.smooth(image, 2.0).std() < image.std() / 2
