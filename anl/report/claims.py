@@ -67,7 +67,7 @@ class Claim(BaseModel):
     source : str
         Where the sentence comes from, for example ``abstract``; `quote` marks the source's own words.
     correction : {'none', 'holm'}
-        With ``holm`` the rows of a rule must carry intervals corrected for their number (see `anl.evaluation.compare`).
+        With ``holm`` the table must hold corrected intervals; whoever makes it applies the correction, the ledger names it.
     profiles : list of str
         Profiles whose results may decide it; elsewhere its verdict is ``not run``.
     seeds : int

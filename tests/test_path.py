@@ -1,0 +1,107 @@
+"""From a configuration to a decided claim: training, scores, the comparison table, a figure, the ledger."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from anl import config, seeds
+from anl.evaluation.compare import compare
+from anl.evaluation.scoring import score_benchmark
+from anl.models.detector import Detector
+from anl.report import claims, figures
+from anl.training.detector import TrainingData, train_detector
+from anl.training.device import make_accelerator
+
+SIZE, PHOTOGRAPHS = 32, 12
+GENERATORS = {"ddim": 40, "vae": 30}  # amplitude of the checkerboard that each leaves, in grey levels
+
+
+def make_benchmark():
+    """Manifest rows and pixels: smooth photographs, and the same with a checkerboard for each generator."""
+    rng = seeds.generator(0, "photographs")
+    checker = (np.indices((SIZE, SIZE)).sum(0) % 2 * 2 - 1)[..., None]
+    rows, pixels = [], []
+    for split in ("train", "val", "test"):
+        for number in range(PHOTOGRAPHS):
+            photo = f"{split}{number}"
+            base = rng.integers(60, 190, (1, 1, 3)) + rng.normal(0, 4, (SIZE, SIZE, 3))
+            for generator, amplitude in {"real": 0, **GENERATORS}.items():
+                if split != "test" and generator == "vae":
+                    continue
+                rows.append({"image_id": f"{generator}/{photo}", "generator": generator, "label": int(generator != "real"),
+                             "split": split, "group": photo, "pair": photo, "format": "PNG", "jpeg_quality": None})
+                pixels.append(np.clip(base + amplitude / 2 * checker, 0, 255).astype(np.uint8))
+    return pd.DataFrame(rows), np.stack(pixels)
+
+
+def training_data(rows, pixels, target):
+    train, val = (rows["split"] == split for split in ("train", "val"))
+    mine, images = rows[train].reset_index(drop=True), pixels[train.to_numpy()]
+    fake = mine.index[mine["label"] == 1].to_numpy()
+    return TrainingData(images, mine["label"].to_numpy(np.float32), mine["image_id"].tolist(),
+                        mine.index[mine["label"] == 0].to_numpy(), fake[:, None], target(images),
+                        pixels[val.to_numpy()], rows.loc[val, "label"].to_numpy(np.float32))
+
+
+def noise_target(images):
+    """What differs from the mean of each image, in its standard deviations: a target that a detector can learn."""
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    residual = x - x.mean((2, 3), keepdim=True)
+    return (residual / residual.std()).half()
+
+
+@pytest.fixture(scope="module")
+def scores():
+    rows, pixels = make_benchmark()
+    profile = config.load_config(profile="smoke").override(
+        training={"steps": 12, "warmup_steps": 2, "batch_size": 8, "learning_rate": 0.01, "augment_probability": 0.0, "precision": "fp32"},
+        method={"attention": "none"})
+    tables = []
+    for name, variant in profile.variants("main").items():
+        noise = variant.method.target != "none"
+        for seed in (0, 1, 2):
+            detector = Detector(variant.detector.backbone, variant.detector.stride, variant.detector.stem_width, SIZE,
+                                noise=noise, attention=variant.method.attention, seed=seed)
+            data = training_data(rows, pixels, noise_target if noise else lambda images: None)
+            trained, _ = train_detector(detector, data, variant.training, variant.method, seed=seed,
+                                        accelerator=make_accelerator("fp32"))
+            tables.append(score_benchmark(trained.for_inference(), rows, pixels, variant=name, run_seed=seed, seen="ddim",
+                                          views=["raw", "jpeg96"], seed=0, device="cpu"))
+    return pd.concat(tables, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def table(scores):
+    return compare(scores, "plain", seen="ddim", replicates=50)
+
+
+def test_every_variant_seed_and_image_is_scored_once_in_every_view(scores):
+    keys = ["variant", "seed", "image_id", "view"]
+    assert not scores.duplicated(keys).any() and np.isfinite(scores["logit"]).all()
+    test = scores[scores["split"] == "test"]
+    assert len(test) == 2 * 3 * 2 * 3 * PHOTOGRAPHS  # variants, seeds, views, classes
+
+
+def test_a_detector_learns_the_traces_and_finds_them_in_an_unseen_generator(table):
+    rows = table[(table["metric"] == "auroc") & (table["view"] == "raw")].set_index(["variant", "generator"])
+    for variant in ("plain", "anl"):
+        for generator in ("ddim", "vae", "unseen"):
+            assert rows.loc[(variant, generator), "mean"] > 0.8
+    assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
+    assert set(table["n"]) == {PHOTOGRAPHS} and set(table["seeds"]) == {3}
+
+
+def test_the_table_is_drawn_and_decides_a_claim(table, tmp_path):
+    figure = figures.forest(table, view="raw", baseline="plain", generators=["ddim", "unseen"], reference=table)
+    assert figures.save(figure, tmp_path / "forest.png").stat().st_size > 5000
+    claim = claims.Claim.model_validate({
+        "id": "gain", "title": "Noise learning helps", "sentence": "It helps.", "source": "abstract", "kind": "exploratory",
+        "benchmark": "synthetic", "profiles": ["smoke"], "rules": [
+            {"measure": "AUROC, ANL minus plain", "table": "main", "above": 0,
+             "where": {"variant": "anl", "generator": "unseen", "view": "raw", "metric": "auroc"}}]})
+    ledger = claims.evaluate([claim], {"main": table}, "smoke")
+    row = ledger.iloc[0]
+    assert row["verdict"] in ("supported", "undecided", "contradicted") and row["low"] <= row["value"] <= row["high"]
+    chosen = claims.select(table, claim.rules[0].where).iloc[0]
+    assert row["value"] == chosen["difference"] and claims.verdicts(ledger) == {"gain": row["verdict"]}
