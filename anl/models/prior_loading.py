@@ -142,7 +142,8 @@ def _download(repo, revision):
         raise UserError(f"{repo} is not on the hub, or is not public; check the name and your access, "
                         f"{elsewhere}") from None
     except Exception as problem:  # the network, the hub or the disk
-        offline = huggingface_hub.constants.HF_HUB_OFFLINE
+        missing = isinstance(problem, hub_errors.LocalEntryNotFoundError | hub_errors.OfflineModeIsEnabled)
+        offline = missing and huggingface_hub.constants.HF_HUB_OFFLINE
         cause = "HF_HUB_OFFLINE is set" if offline else reason(problem.__cause__ or problem)
         raise UserError(f"{repo} at {revision[:12]} cannot be downloaded ({cause}); try again, {elsewhere}") from None
 

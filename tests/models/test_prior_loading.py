@@ -255,10 +255,12 @@ def test_a_preset_without_a_known_commit_asks_for_one(downloads):
         locate("adm-imagenet-256")
 
 
-@pytest.mark.parametrize("problem, message", [
-    (OSError(28, "No space left on device\nmore"), "cannot be downloaded .*No space left.*try again, or download"),
-    (hub_errors.LocalEntryNotFoundError("the hub cannot be reached"), "cannot be downloaded .*reached")])
-def test_a_failed_download_is_one_line(downloads, problem, message):
+@pytest.mark.parametrize("offline, problem, message", [
+    (True, OSError(28, "No space left on device\nmore"), "cannot be downloaded .*No space left.*try again, or download"),
+    (True, hub_errors.LocalEntryNotFoundError("not cached"), "cannot be downloaded .*HF_HUB_OFFLINE is set"),
+    (False, hub_errors.LocalEntryNotFoundError("the hub cannot be reached"), "cannot be downloaded .*reached")])
+def test_a_failed_download_is_one_line(downloads, monkeypatch, offline, problem, message):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
     downloads.answer = problem
     with pytest.raises(UserError, match=f"tiny/prior at 0123456789ab {message}") as raised:
         locate("hf://tiny/prior", COMMIT)
