@@ -40,7 +40,8 @@ def environment(copy):
     cache = copy / ".cache"
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_GLOBAL_CONFIG_DIR": str(cache / "global"), "DVC_SYSTEM_CONFIG_DIR": str(cache / "system"),
-            "DVC_SITE_CACHE_DIR": str(cache / "site"), "OMP_WAIT_POLICY": "passive"}
+            "DVC_SITE_CACHE_DIR": str(cache / "site"), "OMP_WAIT_POLICY": "passive",
+            "MALLOC_MMAP_THRESHOLD_": "2147483647", "MALLOC_TRIM_THRESHOLD_": "2147483647"}  # as `make book` sets them
 
 
 def run(copy, *words):
