@@ -1,4 +1,4 @@
-"""Whether files were changed while something that reads them ran: its outputs would be of no one state of its inputs."""
+"""Whether files changed during a run, whose output may then mix two versions."""
 
 import hashlib
 import os

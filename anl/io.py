@@ -12,7 +12,7 @@ from pathlib import Path
 
 from anl.errors import UserError, printable, reason
 
-__all__ = ["UserError", "atomic_file", "atomic_folder", "identity", "printable", "read_json", "reason", "sha256_of",
+__all__ = ["UserError", "atomic_file", "atomic_folder", "identity", "printable", "read_json", "reason", "rounded", "sha256_of",
            "write_json", "write_text"]
 
 
@@ -101,7 +101,7 @@ def write_text(path, text):
 
 def write_json(path, value):
     """Write `value` as JSON with sorted keys and floats of 6 significant digits, so that a diff is readable."""
-    write_text(path, json.dumps(_rounded(value), indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, json.dumps(rounded(value), indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def read_json(path):
@@ -114,14 +114,14 @@ def read_json(path):
         raise UserError(f"{path} is not JSON ({reason(problem)}); delete it and run `dvc repro`") from None
 
 
-def _rounded(value, digits=6):
+def rounded(value, digits=6):
     """Floats rounded to `digits` significant digits, numpy values as Python's, NaN as None."""
     if isinstance(value, dict):
-        return {str(key): _rounded(item, digits) for key, item in value.items()}
+        return {str(key): rounded(item, digits) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_rounded(item, digits) for item in value]
+        return [rounded(item, digits) for item in value]
     if hasattr(value, "tolist"):
-        return _rounded(value.tolist(), digits)
+        return rounded(value.tolist(), digits)
     if isinstance(value, float):
         return None if math.isnan(value) else float(f"{value:.{digits}g}")
     return value

@@ -55,7 +55,7 @@ def test_a_device_that_is_full(tmp_path, monkeypatch):
         os.symlink("/dev/full", name)
         return os.open(os.devnull, os.O_RDONLY), name
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", full)
+    monkeypatch.setattr("anl.io.tempfile.mkstemp", full)
     with pytest.raises(UserError, match="cannot write .*big.txt: No space left on device"):
         files.write_text(tmp_path / "big.txt", "x" * 200_000)
     assert not list(tmp_path.iterdir())

@@ -10,11 +10,9 @@ import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
+from anl.data.duplicates import near_pairs
 from anl.data.manifest import REAL
 
-NEAR = 3  # bits in which perceptual hashes of near-duplicates differ at most
-BANDS = 4  # of 16 bits: two hashes that differ in 3 bits agree in at least one
-CROWD = 2000  # neighbours compared within a band at most
 GRID = 8  # pixels between the block boundaries of JPEG
 FOLDS = 5
 PROBED = 5000  # images per class in the format probe at most: enough for an interval of about 0.01
@@ -24,44 +22,6 @@ PRIORITY = ("test", "val", "train")  # where a group of duplicates goes that spa
 
 
 # ---- duplicates --------------------------------------------------------------------------------------------------------
-def near_pairs(hashes, most=NEAR):
-    """Pairs of different hashes that differ in few bits.
-
-    Parameters
-    ----------
-    hashes : array of uint64
-        (N,), each once.
-    most : int
-        Bits, at most 3: only hashes that agree in one of four 16-bit bands are compared, so that the cost grows with the
-        number of similar images and not with N squared.
-
-    Returns
-    -------
-    first, second, distance : ndarray
-        Positions with first < second, and the number of different bits.
-    left_out : int
-        Comparisons given up because more than CROWD hashes share a band.
-    """
-    if most >= BANDS:
-        raise ValueError(f"{BANDS} bands find pairs of at most {BANDS - 1} bits")
-    hashes = np.asarray(hashes, np.uint64)
-    pairs, left_out = set(), 0
-    for band in range(BANDS):
-        key = (hashes >> np.uint64(16 * band)).astype(np.uint16)
-        order = np.argsort(key, kind="stable")
-        crowd = np.bincount(key, minlength=1 << 16).astype(np.int64)
-        excess = np.maximum(crowd - 1 - CROWD, 0)
-        left_out += int((excess * (excess + 1) // 2).sum())
-        for step in range(1, min(int(crowd.max(initial=0)), CROWD + 1)):
-            here, there = order[:-step], order[step:]
-            same = key[here] == key[there]
-            here, there = here[same], there[same]
-            close = np.bitwise_count(hashes[here] ^ hashes[there]) <= most
-            pairs.update(zip(np.minimum(here, there)[close].tolist(), np.maximum(here, there)[close].tolist()))
-    first, second = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
-    return first, second, np.bitwise_count(hashes[first] ^ hashes[second]).astype(int), left_out
-
-
 def duplicate_groups(rows, near=True):
     """A number for each row that equal images, near-duplicates and rows of one `group` share.
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from anl import seeds
 from anl.data import images
+from anl.data.decode import decode
 from anl.data.manifest import REAL
 from anl.io import UserError
 
@@ -87,7 +88,7 @@ def load_source(path, least_factor, target_side):
     UserError
         If the file cannot be decoded.
     """
-    pixels = images.decode(path)
+    pixels = decode(path)
     height, width = pixels.shape[:2]
     factor = max(least_factor, min(height, width) / target_side)
     return resize(pixels, round(height / factor), round(width / factor))

@@ -1,14 +1,11 @@
-"""The one way in which image bytes become pixels, with limits, and what is refused.
+"""The bounded decoder: image bytes become RGB arrays here and nowhere else.
 
-What is read, and how:
+What is read: JPEG (the first image of a multi-picture JPEG), PNG, WebP, AVIF, BMP, TIFF, GIF and PPM, recognised by
+content. EXIF rotation is applied; palette, grey and CMYK become RGB; 16 bits are scaled to 8; transparent pixels are
+laid over white; colour profiles are ignored.
 
-- JPEG (with the first picture of a multi-picture JPEG), PNG, WebP, AVIF, BMP, TIFF, GIF and PPM, by content, whatever the
-  file's name ends in;
-- EXIF rotation is applied; palette, grey and CMYK become RGB; 16 bits are scaled to 8; transparency is laid on white;
-- colour profiles are ignored: the numbers are those of the file.
-
-What is refused, with its reason: empty files, no image, cut-short or damaged images, several frames or pages, more pixels
-or bytes than the limits, floating-point pixels.
+What is refused, with a reason: empty files, other formats, truncated or damaged images, animations and several pages,
+images above the limits of pixels or bytes, floating-point pixels.
 """
 
 import contextlib
@@ -26,18 +23,18 @@ from anl.data.jpeg import estimate_quality
 from anl.errors import UserError, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
-MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb; here it is an error
+MAX_PIXELS = 89_478_485  # where Pillow starts to warn of a decompression bomb; here it is an error
 MAX_BYTES = 256 * 2**20
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap width and height
+ORIENTATION = 0x0112  # EXIF tag; 5 to 8 exchange width and height
 
 
 class Refused(ValueError):
-    """An image that is not read; the message is the reason, without the file's name."""
+    """An image that cannot be read; the message is the reason, without the file's name."""
 
 
 class Header(NamedTuple):
-    """width, height: pixels after EXIF rotation. jpeg_quality: 1 to 100, None for other formats."""
+    """Width and height in pixels after EXIF rotation; jpeg_quality from 1 to 100, None for other formats."""
 
     width: int
     height: int
@@ -46,16 +43,43 @@ class Header(NamedTuple):
 
 
 def decode(path_or_bytes, max_pixels=MAX_PIXELS, max_bytes=MAX_BYTES):
-    """Decode an image to uint8 RGB, (H, W, 3), as the module's heading says. Raises UserError naming file and reason."""
+    """Decode one image.
+
+    Parameters
+    ----------
+    path_or_bytes : path-like or bytes
+        A regular file, an image in a row of a Parquet file (``FILE.parquet#ROW``), or image bytes.
+    max_pixels, max_bytes : int
+        Limits, checked before pixels are decoded.
+
+    Returns
+    -------
+    ndarray
+        uint8 RGB (H, W, 3), writeable.
+
+    Raises
+    ------
+    UserError
+        If the image is refused; one line with file and reason.
+    """
     is_bytes = isinstance(path_or_bytes, (bytes, bytearray, memoryview))
-    name = "the image" if is_bytes else os.fspath(path_or_bytes)
     try:
         data = bytes(path_or_bytes) if is_bytes else read_bytes(path_or_bytes, max_bytes)
-        if len(data) > max_bytes:
-            raise Refused(_too_large(len(data), max_bytes))
-        return decode_bytes(data, max_pixels)
+        return decode_bytes(within(data, max_bytes), max_pixels)
     except Refused as problem:
-        raise UserError(f"{name!r} is refused: {problem}; replace or remove it") from None
+        raise refusal("the image" if is_bytes else os.fspath(path_or_bytes), problem) from None
+
+
+def refusal(name, problem):
+    """The UserError that says why the image called `name` was refused."""
+    return UserError(f"{name!r} is refused: {problem}; replace or remove it")
+
+
+def within(data, limit):
+    """`data`, if it has at most `limit` bytes. Raises Refused otherwise."""
+    if len(data) > limit:
+        raise Refused(_too_large(len(data), limit))
+    return data
 
 
 def read_bytes(path, max_bytes=MAX_BYTES):
@@ -71,9 +95,7 @@ def read_bytes(path, max_bytes=MAX_BYTES):
                 data = parquet.read_row(path)
             except UserError as problem:
                 raise Refused(str(problem)) from None
-            if len(data) > max_bytes:
-                raise Refused(_too_large(len(data), max_bytes))
-            return data
+            return within(data, max_bytes)
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -90,16 +112,13 @@ def _too_large(size, limit):
 
 
 def read_header(data, max_pixels=MAX_PIXELS):
-    """Header of image bytes, without decoding pixels. Raises Refused.
-
-    Of JPEG, PNG and WebP it also tells that the end is missing; damage further inside is found by decoding only.
-    """
+    """Header of image bytes without decoding pixels; a missing end is found for JPEG, PNG and WebP. Raises Refused."""
     with _opened(data, max_pixels) as image:
         kind = _kind(image)
         width, height = image.size
-        # the EXIF block of a PNG may stand behind its pixels, where Pillow reads it by decoding them
+        # the EXIF block of a PNG may follow its pixels, where Pillow reads it by decoding them
         exif = image.getexif() if kind != "PNG" or b"eXIf" in data or "exif" in image.info else {}
-        if kind != "TIFF" and exif.get(ORIENTATION, 1) in (5, 6, 7, 8):  # a TIFF's size is given turned already
+        if kind != "TIFF" and exif.get(ORIENTATION, 1) in (5, 6, 7, 8):  # Pillow gives a TIFF's size already rotated
             width, height = height, width
         quality = estimate_quality(getattr(image, "quantization", None)) if kind == "JPEG" else None
         return Header(width, height, kind, quality)
@@ -118,7 +137,7 @@ def _kind(image):
 
 @contextlib.contextmanager
 def _opened(data, max_pixels):
-    """The Pillow image of `data`, checked; whatever Pillow says against it, here or in the block, becomes Refused."""
+    """The checked Pillow image of `data`; any error of Pillow, here or in the block, becomes Refused."""
     if not data:
         raise Refused("empty (0 bytes)")
     try:
@@ -149,7 +168,7 @@ def _opened(data, max_pixels):
 
 
 def _looks_like(data):
-    """What a file that is no image of FORMATS may be, in brackets, where its first bytes tell; else nothing."""
+    """What a file of another kind may be, in brackets, if its first bytes tell; else nothing."""
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if data[4:8] == b"ftyp":  # ISO base media: the brand tells pictures from films
         return " (HEIC: save it as JPEG or PNG)" if data[8:12] in HEIF_BRANDS else " (a film)"
@@ -161,9 +180,9 @@ def _looks_like(data):
 
 
 def _cut_short(data, kind):
-    """Whether the end that the format asks for is missing; asked here too, because Pillow can be told to pad."""
+    """Whether the end that the format requires is missing; checked here because Pillow may be set to pad."""
     if kind == "JPEG":
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")  # end of image behind the last start of scan
+        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")  # end of image after the last start of scan
     if kind == "PNG":
         return b"IEND" not in data[-4096:] and b"IEND" not in data
     if kind == "WEBP":
@@ -172,7 +191,7 @@ def _cut_short(data, kind):
 
 
 def to_rgb(image):
-    """uint8 RGB (H, W, 3) of a Pillow image, as the module's heading says. Raises Refused."""
+    """uint8 RGB (H, W, 3) of a Pillow image, as the module's docstring says. Raises Refused."""
     if image.mode.startswith("I"):  # 16 bits, or 32 of which PNG and TIFF readers use 16
         values = np.asarray(image).astype(np.float64)
         grey = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from anl import seeds
 from anl.data import crops
-from anl.data.images import decode
+from anl.data.decode import decode
 from anl.data.manifest import REAL
 from anl.io import UserError, atomic_file, atomic_folder, identity, reason
 

@@ -1,20 +1,7 @@
-"""From image files to arrays: a bounded decoder, crops without resizing, and a Dataset over a manifest.
+"""The images of a manifest as arrays and batches: crops without resizing, and a Dataset that decodes when it is read."""
 
-What is read: JPEG (the first image of a multi-picture JPEG), PNG, WebP, AVIF, BMP, TIFF, GIF and PPM, recognised by
-content. EXIF rotation is applied; palette, grey and CMYK become RGB; 16 bits are scaled to 8; transparent pixels are
-laid over white; colour profiles are ignored.
-
-What is refused, with a reason: empty files, other formats, truncated or damaged images, animations and several pages,
-images above the limits of pixels or bytes, floating-point pixels.
-"""
-
-import contextlib
-import functools
 import hashlib
-import io
 import os
-import stat
-import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
@@ -22,245 +9,17 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow
 import torch
-from PIL import Image, ImageOps
 from pyarrow import parquet as pq
 from torch.utils.data import DataLoader, Dataset
 
 from anl.data import parquet, processing
+from anl.data.decode import MAX_BYTES, Refused, decode_bytes, read_bytes, refusal, within
 from anl.data.manifest import file_path
-from anl.io import UserError, printable, reason
+from anl.io import UserError, reason
 
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
-MAX_PIXELS = 89_478_485  # where Pillow starts to warn of a decompression bomb; here it is an error
-MAX_BYTES = 256 * 2**20
 CACHE_BYTES = 256 * 2**20  # of encoded images from Parquet files that one reader keeps
-HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-ORIENTATION = 0x0112  # EXIF tag; 5 to 8 exchange width and height
-HASH_SIDE, HASH_LOW = 32, 8  # perceptual hash: side of the reduced image, frequencies kept along each axis
-# Tables K.1 (luminance) and K.2 (chrominance) of ITU-T T.81, row by row: libjpeg scales them by its quality
-LUMINANCE = (16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29,
-             51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121,
-             120, 101, 72, 92, 95, 98, 112, 100, 103, 99)
-CHROMINANCE = (17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99,
-               99, 99, 99, 99) + (99,) * 32
 
 
-class Refused(ValueError):
-    """An image that cannot be read; the message is the reason, without the file's name."""
-
-
-class Header(NamedTuple):
-    """Width and height in pixels after EXIF rotation; jpeg_quality from 1 to 100, None for other formats."""
-
-    width: int
-    height: int
-    format: str
-    jpeg_quality: int | None
-
-
-# ---- decoding ----------------------------------------------------------------------------------------------------------
-def decode(path_or_bytes, max_pixels=MAX_PIXELS, max_bytes=MAX_BYTES):
-    """Decode one image.
-
-    Parameters
-    ----------
-    path_or_bytes : path-like or bytes
-        A regular file, or its content.
-    max_pixels, max_bytes : int
-        Limits, checked before pixels are decoded.
-
-    Returns
-    -------
-    ndarray
-        uint8 RGB (H, W, 3), writeable.
-
-    Raises
-    ------
-    UserError
-        If the image is refused; one line with file and reason.
-    """
-    is_bytes = isinstance(path_or_bytes, (bytes, bytearray, memoryview))
-    try:
-        data = bytes(path_or_bytes) if is_bytes else read_bytes(path_or_bytes, max_bytes)
-        return decode_bytes(_within(data, max_bytes), max_pixels)
-    except Refused as problem:
-        raise _refusal("the image" if is_bytes else os.fspath(path_or_bytes), problem) from None
-
-
-def _refusal(name, problem):
-    return UserError(f"'{printable(os.fsdecode(name))}' is refused: {problem}; replace or remove it")
-
-
-def read_bytes(path, max_bytes=MAX_BYTES):
-    """The bytes of a regular file within the limit. Raises Refused otherwise."""
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise Refused("not a regular file")
-        if status.st_size > max_bytes:
-            raise Refused(f"{status.st_size} bytes, over the limit of {max_bytes}")
-        return Path(path).read_bytes()
-    except OSError as problem:
-        raise Refused(f"cannot be opened ({problem.strerror or problem})") from None
-
-
-def _within(data, limit):
-    if len(data) > limit:
-        raise Refused(f"{len(data)} bytes, over the limit of {limit}")
-    return data
-
-
-def read_header(data, max_pixels=MAX_PIXELS):
-    """Header of image bytes without decoding pixels; a missing end is found for JPEG, PNG and WebP. Raises Refused."""
-    with _opened(data, max_pixels) as image:
-        kind = _kind(image)
-        width, height = image.size
-        # the EXIF block of a PNG may follow its pixels, where Pillow reads it by decoding them
-        exif = image.getexif() if kind != "PNG" or b"eXIf" in data or "exif" in image.info else {}
-        if kind != "TIFF" and exif.get(ORIENTATION, 1) in (5, 6, 7, 8):  # Pillow gives a TIFF's size already rotated
-            width, height = height, width
-        quality = jpeg_quality(getattr(image, "quantization", None)) if kind == "JPEG" else None
-        return Header(width, height, kind, quality)
-
-
-def decode_bytes(data, max_pixels=MAX_PIXELS):
-    """uint8 RGB (H, W, 3) of image bytes. Raises Refused."""
-    with _opened(data, max_pixels) as image:
-        image.load()
-        return to_rgb(ImageOps.exif_transpose(image))
-
-
-def _kind(image):
-    return "JPEG" if image.format == "MPO" else image.format
-
-
-@contextlib.contextmanager
-def _opened(data, max_pixels):
-    """The checked Pillow image of `data`; any error of Pillow, here or in the block, becomes Refused."""
-    if not data:
-        raise Refused("empty (0 bytes)")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            try:
-                image = Image.open(io.BytesIO(data), formats=FORMATS)
-            except Image.UnidentifiedImageError:
-                raise Refused(f"no image of a known format{_looks_like(data)}") from None
-            with image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise Refused(f"{width} x {height} pixels, over the limit of {max_pixels} in all")
-                if image.format != "MPO" and getattr(image, "is_animated", False):
-                    raise Refused(f"animated or of several pages ({image.n_frames} frames)")
-                if _truncated(data, _kind(image)):
-                    raise Refused("truncated: the end of the file is missing")
-                yield image
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise Refused(f"too many pixels, over the limit of {min(max_pixels, MAX_PIXELS)} in all") from None
-    except Refused:
-        raise
-    except MemoryError:
-        raise Refused("cannot be decoded (not enough memory)") from None
-    except Exception as problem:  # Pillow's plugins raise OSError, ValueError, SyntaxError, struct.error, KeyError, ...
-        raise Refused(f"cannot be decoded ({reason(problem)})") from None
-
-
-def _looks_like(data):
-    """What a file of another kind may be, in brackets, if its first bytes tell; else nothing."""
-    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if data[4:8] == b"ftyp":  # ISO base media: the brand separates images from videos
-        return " (HEIC: save it as JPEG or PNG)" if data[8:12] in HEIF_BRANDS else " (a video)"
-    if b"<svg" in start:
-        return " (SVG, a drawing without pixels)"
-    if start.startswith((b"<!doctype html", b"<html")):
-        return " (a web page)"
-    return " (PDF)" if start.startswith(b"%pdf-") else ""
-
-
-def _truncated(data, kind):
-    """Whether the end that the format requires is missing; checked here because Pillow can be told to pad."""
-    if kind == "JPEG":
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")  # end of image after the last start of scan
-    if kind == "PNG":
-        return b"IEND" not in data[-4096:] and b"IEND" not in data
-    if kind == "WEBP":
-        return int.from_bytes(data[4:8], "little") + 8 > len(data)
-    return False
-
-
-def to_rgb(image):
-    """uint8 RGB (H, W, 3) of a Pillow image, as the module's docstring says. Raises Refused."""
-    if image.mode.startswith("I"):  # 16 bits, or 32 of which PNG and TIFF readers use 16
-        values = np.asarray(image).astype(np.float64)
-        grey = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)
-        return np.stack([grey] * 3, axis=-1)
-    if image.mode == "F":
-        raise Refused("floating-point pixels have no defined range")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
-
-
-# ---- what a file tells about itself --------------------------------------------------------------------------------------
-@functools.cache
-def standard_tables():
-    """libjpeg's quantisation tables at every quality, int64 (100, 2, 64): [quality - 1, luminance or chrominance]."""
-    quality = np.arange(1, 101)[:, None, None]
-    scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    return np.clip((np.array([LUMINANCE, CHROMINANCE]) * scale + 50) // 100, 1, 255)
-
-
-def jpeg_quality(tables):
-    """Estimate the quality at which a JPEG was written.
-
-    Parameters
-    ----------
-    tables : dict of int to sequence of int
-        64 numbers each, natural order, as Pillow's `image.quantization`.
-
-    Returns
-    -------
-    int or None
-        The quality (1 to 100) with the nearest standard tables by mean absolute difference: exact for libjpeg, nearest
-        for encoders with their own tables. None without tables.
-    """
-    return _nearest(tuple(tuple(tables[key]) for key in sorted(tables)[:2])) if tables else None
-
-
-@functools.lru_cache(maxsize=4096)  # a data set has few different tables
-def _nearest(tables):
-    distance = np.abs(standard_tables()[:, :len(tables)] - np.array(tables)).mean((1, 2))
-    return int(np.flatnonzero(distance == distance.min())[-1]) + 1  # of qualities that share a table, the highest
-
-
-@functools.cache
-def _cosines():
-    """Rows of the orthonormal DCT-II, (HASH_LOW, HASH_SIDE)."""
-    place = (np.arange(HASH_SIDE) + 0.5) * np.pi / HASH_SIDE
-    return np.cos(np.arange(HASH_LOW)[:, None] * place) * np.sqrt(2 / HASH_SIDE)
-
-
-def perceptual_hash(pixels):
-    """A 64-bit hash (int) that compression and resizing change in few bits.
-
-    Parameters
-    ----------
-    pixels : ndarray
-        uint8 (H, W, 3).
-
-    References
-    ----------
-    Zauner. "Implementation and benchmarking of perceptual image hash functions." 2010: signs, relative to their median,
-    of the 8 x 8 lowest DCT frequencies of a 32 x 32 grey copy.
-    """
-    grey = Image.fromarray(pixels).convert("L").resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BOX)
-    low = (_cosines() @ np.asarray(grey, np.float64) @ _cosines().T).ravel()
-    return int.from_bytes(np.packbits(low > np.median(low[1:])).tobytes(), "big")
-
-
-# ---- arrays and tensors ------------------------------------------------------------------------------------------------
 def crop(pixels, size, how="center"):
     """Cut a square, never resizing; an image that is too small is padded by mirroring.
 
@@ -313,7 +72,6 @@ def to_pixels(tensor):
     return levels.to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
 
 
-# ---- the images of a manifest ------------------------------------------------------------------------------------------
 class ImageFiles:
     """Reads the files that a manifest names, from one folder: plain files and rows of Parquet files (`FILE.parquet#ROW`).
 
@@ -331,7 +89,7 @@ class ImageFiles:
         full = self.root / file_path(path)
         found = parquet.PLACE.fullmatch(os.fspath(full))
         packed = found is not None and not full.exists()
-        data = _within(self._row(found), MAX_BYTES) if packed else read_bytes(full)
+        data = within(self._row(found), MAX_BYTES) if packed else read_bytes(full)
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             raise Refused("not the file that the manifest describes (its SHA-256 differs)")
         return data
@@ -418,7 +176,7 @@ def _decoded(files, path, sha256):
     try:
         return decode_bytes(files.read(path, sha256))
     except Refused as problem:
-        raise _refusal(files.root / file_path(path), problem) from None
+        raise refusal(os.fspath(files.root / file_path(path)), problem) from None
 
 
 class Draw(NamedTuple):

@@ -26,7 +26,7 @@ from anl.io import UserError
 from anl.models import attention
 
 MEASURES = ("entropy", "effective_support", "loudest_tenth")
-COMPARISONS = (("deletion", "random"), ("insertion", "random"), ("deletion", "rising"))  # curve, order beside falling
+COMPARISONS = (("deletion", "random"), ("insertion", "random"), ("deletion", "rising"))  # curve, order compared with falling
 
 
 class Curves(NamedTuple):

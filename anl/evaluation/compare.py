@@ -91,7 +91,7 @@ def compare(scores, baseline=None, *, metrics=METRICS, seen, disjoint=None, view
         Generators in training.
     disjoint : dict, optional
         generator -> trained model that it uses. Generator `unseen` is the mean over the models that no seen generator
-        uses, each the mean over its generators; by default every generator is a model of its own. The mean of
+        uses, each the mean over its generators; by default every generator counts as a separate model. The mean of
         `pairwise_accuracy` is over the generators that have pairs.
     views : sequence of str, optional
         By default all views of the test images.

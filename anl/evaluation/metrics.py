@@ -96,7 +96,7 @@ class Sample:
             1 for generated, 0 for real.
         logit : array, (N,)
         group : array of int, (N,), optional
-            Row of `counts` of each image. By default every image is a group of its own.
+            Row of `counts` of each image. By default every image is a separate group.
         pair : array of str, (N,), optional
             Name shared by a real image and its regenerations; "" where unpaired.
 

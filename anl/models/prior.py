@@ -230,13 +230,13 @@ def prior_loss(unet, x, generator, precision="bf16"):
 
 
 def denoiser_loss(unet, x, generator, step, blind=False, precision="bf16"):
-    """Loss of a denoiser: `prior_loss` at the single step `step`, or blind, at steps 1 to `step` that it is not told.
+    """Loss of a denoiser: `prior_loss` at the single step `step`, or blind, at steps 1 to `step` whose number it does not see.
 
     The trained UNet, saved with `save_prior`, is a control for the prior: it is run as `NoisePrior.noise(x, step)`,
     with this step only.
     """
-    told = (lambda noised, timestep: unet(noised, torch.full_like(timestep, step - 1))) if blind else unet
-    return noise_prediction_loss(told, x, generator, first=0 if blind else step - 1, last=step - 1, precision=precision)
+    model = (lambda noised, timestep: unet(noised, torch.full_like(timestep, step - 1))) if blind else unet
+    return noise_prediction_loss(model, x, generator, first=0 if blind else step - 1, last=step - 1, precision=precision)
 
 
 def training_loss(objective, step=None, precision="bf16"):

@@ -57,7 +57,7 @@ class Run:
 def train_experiment(config, name, *, train_run, jobs=1, root="runs", seeds=None):
     """Train every variant and seed of an experiment that is not finished yet.
 
-    Each run is trained in a process of its own with one thread, so that its weights do not depend on `jobs`. Its folder
+    Each run is trained in a separate process with one thread, so that its weights do not depend on `jobs`. Its folder
     appears when it is complete.
 
     Parameters

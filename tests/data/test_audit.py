@@ -6,10 +6,6 @@ from anl.data import audit, processing
 from tests.data.test_processing import photograph
 
 
-def distance(one, other):
-    return (one ^ other).bit_count()
-
-
 def rows(count=200, seed=0, **columns):
     """Rows of a benchmark without leaks: `count` reals and `count` images of generator a."""
     rng = np.random.default_rng(seed)
@@ -21,28 +17,6 @@ def rows(count=200, seed=0, **columns):
         "bytes": rng.integers(90_000, 110_000, total), "group": [str(i) for i in range(total)], "pair": "",
         "phash": rng.integers(0, 2**64, total, np.uint64)})
     return table.assign(**columns)
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_near_pairs_are_those_of_a_full_comparison(seed):
-    rng = np.random.default_rng(seed)
-    base = rng.integers(0, 2**64, 60, np.uint64)
-    close = [h ^ np.uint64(sum(1 << int(b) for b in rng.choice(64, bits, replace=False))) for h in base for bits in (1, 3, 4)]
-    hashes = np.unique(np.concatenate([base, np.array(close, np.uint64)]))
-    first, second, bits, left_out = audit.near_pairs(hashes)
-    every = {(i, j): distance(int(hashes[i]), int(hashes[j])) for i in range(len(hashes)) for j in range(i + 1, len(hashes))}
-    wanted = {pair: d for pair, d in every.items() if d <= 3}
-    assert dict(zip(zip(first.tolist(), second.tolist()), bits.tolist())) == wanted and left_out == 0 and len(wanted) >= 120
-
-
-def test_a_crowd_of_similar_hashes_is_limited_and_counted(monkeypatch):
-    monkeypatch.setattr(audit, "CROWD", 10)
-    hashes = np.arange(100, dtype=np.uint64) << np.uint64(48)  # equal in three bands
-    assert audit.near_pairs(hashes)[3] == 3 * sum(range(1, 90))
-    first, second, _, left_out = audit.near_pairs(np.zeros(0, np.uint64))
-    assert len(first) == len(second) == left_out == 0
-    with pytest.raises(ValueError, match="at most 3 bits"):
-        audit.near_pairs([1, 2], 4)
 
 
 def duplicated():

@@ -116,7 +116,7 @@ def vq_loss(vq, discriminator, x, *, quantise=True, adversarial=True, adversaria
     """Loss of a VQ model and its discriminator together.
 
     Reconstruction, commitment, the discriminator's hinge loss, and minus the logits of the reconstruction under a
-    frozen discriminator: each player gets the gradients of its own terms only, so that one optimiser trains both.
+    frozen discriminator: each player gets gradients from its terms only, so that one optimiser trains both.
 
     Parameters
     ----------

@@ -159,7 +159,7 @@ def load_model(name, folder, device=None):
     Parameters
     ----------
     name : str
-        A key of `MODELS`. `vae` also finds the VAE of small images, which lies in a file of its own layout.
+        A key of `MODELS`. `vae` also finds the VAE of small images, whose file has another layout.
     folder : str or Path
     device : torch.device or str, optional
         By default the CPU.

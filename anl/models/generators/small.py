@@ -90,7 +90,7 @@ def hinge_loss(discriminator, x, fake):
 
 
 def gan_loss(decoder, discriminator, x, generator, precision="bf16"):
-    """Loss of both players of a GAN; each gets gradients of its own term only, so that one optimiser trains both."""
+    """Loss of both players of a GAN; each gets gradients from its term only, so that one optimiser trains both."""
     with autocast(x.device, precision):
         fake = decoder(draw_noise((len(x), decoder.start.in_features), generator, x.device))
         loss = hinge_loss(discriminator, x.contiguous(memory_format=torch.channels_last), fake.detach())

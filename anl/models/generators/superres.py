@@ -55,7 +55,7 @@ def superres_loss(model, x, texture_weight, precision="bf16"):
 
 
 def texture_loss(x_hat, x, octaves=2, cell=8):
-    """Difference in texture strength between two images (B, 3, H, W): as much detail is wanted, not the same detail.
+    """Difference in texture strength between two images (B, 3, H, W): the amount of detail counts, not its position.
 
     For each octave, the mean absolute difference of root mean squares over cells of `cell` x `cell` pixels.
     """
