@@ -94,6 +94,12 @@ def test_a_detector_learns_the_traces_and_finds_them_in_an_unseen_generator(tabl
     assert set(table["n"]) == {PHOTOGRAPHS} and set(table["seeds"]) == {3}
 
 
+def test_p_values_agree_with_the_intervals(table):
+    rows = table[table["p"].notna()]
+    excluded = (rows["difference_low"] > 0) | (rows["difference_high"] < 0)
+    assert set(rows["variant"]) == {"anl"} and ((rows["p"] < 0.05) == excluded).all() and rows["p"].between(0, 1).all()
+
+
 def test_the_table_is_drawn_and_decides_a_claim(table, tmp_path):
     figure = figures.forest(table, view="raw", baseline="plain", generators=["ddim", "unseen"], reference=table)
     assert figures.save(figure, tmp_path / "forest.png").stat().st_size > 5000

@@ -105,8 +105,9 @@ def compare(scores, baseline=None, *, metrics=METRICS, seen, disjoint=None, view
     Returns
     -------
     DataFrame
-        variant, generator, view, metric, mean, low, high, difference, difference_low, difference_high, seeds, n:
-        n is the number of photographs (groups); the differences are NaN for the baseline.
+        variant, generator, view, metric, mean, low, high, difference, difference_low, difference_high, p, seeds, n:
+        p is the two-sided p-value of no difference, not corrected for several comparisons (see `holm`); n is the number of
+        photographs (groups); the differences and p are NaN for the baseline.
 
     Raises
     ------
@@ -123,13 +124,13 @@ def compare(scores, baseline=None, *, metrics=METRICS, seen, disjoint=None, view
         own = measured.contrast({key: 1}, level)
         row = {"variant": variant, "generator": generator, "view": view, "metric": name, "mean": float(own.mean),
                "low": float(own.low), "high": float(own.high), "difference": np.nan, "difference_low": np.nan,
-               "difference_high": np.nan, "seeds": len(measured.seeds[variant]),
+               "difference_high": np.nan, "p": np.nan, "seeds": len(measured.seeds[variant]),
                "n": measured.photographs[generator, view][0]}
         other = (baseline, generator, view, name)
         if baseline not in (None, variant) and other in measured.values:
             change = measured.contrast({key: 1, other: -1}, level)
             row |= {"difference": float(change.mean), "difference_low": float(change.low),
-                    "difference_high": float(change.high)}
+                    "difference_high": float(change.high), "p": float(change.p_value)}
         rows.append(row)
     return pd.DataFrame(rows)
 

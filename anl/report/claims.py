@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from anl.evaluation.compare import holm
 from anl.io import UserError, atomic_file, write_text
 
 SUPPORTED, UNDECIDED, CONTRADICTED, NOT_RUN = "supported", "undecided", "contradicted", "not run"
@@ -34,9 +35,10 @@ class Rule(BaseModel):
     column : str
         The column that is read: ``difference`` (its interval in ``difference_low`` and ``difference_high``) or any other
         one, whose interval, if it has one, stands in ``low`` and ``high``.
-    above : float, optional
-        Supported where the lower bound of the interval exceeds this value, contradicted where the upper bound is below it.
-        With several rows, all of them must exceed it.
+    above, below : float, optional
+        Supported where the interval lies on this side of the value, contradicted where it lies on the other one. With several
+        rows the claim is about all of them: each must be on its side, and one on the other side contradicts it. ``below``
+        serves claims about a baseline, whose rivals' differences must be negative.
     at_most : float, optional
         Supported where the value itself is at most this: for counts, which have no interval.
     """
@@ -48,12 +50,13 @@ class Rule(BaseModel):
     where: dict[str, str | float | list[str | float]] = Field(default_factory=dict)
     column: str = "difference"
     above: float | None = None
+    below: float | None = None
     at_most: float | None = None
 
     @model_validator(mode="after")
     def _one_bound(self):
-        if (self.above is None) == (self.at_most is None):
-            raise ValueError(f"rule '{self.measure}' needs exactly one of `above` and `at_most`")
+        if [self.above, self.below, self.at_most].count(None) != 2:
+            raise ValueError(f"rule '{self.measure}' needs exactly one of `above`, `below` and `at_most`")
         return self
 
 
@@ -67,7 +70,8 @@ class Claim(BaseModel):
     source : str
         Where the sentence comes from, for example ``abstract``; `quote` marks the source's own words.
     correction : {'none', 'holm'}
-        With ``holm`` the table must hold corrected intervals; whoever makes it applies the correction, the ledger names it.
+        With ``holm`` a row contradicts the claim only if its p-value, corrected by Holm's method for the number of rows of
+        the rule, is below 0.05. That all rows support it needs no correction. For rules about differences from 0.
     profiles : list of str
         Profiles whose results may decide it; elsewhere its verdict is ``not run``.
     seeds : int
@@ -88,6 +92,13 @@ class Claim(BaseModel):
     correction: Literal["none", "holm"] = "none"
     rules: list[Rule] = Field(min_length=1)
     limits: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _correctable(self):
+        for rule in self.rules if self.correction == "holm" else []:
+            if rule.column != "difference" or 0 not in (rule.above, rule.below):
+                raise ValueError(f"correction 'holm' of rule '{rule.measure}' needs a difference above or below 0")
+        return self
 
 
 def read_claims(path="claims.yaml"):
@@ -152,11 +163,9 @@ def verdicts(ledger):
 
 
 def _decide(claim, rule, tables, profile):
-    bound = f"95 % interval above {rule.above:g}" if rule.above is not None else f"at most {rule.at_most:g}"
-    if claim.correction == "holm":
-        bound += ", corrected for several comparisons"
     row = {"claim": claim.id, "title": claim.title, "kind": claim.kind, "profile": profile, "verdict": NOT_RUN,
-           "measure": rule.measure, "value": None, "low": None, "high": None, "seeds": None, "n": None, "rule": bound}
+           "measure": rule.measure, "value": None, "low": None, "high": None, "seeds": None, "n": None,
+           "rule": _rule_text(claim, rule)}
     if profile not in claim.profiles or rule.table not in tables:
         return row
     chosen = select(tables[rule.table], rule.where, rule.table)
@@ -164,25 +173,43 @@ def _decide(claim, rule, tables, profile):
     if rule.column not in chosen:
         raise UserError(f"claim {claim.id}: table {rule.table} has no column '{rule.column}'; it has "
                         f"{', '.join(chosen.columns)}")
-    # several rows: the claim is about all of them, so the smallest (for `at_most` the largest) value decides
     value = chosen[rule.column].astype(float)
     if value.isna().any():
         raise UserError(f"claim {claim.id}: '{rule.column}' of table {rule.table} holds no number in a row that decides it; "
                         "make the table again")
-    known = low in chosen and chosen[[low, high]].notna().all(axis=None)
-    place = value.argmax() if rule.at_most is not None else (chosen[low].astype(float) if known else value).argmin()
-    worst = chosen.iloc[place]
-    row |= {"value": float(worst[rule.column]), "seeds": worst.get("seeds"), "n": worst.get("n")}
-    if known:
-        row |= {"low": float(worst[low]), "high": float(worst[high])}
     if rule.at_most is not None:
-        return row | {"verdict": SUPPORTED if row["value"] <= rule.at_most else CONTRADICTED}
-    enough = "seeds" not in chosen or chosen["seeds"].min() >= claim.seeds
-    if not known or not enough:
+        worst = chosen.iloc[value.argmax()]
+        return row | {"value": float(value.max()), "seeds": worst.get("seeds"), "n": worst.get("n"),
+                      "verdict": SUPPORTED if value.max() <= rule.at_most else CONTRADICTED}
+    known = {low, high} <= set(chosen.columns) and chosen[[low, high]].notna().all(axis=None)
+    # distances of each interval's ends from the bound, positive on the side that the claim needs
+    sign, bound = (1, rule.above) if rule.above is not None else (-1, rule.below)
+    near, far = (low, high) if sign > 0 else (high, low)
+    margin = sign * ((chosen[near].astype(float) if known else value) - bound)
+    worst = chosen.iloc[margin.argmin()]  # the claim is about all rows, so the least favourable one is shown
+    row |= {"value": float(worst[rule.column]), "seeds": worst.get("seeds"), "n": worst.get("n")}
+    if not known:
         return row
-    if row["low"] > rule.above:
+    row |= {"low": float(worst[low]), "high": float(worst[high])}
+    if "seeds" in chosen and chosen["seeds"].min() < claim.seeds:
+        return row
+    if margin.min() > 0:
         return row | {"verdict": SUPPORTED}
-    return row | {"verdict": CONTRADICTED if (chosen[high] < rule.above).any() else UNDECIDED}
+    if claim.correction == "holm":
+        if "p" not in chosen:
+            raise UserError(f"claim {claim.id}: table {rule.table} has no column 'p', which the correction needs; make it again "
+                            "with anl.evaluation.compare")
+        against = (sign * (value - bound) < 0) & (holm(chosen["p"]) < 0.05)
+    else:
+        against = sign * (chosen[far].astype(float) - bound) < 0
+    return row | {"verdict": CONTRADICTED if against.any() else UNDECIDED}
+
+
+def _rule_text(claim, rule):
+    if rule.at_most is not None:
+        return f"at most {rule.at_most:g}"
+    side, bound = ("above", rule.above) if rule.above is not None else ("below", rule.below)
+    return f"95 % interval {side} {bound:g}" + (", contradicted after Holm's correction" if claim.correction == "holm" else "")
 
 
 def select(table, where, name="the table"):

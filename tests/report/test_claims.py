@@ -49,6 +49,28 @@ def test_a_contradicted_row_counts_even_where_another_has_the_lower_bound():
     assert decide(claim, pd.concat([wide, below])) == "contradicted"
 
 
+def test_a_baseline_is_best_if_every_rival_is_below_it():
+    claim = CLAIM | {"rules": [{**RULE, "where": {"generator": "unseen"}, "above": None, "below": 0}]}
+    below, above = table(-0.3, -0.1), table(0.1, 0.2, variants=["other"])
+    assert decide(claim, pd.concat([below, table(-0.2, -0.1, variants=["other"])])) == "supported"
+    assert decide(claim, pd.concat([below, table(-0.2, 0.1, variants=["other"])])) == "undecided"
+    assert decide(claim, pd.concat([below, above])) == "contradicted"
+
+
+def test_holm_corrects_what_contradicts():
+    rule = {**RULE, "where": {"generator": "unseen"}, "above": None, "below": 0}
+    claim = CLAIM | {"rules": [rule], "correction": "holm"}
+    rivals = pd.concat([table(0.01, 0.2, variants=[name]) for name in ("a", "b", "c")])
+    assert decide(claim, rivals.assign(p=[0.03, 0.4, 0.5])) == "undecided"  # 3 x 0.03 is above 0.05
+    assert decide(claim, rivals.assign(p=[0.01, 0.4, 0.5])) == "contradicted"
+    favourable = pd.concat([table(-0.2, -0.01, variants=[name]) for name in ("a", "b", "c")])
+    assert decide(claim, favourable.assign(p=[0.001, 0.001, 0.03])) == "supported"
+    with pytest.raises(UserError, match="has no column 'p'"):
+        decide(claim, rivals)
+    with pytest.raises(ValueError, match="needs a difference above or below 0"):
+        claims.Claim.model_validate(claim | {"rules": [{**rule, "below": 0.1}]})
+
+
 def test_counts_need_no_interval():
     claim = CLAIM | {"rules": [{"measure": "parameters", "table": "main", "column": "value", "at_most": 0}]}
     assert decide(claim, pd.DataFrame({"value": [0.0, 0.0]})) == "supported"
