@@ -3,8 +3,6 @@
 PROFILE ?= small
 # damaged inputs of each kind that `make fuzz` tries
 COUNT ?= 100000
-# what `make verify` runs again, of the tiny profile; `make verify STAGES=` runs all of it
-STAGES ?= audit cross_generator
 VENV := .venv
 CACHE := $(CURDIR)/.cache
 # the first Python of 3.11 or newer; `make book PYTHON=/path/to/python3` chooses another
@@ -44,7 +42,7 @@ CHROMIUM := $(shell command -v chromium || command -v chromium-browser || comman
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 # made once (hours), kept in .dvc/store, pulled
-PULLED := data.dvc detector.dvc prior another_prior generator benchmark more_generator more_families
+PULLED := data.dvc detector.dvc prior generator benchmark
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data book pdf test verify bench fuzz lint clean
@@ -84,7 +82,7 @@ book: $(STAMP) ## run the pipeline and build the book
 	@echo; echo "the book: $(CURDIR)/book/_build/html/index.html"
 
 pdf: $(STAMP) ## print the whole book into one PDF, after `make book` (needs chromium)
-	@test -d book/generated || { echo "there is no book to print yet; run \`make book\` first" >&2; exit 1; }
+	@ls book/pages/*.ipynb >/dev/null 2>&1 || { echo "there is no book to print yet; run \`make book\` first" >&2; exit 1; }
 	@test -n "$(CHROMIUM)" || { echo "a PDF is printed by chromium, which is not installed (Debian: apt install chromium);" \
 		"or open the book in any browser and print it" >&2; exit 1; }
 	jupyter-book build book/ --builder singlehtml -n --quiet
@@ -96,16 +94,11 @@ pdf: $(STAMP) ## print the whole book into one PDF, after `make book` (needs chr
 test: data ## run the test suite
 	pytest
 
-verify: $(STAMP) ## run stages of the tiny profile twice in fresh clones; are the bytes the same?
-	anl verify --profile smoke $(STAGES)
+verify: $(STAMP) ## run the tiny profile twice in fresh clones; are the results the same?
+	anl verify --profile smoke
 
-bench: data ## measure speed and memory into results/bench.json (on an idle machine; half an hour)
+bench: data ## measure speed and memory into results/bench.json (on an idle machine)
 	anl bench
-	anl bench --backbone resnet50 --size 224 --repeats 5
-	anl bench --backbone resnet50 --size 224 --repeats 5 --stem-width 8
-	anl bench --detect
-	anl bench --together
-	anl bench --pipeline
 
 fuzz: $(STAMP) ## damage files 100,000 times each for the decoder and the manifest reader
 	ANL_FUZZ=$(COUNT) pytest -n 0 tests/test_fuzz.py
@@ -114,5 +107,5 @@ lint: $(STAMP) ## check the code's style
 	ruff check
 
 clean: ## remove the built book and the tools' caches; results, runs, unfinished trainings and .venv stay
-	rm -rf book/_build book/generated
+	rm -rf book/_build book/pages
 	@[ ! -d .cache ] || find .cache -mindepth 1 -maxdepth 1 ! -name anl -exec rm -rf {} +

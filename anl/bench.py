@@ -1,64 +1,433 @@
-"""`make bench`: what inference, training and targets cost on this machine, as tables under results/bench.
+"""`anl bench`: what the method, its rivals and the pipeline cost on this machine, as one JSON file.
 
-Other parts: anl.bench_detect, anl.bench_pipeline, anl.bench_processes; anl.bench_summary holds all against the limits.
+Every section measures the functions that the pipeline runs, with made-up images and untrained networks: times do not depend
+on weights. What is compared takes turns in one run, and its ratio is reported with quartiles over the rounds.
 """
 
-import dataclasses
+import contextlib
+import functools
+import io
+import multiprocessing
+import os
+import platform
 import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import torch
+from PIL import Image
 
-from anl import arithmetic, bench_compile, bench_loops, bench_peers, cost, targets
-from anl.bench_machine import write
-from anl.benchmark import read_images
-from anl.data.patches import to_tensor
-from anl.errors import UserError
-from anl.prior import NoisePrior
+from anl.config import Config
+from anl.data import images, manifest
+from anl.evaluation import cost, scoring
+from anl.io import UserError, cores, read_json, sha256_of, write_json
+from anl.models import baselines
+from anl.models.baselines.univfd import Encoder
+from anl.models.detector import Detector, anl_loss
+from anl.models.generators.diffusion import noise_scheduler
+from anl.models.prior import NoisePrior, build_prior
+from anl.training.detector import TrainingData, train_detector
+from anl.training.device import keep_freed_memory, make_accelerator
+from anl.training.experiments import train_experiment
+from anl.training.targets import compute_targets, make_target
 
-STRIDE = 32  # of another backbone, where none is asked for: its deepest stage
-LARGE = 64  # pixels on a side above which a training step has LARGE_BATCH images
-LARGE_BATCH = 8
-FEW = 5  # rounds of what takes seconds
+__all__ = ["SECTIONS", "bench", "operations", "read_bench"]
+
+LARGE, LARGE_BATCH = 64, 8  # above so many pixels on a side, a training step has 8 images
+PEERS = ("npr", "srm", "spectrum", "dnf", "lare", "dire", "univfd")  # the others run the plain detector at inference
+TARGETS = ("highpass", "wavelet", "random", "noised", "multistep", "error")
+MANIFEST_ROWS = 1_000_000
+GENERATORS = np.array(["real", "adm", "sd14", "biggan", "midjourney"])
 
 
-def run(params, backbone=None, stride=None, size=None, repeats=30, stem_width=None, folder="results/bench", only=None):
-    """Measure, print and write `folder`/NAME/*.csv; NAME is the backbone and the size. Returns that folder.
+def bench(config, out="results/bench.json", *, sections=None, repeats=None, backbone=None, size=None, quick=False):
+    """Measure, print and write the costs.
 
-    stem_width: channels of the full-resolution stem, instead of the profile's; named in NAME where it is given. only: some of the
-    tables; targets, peers and steps of the training loop are measured for the profile's own detector and size alone.
+    Parameters
+    ----------
+    config : anl.config.Config
+    out : path-like
+        The JSON file. Sections that are not measured now stay as they are in it.
+    sections : list of str, optional
+        Some of `SECTIONS`; default: all, or those of `OF_BACKBONE` if `backbone` or `size` is given.
+    repeats : int, optional
+        Timed rounds, at least 2; default: each section's own number.
+    backbone : str, optional
+        Another timm model, at its stride of 32 pixels.
+    size : int, optional
+        Another image size. The section is then stored under a name such as `training@resnet50-224`.
+    quick : bool
+        Measure on tiny inputs, to see that everything runs.
+
+    Returns
+    -------
+    dict
+        Section -> rows (a list of dicts), machine and seconds, ...; of the sections measured now.
+
+    Raises
+    ------
+    UserError
+        If a section is unknown, `repeats` is below 2, or the backbone or size does not fit.
     """
-    if repeats < 2:
-        raise UserError(f"--repeats {repeats}: at least 2 rounds make a median")
-    settings = dataclasses.asdict(params.detector)
-    if backbone:
-        settings |= {"backbone": backbone, "stride": stride or STRIDE}
-    settings["stride"] = stride or settings["stride"]
-    settings["stem_width"] = stem_width or settings["stem_width"]
-    size = size or params.benchmark.size
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    named = f"{settings['backbone']}-stem{stem_width}" if stem_width else settings["backbone"]
-    batch, few = params.training.batch_size if size <= LARGE else LARGE_BATCH, min(repeats, FEW)
-    used = arithmetic.in_use(params.training.precision, device)
-    makers = {"inference": lambda: cost.inference_table(settings, size, repeats=repeats, device=device),
-              "training": lambda: cost.training_table(settings, size, batch, used, repeats, device),
-              "scoring": lambda: bench_loops.scoring_table(params, settings, size, few, device),
-              "compile": lambda: bench_compile.compile_table(settings, size, batch, used, repeats=few, device=device)}
-    if not backbone and size == params.benchmark.size:
-        makers |= {"targets": lambda: _target_speed(params, device), "peers": lambda: bench_peers.peers_table(params, repeats=few),
-                   "steps": lambda: bench_loops.step_table(params, few)}
-    wanted = [name for name in makers if only is None or name in only]
-    if unknown := [name for name in only or () if name not in makers]:
-        raise UserError(f"--only {unknown[0]}: the tables here are {', '.join(makers)}")
-    return write(Path(folder) / f"{named}-{size}", ((name, makers[name]()) for name in wanted), repeats, device,
-                 training_precision=used)
+    changed = backbone is not None or size is not None
+    chosen = list(sections or (OF_BACKBONE if changed else SECTIONS))
+    for name in chosen:
+        if name not in SECTIONS:
+            raise UserError(f"--only {name} is no section; choose some of {', '.join(SECTIONS)}")
+        if changed and name not in OF_BACKBONE:
+            raise UserError(f"--only {name} is measured for the profile's own backbone and size; leave out --backbone and --size")
+    if repeats is not None and repeats < 2:
+        raise UserError(f"--repeats {repeats} is too few; at least 2 rounds make a median")
+    if changed:
+        config = config.override(benchmark={"size": size or config.benchmark.size},
+                                 detector={"backbone": backbone, "stride": 32} if backbone else {})
+    if quick or config.benchmark.size > LARGE:
+        config = config.override(training={"batch_size": LARGE_BATCH})
+    suffix = f"@{config.detector.backbone}-{config.benchmark.size}" if changed else ""
+    deterministic, measured = torch.are_deterministic_algorithms_enabled(), {}
+    keep_freed_memory()
+    accelerator = make_accelerator(config.training.precision)
+    try:
+        for name in chosen:
+            started, machine = time.perf_counter(), _machine(accelerator.device)
+            table = SECTIONS[name](Settings(config, accelerator, quick, repeats))
+            print(f"\n{name}{suffix}\n{table.to_string(index=False, float_format='{:.4g}'.format)}", flush=True)
+            measured[name + suffix] = {
+                "rows": table.to_dict("records"), "machine": machine, "quick": quick, "profile": config.profile,
+                "backbone": config.detector.backbone, "size": config.benchmark.size, "batch_size": config.training.batch_size,
+                "precision": accelerator.mixed_precision, "seconds": time.perf_counter() - started}
+            write_json(out, (read_json(out) if Path(out).is_file() else {}) | measured)  # a run cut short keeps what it has
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+    return measured
 
 
-def _target_speed(params, device):
-    rows = targets.training_rows(params)
-    prior = NoisePrior.load("models/prior", device, arithmetic.in_use(params.prior.precision, device))
-    pixels = to_tensor(read_images(params.benchmark.folder, rows))
-    with tempfile.TemporaryDirectory() as temporary:
-        made = iter(range(1000))  # a new folder each time, so that the cache is never found
-        return cost.target_table(lambda: targets.compute(params, params.method.step, folder=f"{temporary}/{next(made)}"),
-                                 prior, pixels, params.method.step, repeats=2)
+def read_bench(path="results/bench.json"):
+    """What was measured: dict section -> DataFrame, whose `attrs` hold the machine and the rest; {} if there is no file."""
+    found = {}
+    for name, section in (read_json(path) if Path(path).is_file() else {}).items():
+        found[name] = pd.DataFrame(section.pop("rows"))
+        found[name].attrs = section
+    return found
+
+
+def operations(config):
+    """Parameters and multiply-adds of the section `inference`, counted now: `anl.evaluation.cost.count_table`."""
+    return cost.count_table(cost.inference_forms(_forms(config)), config.benchmark.size, baselines=("bare", "plain"))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a section measures with."""
+
+    config: Config
+    accelerator: object
+    quick: bool = False
+    repeats: int | None = None
+
+    @property
+    def device(self):
+        return self.accelerator.device
+
+    def few(self, usual, quick):
+        """`usual`, or what replaces it in a quick run."""
+        return quick if self.quick else usual
+
+    def timing(self, rounds, *bases):
+        """Arguments of `cost.time_table` and `cost.inference_table`."""
+        return {"baselines": bases, "device": self.device, "repeats": self.repeats or self.few(rounds, 2), "warmup": self.few(2, 1)}
+
+
+# ---- the method --------------------------------------------------------------------------------------------------------
+def _detector(config, noise=True, attention=None):
+    """The untrained detector of a configuration, whose noise targets are those of a prior of pixels."""
+    method = config.method
+    return Detector(**config.detector.model_dump(exclude={"pretrained"}), size=config.benchmark.size, noise=noise,
+                    attention=(attention or method.attention) if noise else "none", detach=noise and method.detach,
+                    front_end=method.front_end if noise or method.front_end != "noise" else "image")
+
+
+def _forms(config):
+    """The bare backbone, the plain detector, and the method with every attention of the experiments main and attention."""
+    variants = [variant for name in ("main", "attention") if name in config.experiments for variant in config.variants(name).values()]
+    attentions = dict.fromkeys(variant.method.attention for variant in variants if variant.method.target != "none")
+    return {"bare": cost.BareBackbone(config.detector.backbone, config.detector.stride, config.benchmark.size),
+            "plain": _detector(config, noise=False), **{name: _detector(config, attention=name) for name in attentions}}
+
+
+def _inference(settings):
+    """A forward pass of each form as a user runs it, over the bare backbone and over the plain detector."""
+    forms = cost.inference_forms(_forms(settings.config))
+    return cost.inference_table(forms, settings.config.benchmark.size, batch_sizes=settings.few((1, 64), (1,)),
+                                **settings.timing(20, "bare", "plain"))
+
+
+def _training(settings):
+    """One training step on a batch that is ready: forward pass, losses, backward pass, AdamW."""
+    calls = {name: _stepper(model, settings) for name, model in _forms(settings.config).items()}
+    return cost.time_table(calls, **settings.timing(15, "bare", "plain"), images=settings.config.training.batch_size)
+
+
+def _stepper(model, settings):
+    """A call that does one training step of a detector."""
+    batch, size, device = settings.config.training.batch_size, settings.config.benchmark.size, settings.device
+    generator, method = torch.Generator().manual_seed(0), settings.config.method
+    model = model.train().to(device, memory_format=torch.channels_last)
+    x = (torch.rand(batch, 3, size, size, generator=generator) * 2 - 1).to(device, memory_format=torch.channels_last)
+    target, label = torch.randn(x.shape, generator=generator).half().to(device), (torch.arange(batch, device=device) % 2).float()
+    optimiser = torch.optim.AdamW(model.parameters(), fused=True)
+
+    def step():
+        optimiser.zero_grad(set_to_none=True)
+        with settings.accelerator.autocast():
+            output = model(x)
+            losses = anl_loss(output, label, None if output.noise is None else target, loss_weight=method.loss_weight,
+                              attention_weight=method.attention_weight)
+        losses["loss"].backward()
+        optimiser.step()
+
+    return step
+
+
+def _throughput(settings):
+    """`train_detector`, which cuts and processes its batches, and its step alone on a batch that is ready (`step`)."""
+    config, steps = settings.config, settings.few(24, 2)
+    step = _stepper(_detector(config), settings)
+    calls = {"plain": lambda: _train(config, steps, settings.accelerator, noise=False),
+             "anl": lambda: _train(config, steps, settings.accelerator), "step": lambda: [step() for _ in range(steps)]}
+    return cost.time_table(calls, **settings.timing(6, "plain", "step"), images=steps * config.training.batch_size)
+
+
+def _train(config, steps, accelerator, noise=True, seed=0):
+    """Train the configuration's detector for some steps on made-up pairs."""
+    data = _pairs(config.training.batch_size, config.benchmark.size, noise)
+    training = config.training.model_copy(update={"steps": steps, "warmup_steps": 1, "pairs": 0})
+    with contextlib.redirect_stderr(io.StringIO()):  # the progress bar
+        train_detector(_detector(config, noise), data, training, config.method, seed=seed, accelerator=accelerator)
+
+
+@functools.cache
+def _pairs(count, size, noise):
+    target = torch.randn(2 * count, 3, size, size, generator=torch.Generator().manual_seed(0)).half() if noise else None
+    return TrainingData(_pictures(2 * count, size), np.repeat(np.float32([0, 1]), count), list(map(str, range(2 * count))),
+                        np.arange(count), np.arange(count, 2 * count)[:, None], target)
+
+
+def _pictures(count, size):
+    """Smooth random images with grain, uint8 (count, size, size, 3): they compress about as photographs do."""
+    rng, found = np.random.default_rng(0), np.empty((count, size, size, 3), np.uint8)
+    for picture in found:
+        coarse = Image.fromarray(rng.integers(40, 216, (8, 8, 3), np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
+        picture[:] = np.clip(np.asarray(coarse) + rng.normal(0, 6, picture.shape), 0, 255)
+    return found
+
+
+# ---- frozen models -----------------------------------------------------------------------------------------------------
+def _prior(config, device):
+    """The prior, untrained where the profile trains its own."""
+    section = config.prior
+    if section.source:
+        return NoisePrior.load(section.source, device, section.precision, section.revision)
+    return NoisePrior(build_prior(section.channels, section.layers_per_block), noise_scheduler(), device, section.precision)
+
+
+def _targets(settings):
+    """Computing the noise targets of each kind, over the prior alone in a loop (`bare`) and over the method's target."""
+    config, count, batch = settings.config, settings.few(128, 4), settings.config.run.batch_size
+    prior, x = _prior(config, settings.device), images.to_tensor(_pictures(count, config.benchmark.size)).to(settings.device)
+    batches = [(part, [str(row) for row in range(len(part))]) for part in x.split(batch)]
+
+    def computed(kind):
+        target = make_target(kind, prior, config.method.step, config.method, seed=0)
+        return lambda: compute_targets(target, batches, ["train"] * count, seed=0)
+
+    calls = {"bare": lambda: [prior.noise(part, config.method.step) for part, _ in batches],
+             **{kind: computed(kind) for kind in ("prior", *settings.few(TARGETS, TARGETS[:2]))}}
+    return cost.time_table(calls, **settings.timing(4, "bare", "prior"), images=count)
+
+
+def _peers(settings):
+    """Published methods at inference, the frozen models that they call included, over the bare backbone and the method."""
+    config, size, device = settings.config, settings.config.benchmark.size, settings.device
+    forms, detector = _forms(config), config.detector.model_dump() | {"pretrained": False}
+    models = cost.inference_forms({"bare": forms["bare"], "plain": forms["plain"], "anl": _detector(config)})
+    prior, frozen_parameters = _prior(config, device), {}
+    for name in settings.few(PEERS, ("npr", "dnf")):
+        needs = baselines.get(name).needs
+        encoder = "untrained:" + config.baselines.encoder.partition(":")[2]
+        frozen = Encoder(encoder, device) if needs == "encoder" else prior if needs == "prior" else None
+        models[name] = baselines.build(name, detector, size, config.baselines.model_dump(), frozen).eval()
+        networks = [frozen.model] if needs == "encoder" else [prior.unet] if frozen else []
+        frozen_parameters[name] = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    table = cost.inference_table(models, size, batch_sizes=settings.few((1, 16), (1,)), **settings.timing(4, "bare", "anl"))
+    table["frozen_parameters"] = table["variant"].map(frozen_parameters).fillna(0).astype(int)
+    return table.assign(prior_calls=table["variant"].map({name: _calls(model, prior.unet, size, device) for name, model in models.items()}))
+
+
+@torch.no_grad()
+def _calls(model, unet, size, device):
+    """How often a model calls the prior for one image."""
+    calls = []
+    hook = unet.register_forward_hook(lambda *_: calls.append(1))
+    model(torch.zeros(1, 3, size, size, device=device))
+    hook.remove()
+    return len(calls)
+
+
+# ---- the pipeline ------------------------------------------------------------------------------------------------------
+def _scoring(settings):
+    """Scoring image files, over the slower of decoding them and of the network on tensors."""
+    size, batch = settings.config.benchmark.size, settings.config.run.batch_size
+    network = _detector(settings.config).for_inference().to(settings.device, memory_format=torch.channels_last)
+    pictures = _pictures(settings.few(512 if size <= LARGE else 64, 8), size)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = pd.DataFrame({"path": [f"{index}.png" for index in range(len(pictures))]})
+        for name, pixels in zip(rows["path"], pictures, strict=True):
+            Image.fromarray(pixels).save(Path(folder, name))
+        rows["sha256"] = [sha256_of(Path(folder, name)) for name in rows["path"]]
+        ready = [x.to(settings.device, memory_format=torch.channels_last) for x in images.to_tensor(pictures).split(batch)]
+
+        def forward():
+            with scoring.full_precision(network, settings.device):
+                return [network(x).logit.cpu() for x in ready]
+
+        calls = {"decode": lambda: images.load_pixels(rows, folder), "forward": forward,
+                 "score": lambda: scoring.score(network, images.load_pixels(rows, folder), settings.device, batch)}
+        seconds = cost.side_by_side(calls, settings.timing(8)["repeats"], settings.device, warmup=1)
+    return cost.ratios(seconds | {"slower": np.maximum(seconds["decode"], seconds["forward"])}, ["slower"], len(rows))
+
+
+def _jobs(settings):
+    """Two runs of `anl train` by one job and by two, which have one thread each; the start of Python is included."""
+    steps = settings.few(120, 2)
+    config = settings.config.override(training={"steps": steps, "warmup_steps": 1}, experiments={"bench": {"variants": {"anl": {}}}})
+
+    def seconds(jobs):
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as root:
+            train_experiment(config, "bench", train_run=_train_only, jobs=jobs, root=root, seeds=[0, 1])
+        return time.perf_counter() - started
+
+    calls = {"one": lambda: seconds(1), "two": lambda: seconds(2)}
+    return _in_turns(calls, settings, 2 * steps * config.training.batch_size)
+
+
+def _train_only(config, seed, folder):
+    """A training of `_jobs`, whose weights are not kept."""
+    _train(config, config.training.steps, make_accelerator(config.training.precision), seed=seed)
+
+
+def _processes(settings):
+    """`train_detector` in one process of one thread, in two that share it (gloo), and in one of two threads."""
+    steps = settings.few(40, 2)
+
+    def seconds(count, threads):
+        with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+            shares = [pool.submit(_share, settings.config, steps, rank, count, threads, folder) for rank in range(count)]
+            return max(share.result() for share in shares)
+
+    calls = {"one": lambda: seconds(1, 1), "two": lambda: seconds(2, 1)}
+    calls |= settings.few({"one of two threads": lambda: seconds(1, 2)}, {})
+    return _in_turns(calls, settings, steps * settings.config.training.batch_size)
+
+
+def _share(config, steps, rank, count, threads, folder):
+    """One of `count` CPU processes that share a training: its seconds, without those of its start."""
+    torch.set_num_threads(threads)
+    if count > 1:  # the environment that `accelerate launch` sets
+        os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+                           "OMP_NUM_THREADS": str(threads), "ACCELERATE_USE_CPU": "true"})
+        torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=count)
+    accelerator = make_accelerator(config.training.precision)
+    _train(config, 2, accelerator)
+    accelerator.wait_for_everyone()
+    started = time.perf_counter()
+    _train(config, steps, accelerator)
+    seconds = time.perf_counter() - started
+    if count > 1:
+        torch.distributed.destroy_process_group()
+    return seconds
+
+
+def _in_turns(calls, settings, count):
+    """The table of calls that take turns and return their own seconds."""
+    rounds = [{name: call() for name, call in calls.items()} for _ in range(settings.repeats or settings.few(3, 1))]
+    return cost.ratios({name: np.array([seconds[name] for seconds in rounds]) for name in calls}, ["one"], count)
+
+
+def _manifest(settings):
+    """Reading and filtering a manifest of a million rows: seconds, and memory that is added at most."""
+    count = settings.few(MANIFEST_ROWS, 2000)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "manifest.parquet"
+        with manifest.writer(path, folder) as append:
+            for start in range(0, count, manifest.ROW_GROUP):
+                append(_manifest_rows(start, min(manifest.ROW_GROUP, count - start)))
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # memory of another process
+            return pd.DataFrame(pool.submit(_use_manifest, path, settings.timing(3)["repeats"]).result())
+
+
+def _manifest_rows(start, count):
+    """Made-up rows, half of them real."""
+    rng = np.random.default_rng(start)
+    label, side, digests = rng.integers(0, 2, count), rng.choice([128, 256, 512], count), rng.bytes(32 * count).hex()
+    generator = GENERATORS[np.where(label == 1, rng.integers(1, len(GENERATORS), count), 0)]
+    columns = {"path": [f"{name}/{start + row:07d}.png" for row, name in enumerate(generator)],
+               "sha256": [digests[64 * row:64 * row + 64] for row in range(count)], "label": label, "generator": generator,
+               "split": np.where(rng.random(count) < 0.3, "test", "train"), "width": side, "height": side, "format": ["PNG"] * count,
+               "bytes": rng.integers(1000, 900_000, count), "phash": rng.integers(0, 2**64, count, np.uint64)}
+    return pa.table({name: columns.get(name, pa.nulls(count)) for name in manifest.SCHEMA.names}).cast(manifest.SCHEMA)
+
+
+def _use_manifest(path, repeats):
+    """Rows of the section `manifest`, measured in this process."""
+    count = int(manifest.counts(path)["images"].sum())
+    calls = {"read all": lambda: manifest.read(path), "filter": lambda: manifest.read(path, split="test", generator=["adm", "real"]),
+             "count": lambda: manifest.counts(path),
+             "balanced sample": lambda: manifest.sample(path, max(1, count // 1000), 0, split="train")}
+    found = []
+    for name, call in calls.items():
+        seconds, added = [], []
+        for _ in range(repeats):
+            before, started = _memory_mb(reset=True), time.perf_counter()
+            table = call()
+            seconds.append(time.perf_counter() - started)
+            added.append(_memory_mb() - before)
+        low, middle, high = np.quantile(seconds, [0.25, 0.5, 0.75]).tolist()
+        found.append({"variant": name, "manifest_rows": count, "rows": len(table), "seconds": middle, "seconds_low": low, "seconds_high": high,
+                      "added_memory_mb": max(added), "file_mb": path.stat().st_size / 2**20})
+    return found
+
+
+def _memory_mb(reset=False):
+    """Largest resident memory since the last reset, MiB; NaN where the system does not tell (Linux does)."""
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return float("nan")
+
+
+# ---- the machine -------------------------------------------------------------------------------------------------------
+def _machine(device):
+    """What the times depend on. `load`: processes per core that wanted to run in the minute before the measurement."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        processor = platform.processor() or platform.machine()
+    return {"processor": processor, "cores": cores(), "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+            "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
+            "load": os.getloadavg()[0] / cores() if hasattr(os, "getloadavg") else None}
+
+
+SECTIONS = {"inference": _inference, "training": _training, "throughput": _throughput, "targets": _targets, "peers": _peers,
+            "scoring": _scoring, "jobs": _jobs, "processes": _processes, "manifest": _manifest}
+OF_BACKBONE = ("inference", "training", "throughput", "scoring")

@@ -177,7 +177,7 @@ class BenchmarkConfig(Section):
         _distinct("seen", self.seen)
         _range("shrink", self.shrink, optional=True)
         _range("encode_quality", self.encode_quality)
-        _need(self.kind == "embedded" or self.manifest, "manifest", "is missing; write one with `anl index`")
+        _need(self.kind == "embedded" or self.manifest, "manifest", "is missing; write one with `anl data index`")
         return self
 
 

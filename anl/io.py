@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, readable JSON, hashes, and the error that a user reads."""
+"""The edge to the system: atomic files, JSON, hashes, cores and memory, and the error that a user reads."""
 
 import contextlib
 import errno
@@ -7,13 +7,52 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
+from difflib import get_close_matches
 from pathlib import Path
 
-from anl.errors import UserError, printable, reason
-
-__all__ = ["UserError", "atomic_file", "atomic_folder", "identity", "printable", "read_json", "reason", "rounded", "sha256_of",
+__all__ = ["UserError", "atomic_file", "atomic_folder", "cores", "identity", "peak_memory_mb", "pick", "printable", "read_json", "reason", "rounded", "sha256_of",
            "write_json", "write_text"]
+
+
+class UserError(Exception):
+    """A mistake that the user can correct. The command line prints its message as one line and exits with status 2."""
+
+
+def reason(problem, most=120):
+    """Another library's error as part of a UserError's line: at most `most` printable characters."""
+    words = printable(" ".join(str(problem).split()))
+    return words[:most] or type(problem).__name__
+
+
+def printable(text):
+    """Text that any terminal and file takes: control characters and undecodable bytes escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def pick(what, name, known):
+    """`name` if it is known. Raises UserError with the nearest known one."""
+    if name in known:
+        return name
+    close = get_close_matches(name, list(known), 1)
+    hint = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(known)}" if known else "none are here"
+    raise UserError(f"there is no {what} '{name}'; {hint}")
+
+
+def cores():
+    """Number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_memory_mb(usage):
+    """Peak resident memory, MiB, of a result of `resource.getrusage` or `os.wait4`.
+
+    `ru_maxrss` counts KiB on Linux and the BSDs, and bytes on macOS.
+    """
+    return usage.ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 @contextlib.contextmanager

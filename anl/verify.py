@@ -1,191 +1,344 @@
-"""A second run as proof: chosen stages run again in a temporary clone with an empty cache, each output beside the first.
+"""Run stages of the pipeline again in a temporary clone, and compare their outputs with those that were committed.
 
-What an output is compared with: its bytes in git where results are kept there; else the hash that dvc.lock has recorded;
-and where nothing that was asked for is in git, a second clone and a second run, which shows that the code gives the same
-bytes twice, and nothing of the bytes themselves being right.
+An output is compared with its bytes in git, or with the hash in dvc.lock. If neither is known of any chosen output, two
+clones are run and compared with each other: the code then gives the same results twice, which may still be wrong ones.
 """
 
-import dataclasses
+import contextlib
+import json
 import os
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from anl import guard, verify_clone, verify_stages
-from anl.errors import UserError
-from anl.files import read_json, write_json
-from anl.verify_clone import STATE
-from anl.verify_compare import DIFFERENT, IDENTICAL, ORDER, TOLERANCE, WITHIN, compare, digest
+import numpy as np
+import pandas as pd
+import yaml
 
-NOT_VERIFIED, NOTHING = "not verified", "nothing to compare with"
-IN_GIT, IN_LOCK, FIRST_RUN = "git", "dvc.lock", "first run"
-SHOWN_LINES = 12  # of the log of a stage that failed
+from anl.io import UserError, pick, read_json, reason, sha256_of, write_json
 
-
-@dataclass(frozen=True)
-class Row:
-    """One output. against: IN_GIT, IN_LOCK, FIRST_RUN or "". old, new: the hashes compared, of one kind. note: the largest
-    difference, or why there is no verdict. seconds: of the stage."""
-
-    stage: str
-    output: str
-    against: str = ""
-    old: str = ""
-    new: str = ""
-    verdict: str = NOTHING
-    note: str = ""
-    seconds: float = 0.0
+IDENTICAL, TOLERATED, INTERVAL = "identical", "within tolerance", "within its interval"
+OTHER, DIFFERENT, FAILED, NOTHING = "other numbers", "different", "not verified", "nothing to compare with"
+ORDER = (NOTHING, IDENTICAL, TOLERATED, INTERVAL, OTHER, DIFFERENT, FAILED)  # best first
+# estimates of a result table with the ends of their intervals
+ESTIMATES = (("mean", "low", "high"), ("value", "low", "high"), ("difference", "difference_low", "difference_high"))
+STATE = "verify.json"
+COLUMNS = ["stage", "output", "compared with", "verdict", "note", "seconds"]
 
 
-@dataclass(frozen=True)
-class Report:
-    """commit: what was verified. dirty: whether uncommitted changes were taken along. twice: whether two runs were compared."""
+class Stage(NamedTuple):
+    """A stage of dvc.yaml. kept: DVC keeps its outputs, so that they can be pulled; needs: names of stages."""
 
-    commit: str
-    dirty: bool
-    profile: str
-    twice: bool
-    tolerance: str
-    seconds: float
-    rows: tuple
-
-    @property
-    def verdict(self):
-        """The worst verdict of all outputs, not counting those that there is nothing to compare with; NOTHING if that is
-        all."""
-        found = {row.verdict for row in self.rows} - {NOTHING}
-        return max(found, key=(*ORDER, NOT_VERIFIED).index, default=NOTHING)
-
-    @property
-    def passed(self):
-        return self.verdict in (IDENTICAL, WITHIN)
+    name: str
+    outs: tuple
+    kept: bool
+    runs: bool
+    needs: tuple
 
 
-def run(root=".", stages=(), profile=None, keep=None, dirty=False, tolerance=TOLERANCE, say=print):
-    """Run stages of the commit checked out at `root` again and compare; returns a Report.
+def verify(stages=(), *, root=".", profile=None, keep=None, dirty=False, relative=1e-3, absolute=1e-4, say=print):
+    """Run stages of the commit checked out at `root` again and compare their outputs.
 
-    stages: names (default: all of the profile). profile: activated in the clone (default: the committed params.yaml's).
-    keep: folder that holds clone, logs and what was done so far; a second call goes on from there. Without it all of that
-    lies in a temporary folder and is removed, however the call ends. dirty: take uncommitted changes of tracked files
-    along; without it they are refused. Raises UserError on a mistake that a person can mend.
+    Parameters
+    ----------
+    stages : sequence of str
+        Names in dvc.yaml, with or without their key (`train`, `train@main`). Default: all whose outputs DVC does not
+        keep. Stages that they need are run as well, or pulled if DVC keeps their outputs.
+    profile : str, optional
+        Activated in the clone; default: the committed params.yaml.
+    keep : path-like, optional
+        Folder to work in, which stays; a second call continues there.
+    dirty : bool
+        Include uncommitted changes of tracked files, which are otherwise refused.
+    relative, absolute : float
+        Numbers may differ by `absolute + relative * |old|`.
+    say : callable
+        Called with lines that report progress.
+
+    Returns
+    -------
+    DataFrame
+        A row per output, with COLUMNS; see `conclusion`.
+
+    Raises
+    ------
+    UserError
+        If there is no repository or commit, a stage is unknown, or inputs cannot be pulled.
     """
-    started = time.monotonic()
-    root = Path(root)
-    commit, tree = verify_clone.commit_of(root, dirty)
-    with verify_clone.Workplace(keep) as place:
-        clones = {"first": verify_clone.make(root, place / "first", commit, profile)}
-        settings = {"tree": tree, "profile": verify_clone.profile_of(clones["first"])}
-        done = _done_before(place, settings)
-        chosen, pulled = verify_stages.choose(verify_stages.read(clones["first"]), stages)
-        locked = verify_stages.records(clones["first"])
-        twice = not verify_clone.is_tracked(clones["first"], [out for stage in chosen for out in stage.outs])
-        say(f"commit {commit[:10]}{' and uncommitted changes' if dirty else ''}, profile {settings['profile']}: "
-            f"{len(chosen)} stages to run{' twice' if twice else ''}, {len(pulled)} to pull; working in {place}")
+    commit = _commit(Path(root), dirty)
+    with _workplace(keep, f"{commit} {profile}") as (place, done):
+        clones = [_clone(root, place / "first", commit, profile, done)]
+        chosen, pulled = choose(read_pipeline(clones[0]), stages)
+        old = {out: _committed(clones[0], place, out) for stage in chosen for out in stage.outs}
+        recorded = _hashes(_committed(clones[0], place, "dvc.lock"))
+        twice = not any(old[out] or out in recorded for out in old)
         if twice:
-            clones["second"] = verify_clone.make(root, place / "second", commit, profile)
-        for turn, (name, clone) in enumerate(clones.items()):
-            verify_clone.pull(clone, pulled, place / "logs" / f"{name}-pull.log", say)
-            for number, stage in enumerate(chosen, 1 + turn * len(chosen)):
-                ahead = f"[{number}/{len(chosen) * len(clones)}] {stage.address}"
-                if not done.get(f"{name} {stage.address}", {"problem": "not run"})["problem"]:
-                    say(f"{ahead}: done before")
-                    continue
-                say(f"{ahead} ...")
-                entry = _run_or_explain(name, clone, stage, place / "logs", done)
-                say(f"{ahead}: " + (entry["problem"] or f"{entry['seconds']:.0f} s"))
-                done[f"{name} {stage.address}"] = entry
-                write_json(place / STATE, {**settings, "done": done})
-        rows = _compared(done, chosen, clones, lambda out: verify_clone.committed(root, place, out), locked, tolerance)
-    return Report(commit, dirty, settings["profile"], twice, str(tolerance), time.monotonic() - started, tuple(rows))
+            clones.append(_clone(root, place / "second", commit, profile, done))
+        say(f"{len(chosen)} stages to run{' twice' if twice else ''}, {len(pulled)} to pull; working in {place}")
+        for clone in clones:
+            _pull(clone, pulled, done)
+            for stage in chosen:
+                found = done.setdefault(clone.name, {}).get(stage.name)
+                if not found or found["problem"]:
+                    found = _run(clone, stage, done[clone.name])
+                    done[clone.name][stage.name] = found
+                    say(f"{stage.name}: " + (found["problem"] or f"{found['seconds']:.0f} s"))
+                    write_json(place / STATE, done)
+        last, rows = clones[-1], []
+        made = _hashes(last / "dvc.lock")
+        for stage in chosen:
+            problem = next((done[clone.name][stage.name]["problem"] for clone in clones if
+                            done[clone.name][stage.name]["problem"]), "")
+            for out in stage.outs:
+                source, found = "git" if old[out] else "dvc.lock" if out in recorded else "", (NOTHING, "not committed")
+                if problem:
+                    found = FAILED, problem
+                elif twice or old[out]:
+                    source = "first run" if twice else "git"
+                    found = compare(clones[0] / out if twice else old[out], last / out, relative, absolute)
+                elif source:
+                    same = made.get(out) == recorded[out]
+                    found = (IDENTICAL, "") if same else (OTHER, "another hash; by how much it differs is unknown")
+                rows.append([stage.name, out, source, *found, done[last.name][stage.name]["seconds"]])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _run_or_explain(name, clone, stage, logs, done):
-    for need in stage.needs:
-        if done.get(f"{name} {need}", {}).get("problem"):
-            return {"seconds": 0.0, "problem": f"needs {need}, which could not be verified"}
-    return run_stage(clone, stage, logs / f"{name}-{stage.address.replace('/', '_').replace(':', '_')}.log")
+def conclusion(table):
+    """(worst verdict, whether the results are confirmed).
 
-
-def run_stage(clone, stage, log):
-    """Run one stage's command in `clone` through DVC, whatever its cache holds; {"seconds", "problem"}, "" if it ended well.
-
-    A file among the stage's inputs that changed meanwhile is a problem too: its outputs are of no one state of them.
+    Weights and scores of another kind of processor are other numbers: they pass if result tables made from them were
+    compared too and are within their intervals.
     """
-    missing = [dep for dep in stage.deps if not (clone / dep).exists()]
-    if missing:
-        return {"seconds": 0.0, "problem": f"needs {missing[0]}, which neither git nor the DVC remote holds"}
-    started = time.monotonic()
-    inputs = [clone / dep for dep in stage.deps] + [clone / "params.yaml", clone / "dvc.yaml"]
-    before = guard.fingerprints(inputs)
-    status = verify_clone.call_dvc(clone, log, "repro", "--single-item", "--force", "--no-run-cache", stage.address)
-    edited = guard.changed(before, guard.fingerprints(inputs))
-    problem = ""
+    found = set(table["verdict"])
+    worst = max(found, key=ORDER.index, default=NOTHING)
+    return worst, worst in (IDENTICAL, TOLERATED, INTERVAL) or (worst == OTHER and INTERVAL in found)
+
+
+# ---- comparing -------------------------------------------------------------------------------------------------------
+def compare(old, new, relative=1e-3, absolute=1e-4):
+    """Compare two files or folders; returns (verdict, note).
+
+    Tables are equal if all numbers are within the tolerance; if they have intervals, estimates must lie in the old one.
+    """
+    old, new = Path(old), Path(new)
+    if not new.exists():
+        return DIFFERENT, "is not there"
+    if sha256_of(old) == sha256_of(new):
+        return IDENTICAL, ""
+    if old.is_dir():
+        names = [sorted(path.relative_to(side).as_posix() for path in side.rglob("*") if path.is_file())
+                 for side in (old, new)]
+        if names[0] != names[1]:
+            return DIFFERENT, f"{min(set(names[0]) ^ set(names[1]))} is in one of the folders only"
+        found = [(compare(old / name, new / name, relative, absolute), name) for name in names[0]]
+        (verdict, note), name = max(found, key=lambda item: ORDER.index(item[0][0]))
+        return verdict, f"{name}: {note}"
+    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".safetensors": _read_tensors}
+    try:
+        if old.suffix == ".ipynb":
+            sources = [[cell["source"] for cell in json.loads(path.read_text("utf-8"))["cells"]] for path in (old, new)]
+            return (OTHER, "same cells, other output") if sources[0] == sources[1] else (DIFFERENT, "other cells")
+        if old.suffix in readers:
+            return _compare_tables(readers[old.suffix](old), readers[old.suffix](new), relative, absolute)
+    except (ValueError, KeyError, TypeError, OSError) as problem:
+        return DIFFERENT, f"cannot be read ({reason(problem, 80)})"
+    return DIFFERENT, "other bytes"
+
+
+def _read_tensors(path):
+    from safetensors.numpy import load_file
+
+    tensors = load_file(path)
+    return pd.DataFrame({"tensor": np.repeat(list(tensors), [value.size for value in tensors.values()]),
+                         "number": np.concatenate([value.ravel().astype(float) for value in tensors.values()])})
+
+
+def _compare_tables(old, new, relative, absolute):
+    if list(old) != list(new) or len(old) != len(new):
+        return DIFFERENT, f"{len(old)} x {old.shape[1]} cells, now {len(new)} x {new.shape[1]}, or other columns"
+    verdict, note, skipped = TOLERATED, "", {"sha256"}  # of weights
+    for estimate, low, high in ESTIMATES:
+        if {estimate, low, high} <= set(old):
+            slack = absolute + relative * old[estimate].abs()
+            known = old[low].notna()
+            inside = (new[estimate] >= old[low] - slack) & (new[estimate] <= old[high] + slack)
+            wrong = known & ~inside | ((new[estimate] - old[estimate]).abs() > slack) & ~known
+            wrong |= old[estimate].isna() != new[estimate].isna()
+            if wrong.any():
+                return DIFFERENT, _change(old, new, estimate, wrong)
+            if known.any():
+                verdict, skipped = INTERVAL, skipped | {estimate, low, high, "p"}
+    for column in old.columns.difference(skipped, sort=False):
+        if pd.api.types.is_numeric_dtype(old[column]) and pd.api.types.is_numeric_dtype(new[column]):
+            before, after = old[column].astype(float), new[column].astype(float)
+            wrong = (((after - before).abs() > absolute + relative * before.abs()) | (before.isna() != after.isna()))
+            if wrong.any():
+                return DIFFERENT if verdict == INTERVAL else OTHER, _change(old, new, column, wrong)
+        elif (wrong := old[column].astype(str) != new[column].astype(str)).any():
+            return DIFFERENT, _change(old, new, column, wrong)
+    return verdict, note
+
+
+def _change(old, new, column, wrong):
+    row = int(np.flatnonzero(wrong)[0])
+    before, after = old[column].iloc[row], new[column].iloc[row]
+    return f"row {row + 1}, {column}: {before} -> {after}; {int(wrong.sum())} of {len(old)} rows"
+
+
+# ---- the pipeline ----------------------------------------------------------------------------------------------------
+def read_pipeline(root):
+    """{name: Stage} of the pipeline at `root`, in an order in which they can be run."""
+    import networkx
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    def name(stage):
+        return stage.name if stage.cmd else stage.path_in_repo
+
+    try:
+        with Repo(str(root)) as repo:
+            graph = repo.index.graph  # an edge leads from a stage to one that it needs
+            ordered = networkx.lexicographical_topological_sort(graph.reverse(copy=True), key=name)
+            return {name(stage): Stage(
+                name(stage), tuple(sorted(os.path.relpath(out.fs_path, root) for out in stage.outs)),
+                all(out.use_cache and out.can_push for out in stage.outs), bool(stage.cmd),
+                tuple(sorted(map(name, graph.successors(stage))))) for stage in ordered}
+    except DvcException as problem:
+        raise UserError(f"DVC cannot read the pipeline ({reason(problem, 200)}); correct dvc.yaml") from None
+
+
+def choose(pipeline, names=()):
+    """(stages to run, names of stages to pull), each in the order of the pipeline."""
+    groups = {}
+    for stage in pipeline.values():
+        if stage.runs:
+            groups.setdefault(stage.name.partition("@")[0], []).append(stage.name)
+            groups[stage.name] = [stage.name]
+    chosen = {stage for name in names for stage in groups[pick("stage", name, groups)]}
+    chosen = chosen or {stage.name for stage in pipeline.values() if stage.runs and not stage.kept}
+    run, pull, waiting = set(), set(), sorted(chosen)
+    while waiting:
+        stage = pipeline[waiting.pop()]
+        if stage.kept and stage.name not in chosen:
+            pull.add(stage.name)
+        elif stage.name not in run:
+            run.add(stage.name)
+            waiting += stage.needs
+    return [stage for stage in pipeline.values() if stage.name in run], [name for name in pipeline if name in pull]
+
+
+def _hashes(lock):
+    """{path: hash} of the outputs in a dvc.lock, or nothing if it is None or not there."""
+    try:
+        stages = yaml.safe_load(lock.read_text("utf-8"))["stages"] if lock and lock.is_file() else {}
+        return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ()) if "md5" in out}
+    except (yaml.YAMLError, AttributeError, TypeError, KeyError) as problem:
+        raise UserError(f"dvc.lock cannot be read ({reason(problem)}); restore it with git") from None
+
+
+def _pull(clone, names, done):
+    if names and done.get(f"{clone.name} pulled") != names:
+        log = clone.with_name("pull.log")
+        if _dvc(clone, log, "pull", *names):
+            end = reason(log.read_text(errors="replace")[-200:], 200)
+            raise UserError(f"`dvc pull {' '.join(names)}` failed: {end}")
+        done[f"{clone.name} pulled"] = names
+
+
+def _run(clone, stage, before):
+    """Run one stage whatever DVC knows about it; {"problem": a line or "", "seconds": ...}."""
+    if failed := next((need for need in stage.needs if before.get(need, {}).get("problem")), None):
+        return {"problem": f"needs {failed}", "seconds": 0.0}
+    started, log = time.monotonic(), clone.with_name(f"{clone.name}-{stage.name.replace('/', '_')}.log")
+    status = _dvc(clone, log, "repro", "--single-item", "--force", "--no-run-cache", stage.name)
     if status:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-SHOWN_LINES:])
-        print(f"\n{tail}\n", file=sys.stderr)
-        problem = "failed; the end of its log is above"
-    if edited:
-        problem = f"{os.path.relpath(edited[0], clone)} changed while it ran" + (
-            f", and {len(edited) - 1} more" if len(edited) > 1 else "")
-    return {"seconds": time.monotonic() - started, "problem": problem}
+        print(*log.read_text(errors="replace").splitlines()[-12:], "", sep="\n", file=sys.stderr)
+    return {"problem": "failed; the end of its log is above" if status else "",
+            "seconds": round(time.monotonic() - started, 1)}
 
 
-def _compared(done, stages, clones, committed, locked, tolerance):
-    """A Row for each output of `stages`. clones: {name: folder}, the last one's outputs are the new ones; committed: output
-    -> path of what HEAD holds."""
-    first, last = clones["first"], list(clones.values())[-1]
-    made, rows = verify_stages.records(last), []
-    for stage in stages:
-        entries = [done[f"{name} {stage.address}"] for name in clones]
-        problem = next((entry["problem"] for entry in entries if entry["problem"]), "")
-        for out in stage.outs:
-            row = Row(stage.address, out, seconds=entries[-1]["seconds"])
-            if problem:
-                row = dataclasses.replace(row, verdict=NOT_VERIFIED, note=problem)
-            elif len(clones) > 1:
-                row = _of_files(row, FIRST_RUN, first / out, last / out, tolerance)
-                if stage.address in locked:
-                    said = _recorded(locked[stage.address], made[stage.address], out)
-                    row = dataclasses.replace(row, note="; ".join(filter(None, (row.note, said))))
-            elif verify_clone.is_tracked(first, [out]):
-                row = _of_files(row, IN_GIT, committed(out), last / out, tolerance)
-            elif stage.address in locked:
-                old, new = (record[stage.address]["outs"].get(out, "") for record in (locked, made))
-                row = dataclasses.replace(row, against=IN_LOCK, old=old, new=new, verdict=IDENTICAL if old == new else DIFFERENT)
-                if old != new:
-                    other = verify_stages.other_inputs(locked[stage.address], made[stage.address])
-                    row = dataclasses.replace(row, note=f"recorded with another {other[0]}" if other else
-                                              "dvc.lock holds its hash alone, so by how much is unknown")
-            else:
-                row = dataclasses.replace(row, new=digest(last / out) or "", note="neither in git nor in dvc.lock")
-            rows.append(row)
-    return rows
+def _dvc(clone, log, *words):
+    """Run DVC in a clone; returns its status. What it started ends with this process."""
+    cache = clone / ".cache"
+    folders = {f"DVC_{name}_DIR": str(cache / name.lower())
+               for name in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    settings = {**os.environ, "PATH": path, "PYTHONPATH": str(clone), "DVC_NO_ANALYTICS": "1", **folders}
+    with open(log, "w") as stream:
+        process = subprocess.Popen([sys.executable, "-m", "dvc", *words], cwd=clone, env=settings,
+                                   stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
+                                   start_new_session=True)
+        try:
+            return process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
 
 
-def _of_files(row, against, old, new, tolerance):
-    found = compare(old, new, tolerance)
-    return dataclasses.replace(row, against=against, old=digest(old) or "", new=digest(new) or "", verdict=found.verdict,
-                               note=found.largest)
+# ---- clones ----------------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _workplace(keep, key):
+    """(folder, what was done there before): `keep`, or a temporary one, which is removed."""
+    folder = Path(keep).absolute() if keep else Path(tempfile.mkdtemp(prefix="anl-verify-"))
+    done = read_json(folder / STATE) if (folder / STATE).is_file() else {"key": key}
+    if (folder.exists() and any(folder.iterdir()) and not (folder / STATE).is_file()) or done.get("key") != key:
+        raise UserError(f"{keep} holds something else than a verification of this commit and profile; choose another "
+                        "folder")
+    try:
+        write_json(folder / STATE, done)
+        yield folder, done
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _recorded(old, new, out):
-    """What dvc.lock's record adds to a comparison of two runs."""
-    if old["outs"].get(out) == new["outs"].get(out):
-        return "the bytes that dvc.lock records"
-    other = verify_stages.other_inputs(old, new)
-    return f"dvc.lock's record is of another {other[0]}" if other else "dvc.lock records other bytes"
+def _commit(root, dirty):
+    """The commit to verify; with uncommitted changes, one that holds them."""
+    head = _git(root, "rev-parse", "--verify", "HEAD", fix="run this in a git repository with a commit")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
+    if not changes:
+        return head
+    if not dirty:
+        raise UserError(f"{len(changes)} files have uncommitted changes ({changes[0].split(maxsplit=1)[1]} is one); "
+                        "commit them, or include them with --dirty")
+    return _git(root, "stash", "create", fix="commit the changes")
 
 
-def _done_before(place, settings):
-    """{pass and stage: what run_stage returned} of earlier calls in this folder. Raises UserError if those were of another
-    commit or profile."""
-    path = place / STATE
-    if not path.is_file():
-        write_json(path, {**settings, "done": {}})
-        return {}
-    state = read_json(path)
-    if {key: state.get(key) for key in settings} != settings:
-        raise UserError(f"{place} holds a verification of another commit, other changes or another profile; remove it, or "
-                        "choose another folder")
-    return state["done"]
+def _clone(root, clone, commit, profile, done):
+    """A clone with its own, empty DVC cache; one that is complete already stays as it is."""
+    if not done.get(f"{clone.name} cloned"):
+        shutil.rmtree(clone, ignore_errors=True)
+        _git(clone.parent, "clone", "--quiet", "--shared", "--no-checkout", str(Path(root).resolve()), str(clone))
+        _git(clone, "checkout", "--quiet", "--detach", commit)
+        if not (clone / "dvc.yaml").is_file():
+            raise UserError("git holds no dvc.yaml here; run this in the repository's root")
+        if profile:  # by the clone's own code
+            subprocess.run([sys.executable, "-m", "anl.cli", "profile", profile], cwd=clone, check=True,
+                           stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(clone)})
+        done[f"{clone.name} cloned"] = True
+    return clone
+
+
+def _committed(clone, place, out):
+    """Path of a copy of a file as git holds it; None if it does not."""
+    done = subprocess.run(["git", "-C", str(clone), "cat-file", "blob", f"HEAD:{out}"], capture_output=True,
+                          check=False)
+    path = place / "committed" / out
+    if done.returncode == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(done.stdout)
+        return path
+    return None
+
+
+def _git(folder, *words, fix=""):
+    done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"git {words[0]}: {reason(done.stderr, 160)}; {fix}")
+    return done.stdout.strip()

@@ -45,8 +45,8 @@ def test_a_profile_is_written_whole_and_read_back(tmp_path):
 
 def test_variants_differ_in_what_they_name():
     small = config.load_config(profile="small")
-    assert [variant.method.step for variant in small.variants("step_t").values()] == [1, 10, 100, 500]
-    assert list(small.variants("step_t")) == ["t=1", "t=10", "t=100", "t=500"]
+    assert [variant.method.step for variant in small.variants("step_t").values()] == [1, 100]
+    assert list(small.variants("step_t")) == ["t=1", "t=100"]
     assert small.override(method={"step": 7}).method.step == 7 and small.method.step == 1
 
 
@@ -74,7 +74,7 @@ def small(*overrides):
     ("training.steps=true", "'training.steps' must be a whole number, not True"),
     ("training.learning_rate=fast", "'training.learning_rate' must be a valid number"),
     ("training.learning_rate=.inf", "'training.learning_rate' must be a finite number"),
-    ("training.learning_rate=0", "greater than 0"), ("training.warmup_steps=280", "must be below training.steps"),
+    ("training.learning_rate=0", "greater than 0"), ("training.warmup_steps=400", "must be below training.steps"),
     ("training.resize_scale=[0.5]", "two numbers"), ("training.jpeg_quality=[0, 90]", "training.jpeg_quality.0"),
     ("seeds=3", "'seeds' must be a valid list"), ("seeds=[]", "at least 1 item"), ("seeds=[-1]", "seeds.0"),
     ("seed=4294967296", "less than"), ("data=photos", "'data' must be a valid dictionary"),
@@ -90,7 +90,7 @@ def small(*overrides):
     ("families.vae.model=published", "kind manifest"), ("models.superres.scale=3", "must divide"),
     ("models.vae.channels=[]", "'models.vae.channels' is missing"), ("prior.revision=abc", "commit of a `source`"),
     ("other_priors.random={channels: [8]}", "is the name of a target"),
-    ("other_priors.denoiser.objective=diffusion", "must be denoiser"),
+    ("other_priors.denoiser={channels: [8]}", "must be denoiser"),
     ("method.target=pior", "'pior' is not a target; did you mean 'prior'"), ("method.loss_weight=-1", "greater than"),
     ("method.target=ffdnet", "denoiser_weights"), ("method.baseline=npr", "must be none for a baseline"),
     ("baselines.encoder=vit", "baselines.encoder"), ("evaluation.views=[matched]", "must contain raw"),
@@ -214,7 +214,8 @@ def test_settings_with_an_effect_change_an_identity():
     assert not changed(ensemble, other_priors={"tenth_prior": {"precision": "fp32"}})
     assert changed(anl.override(method={"attention": "gate"}), detector={"gate_width": 8})
     assert changed(anl.override(method={"attention": "transfer"}), method={"attention_weight": 0.2})
-    assert changed(anl.override(method={"target": "denoiser"}), other_priors={"denoiser": {"noise_step": 20}})
+    denoiser = anl.override(method={"target": "denoiser"}, other_priors={"denoiser": {"channels": [8], "objective": "denoiser"}})
+    assert changed(denoiser, other_priors={"denoiser": {"noise_step": 20}})
     lare = anl.override(method={"baseline": "lare"})
     assert changed(lare, baselines={"error_draws": 9}) and changed(lare, prior={"precision": "fp32"})
 

@@ -1,8 +1,8 @@
-"""Damaged files by the thousand for the decoder, the manifest reader and the reader of cards: `make fuzz` runs 100,000 of each.
+"""Random damage to files for the decoder, the manifest reader and the reader of detector cards.
 
-Each must end in pixels, a table or a card, or in the one error that says what is wrong: no other exception, no hang, no
-memory beyond the limit. Hypothesis shrinks what fails and prints how to repeat it; what hangs ends the process, and leaves the
-input, and where it hung, in two files of the system's temporary folder.
+Each input must give pixels, a table or a card, or a UserError: no other exception, no hang, no memory over the limit.
+`ANL_FUZZ=100000 pytest -n 0 tests/test_fuzz.py` (`make fuzz`) tries that many of each. Hypothesis shrinks a failing input
+and prints how to repeat it; an input that hangs ends the process and stays, with the stack, in two files of the temporary folder.
 """
 
 import contextlib
@@ -26,45 +26,45 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anl.data import decode, manifest
-from anl.detect import card, explain
-from anl.errors import UserError
+from anl.detect import card
+from anl.io import UserError
+from tests.conftest import ROOT
 
-COUNT = int(os.environ.get("ANL_FUZZ", "100"))
-SECONDS = 10  # one input; the machine may be busy
-HANGS = 60  # seconds after which one input counts as a hang, and the process is ended
-LIMIT = 2**29  # bytes of address space beyond what is in use; threads and their arenas take some of it
-OUT_OF_MEMORY = ("memory", "malloc", "allocat")  # words of a reason that means LIMIT was reached: nothing else guards a user
+COUNT = int(os.environ.get("ANL_FUZZ", "40"))
+SECONDS = 10  # for one input, on a busy machine
+HANGS = 60  # seconds after which an input counts as a hang, and the process is ended
+LIMIT = 2**29  # bytes of address space beyond those in use; threads take some of it
+OUT_OF_MEMORY = ("memory", "malloc", "allocat")  # words of a message that means LIMIT was reached: users have no such limit
 MAX_PIXELS = 1_000_000
 FUZZ = settings(max_examples=COUNT, deadline=SECONDS * 1000, derandomize="ANL_FUZZ" not in os.environ, database=None,
                 suppress_health_check=list(HealthCheck))
 
 
-def seeds_of_images():
-    """Small whole files of every format that is read, odd modes included."""
-    rng, found = np.random.default_rng(0), []
+def whole_images():
+    """Small intact files of every format that is read, including unusual modes."""
+    rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (9, 13, 4), dtype=np.uint8)
-    for kind, options in (("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("WEBP", {"lossless": True}),
-                          ("BMP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("GIF", {}), ("PPM", {}), ("AVIF", {})):
+    rgb = Image.fromarray(pixels[..., :3])
+    pictures = [(rgb, "JPEG", {}), (rgb, "JPEG", {"progressive": True}), (rgb, "PNG", {}), (rgb, "WEBP", {}), (rgb, "WEBP", {"lossless": True}),
+                (rgb, "BMP", {}), (rgb, "TIFF", {}), (rgb, "TIFF", {"compression": "tiff_lzw"}), (rgb, "GIF", {}), (rgb, "PPM", {}),
+                (rgb, "AVIF", {}), (rgb.convert("CMYK"), "JPEG", {}), (Image.fromarray(pixels, "RGBA"), "PNG", {}),
+                (Image.fromarray(pixels[..., 0]), "PNG", {}), (rgb.quantize(16), "PNG", {}),
+                (Image.fromarray(pixels[..., 0].astype(np.uint16) * 257), "PNG", {})]
+    found = []
+    for image, kind, options in pictures:
         stream = io.BytesIO()
-        Image.fromarray(pixels[..., :3]).save(stream, kind, **options)
+        image.save(stream, kind, **options)
         found.append(stream.getvalue())
-    for image in (Image.fromarray(pixels, "RGBA"), Image.fromarray(pixels[..., 0]), Image.fromarray(pixels[..., :3]).quantize(16),
-                  Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)):
-        stream = io.BytesIO()
-        image.save(stream, "PNG")
-        found.append(stream.getvalue())
-    stream = io.BytesIO()
-    Image.fromarray(pixels[..., :3]).convert("CMYK").save(stream, "JPEG")
-    return [*found, stream.getvalue(), b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<html><img src=x></html>", b""]
+    return [*found, b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"<html><img src=x></html>", b""]
 
 
-IMAGES = seeds_of_images()
-HAND = Path(tempfile.gettempdir()) / f"anl-fuzz-{os.getpid()}"  # the input at hand
+IMAGES = whole_images()
+CURRENT = Path(tempfile.gettempdir()) / f"anl-fuzz-{os.getpid()}"  # the input being tried
 
 
 @st.composite
 def damaged(draw, wholes):
-    """Bytes of one of `wholes`, some of them changed, cut off, doubled, or taken from another."""
+    """Bytes of one of `wholes`, with some changed, cut off, doubled, or taken from another."""
     data = bytearray(draw(st.sampled_from(wholes)))
     for _ in range(draw(st.integers(0, 6))):
         how = draw(st.sampled_from(("byte", "word", "cut", "double", "splice", "insert")))
@@ -85,11 +85,10 @@ def damaged(draw, wholes):
 
 
 def limited(call, data=b"", seconds=HANGS):
-    """call() with the process's memory limited, so that an input that asks for too much fails here and not the machine, and
-    with an alarm that ends the process if the call never returns: nothing else ends a loop in C."""
+    """call() with limited memory, and with an alarm that ends the process if it does not return (a loop in C)."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
-    HAND.write_bytes(data)
+    CURRENT.write_bytes(data)
     signal.alarm(seconds)
     resource.setrlimit(resource.RLIMIT_AS, (used + LIMIT, before[1]))
     try:
@@ -99,66 +98,67 @@ def limited(call, data=b"", seconds=HANGS):
         signal.alarm(0)
 
 
-def is_reason(problem):
-    """Whether an error is one readable line, and not the memory's limit."""
+def is_message(problem):
+    """Whether an error is one readable line, and not caused by the memory limit."""
     text = str(problem)
     return text.isprintable() and not any(word in text for word in OUT_OF_MEMORY)
 
 
+@contextlib.contextmanager
+def watched():
+    """Write the stack to a file before the alarm ends the process."""
+    stack = CURRENT.with_suffix(".txt")
+    with open(stack, "w") as file:
+        faulthandler.register(signal.SIGALRM, file, chain=True)
+        yield
+        faulthandler.unregister(signal.SIGALRM)
+    stack.unlink()
+    CURRENT.unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _watch():
-    """Whoever is ended by the alarm says where it was."""
+def _watched():
     with watched():
         yield
 
 
-@contextlib.contextmanager
-def watched():
-    where = HAND.with_suffix(".txt")
-    with open(where, "w") as file:
-        faulthandler.register(signal.SIGALRM, file, chain=True)  # then what the signal does by itself: end the process
-        yield
-        faulthandler.unregister(signal.SIGALRM)
-    where.unlink()
-    HAND.unlink(missing_ok=True)
-
-
-def test_what_hangs_or_asks_for_too_much_memory_is_ended():
+def test_hangs_and_excessive_memory_are_ended():
     with pytest.raises(MemoryError):
         limited(lambda: bytearray(2 * LIMIT))
-    hang = ("from tests.test_fuzz import HAND, limited, watched\nprint(HAND, flush=True)\n"
-            "with watched(): limited(lambda: sum(iter(int, 1)), b'at hand', 1)")
-    done = subprocess.run([sys.executable, "-c", hang], check=False, cwd=Path(__file__).parents[1], capture_output=True, text=True,
-                          timeout=120)
+    hang = ("from tests.test_fuzz import CURRENT, limited, watched\nprint(CURRENT, flush=True)\n"
+            "with watched(): limited(lambda: sum(iter(int, 1)), b'input', 1)")
+    done = subprocess.run([sys.executable, "-c", hang], check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGALRM
-    hand = Path(done.stdout.strip())
-    where = hand.with_suffix(".txt")
-    assert hand.read_bytes() == b"at hand" and "in limited" in where.read_text()
-    hand.unlink()
-    where.unlink()
+    current = Path(done.stdout.strip())
+    stack = current.with_suffix(".txt")
+    assert current.read_bytes() == b"input" and "in limited" in stack.read_text()
+    current.unlink()
+    stack.unlink()
 
 
 @FUZZ
 @given(damaged(IMAGES))
-def test_image_bytes_become_pixels_or_a_reason(data):
+def test_images_are_decoded_or_refused(data):
     try:
         pixels = limited(lambda: decode.decode(data, MAX_PIXELS), data)
     except UserError as problem:
-        assert "is refused: " in str(problem) and is_reason(problem)
+        assert "is refused: " in str(problem) and is_message(problem)
         return
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
     assert 0 < pixels.shape[0] * pixels.shape[1] <= MAX_PIXELS
+    header = decode.read_header(data, MAX_PIXELS)
+    assert (header.height, header.width) == pixels.shape[:2] and header.format in decode.FORMATS
 
 
 @FUZZ
 @given(damaged(IMAGES))
-def test_a_header_agrees_with_the_pixels(data):
+def test_headers_are_read_or_refused(data):
     try:
-        header, pixels = limited(lambda: (decode.read_header(data, MAX_PIXELS), decode.decode_bytes(data, MAX_PIXELS)), data)
+        header = limited(lambda: decode.read_header(data, MAX_PIXELS), data)
     except decode.Refused as problem:
-        assert is_reason(problem)
+        assert is_message(problem)
         return
-    assert (header.height, header.width) == pixels.shape[:2] and header.format in decode.FORMATS
+    assert 0 < header.height * header.width <= MAX_PIXELS
 
 
 def whole_manifest():
@@ -171,44 +171,38 @@ def whole_manifest():
         return path.read_bytes()
 
 
-MANIFESTS = [whole_manifest()] * 6 + [b"PAR1PAR1", b""]
-
-
 @FUZZ
-@given(damaged(MANIFESTS))
-def test_manifest_bytes_become_a_table_or_a_reason(data):
+@given(damaged([whole_manifest()] * 6 + [b"PAR1PAR1", b""]))
+def test_manifests_are_read_or_refused(data):
     with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
         file.write(data)
         file.flush()
         try:
             table = limited(lambda: manifest.read(file.name), data)
         except UserError as problem:
-            assert is_reason(str(problem).replace(file.name, ""))
+            assert is_message(str(problem).replace(file.name, ""))
             return
     assert isinstance(table, pd.DataFrame)
 
 
 def whole_card():
-    """A card as `anl card` writes it, of a detector of two generators."""
-    rows = [{"of": name, "condition": "raw", "seen": name == "ddim", "n": 33, "AP": None if name == "real" else 0.9,
-             "called_generated": 0.1, "called_undecided": 0.5, "called_real": 0.4} for name in ("real", "ddim")]
-    return {"version": card.VERSION, "weights_sha256": "0" * 64, "size": 64, "rule": "mean", "midpoint": 0.2, "temperature": 0.5,
+    """A detector's card, as JSON values."""
+    rows = [{"generator": name, "condition": "raw", "seen": name == "ddim", "n": 33, "auroc": None if name == "real" else 0.9,
+             "generated": 0.1, "undecided": 0.5, "real": 0.4} for name in ("real", "ddim")]
+    return {"version": 3, "weights_sha256": "0" * 64, "settings": {"kind": "detector"}, "size": 64, "midpoint": 0.2, "temperature": 0.5,
             "threshold": 1.0, "lower": -0.5, "measured": rows, "limits": ["A demonstration."], "licence": "MIT",
-            "chosen_on": {"split": "validation", "n_real": 31, "n_fake": 31, "target_fpr": 0.05, "target_miss": 0.05,
-                          "rules": [{"rule": "mean", "AP": 0.8}], "threshold_by_condition": {"raw": 0.0, "files": 1.0},
-                          "files_above_untouched_threshold": 0.8},
-            "trained_on": {"profile": "small", "spec": {"seed": 0}, "identity": "0", "generator": "ddim", "unseen": ["vae"],
-                           "data": "data/photos.csv", "versions": {"anl": "1"}}}
+            "calibration": {"n_real": 31, "n_generated": 31, "target_fpr": 0.05, "target_miss": 0.05,
+                            "threshold_by_condition": {"raw": 0.0, "files": 1.0}},
+            "training": {"profile": "small", "seen": ["ddim"], "unseen": ["vae"], "data": "data/photos.csv", "run": {"seed": 0}}}
 
 
-ANYTHING = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(-(10**400)),
-                        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
-                        max_leaves=4)
+VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(-(10**400)),
+                      lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2), max_leaves=4)
 
 
 @st.composite
-def misstated(draw):
-    """A card, some of its values at any depth something else, gone, or joined by another."""
+def altered(draw):
+    """A card with some values, at any depth, replaced or removed."""
     value = whole_card()
     for _ in range(draw(st.integers(1, 3))):
         place = value
@@ -218,22 +212,22 @@ def misstated(draw):
                 break
             place = place[key]
         if draw(st.booleans()):
-            place[key] = draw(ANYTHING)
+            place[key] = draw(VALUES)
         elif len(place) > 1:
             del place[key]
     return value
 
 
 @FUZZ
-@given(misstated() | damaged([json.dumps(whole_card()).encode()]))
-def test_a_card_is_sound_or_has_a_reason(value):
+@given(altered() | damaged([json.dumps(whole_card()).encode()]))
+def test_cards_are_read_or_refused(value):
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / card.CARD).write_bytes(data)
         try:
             read = limited(lambda: card.read(folder), data)
         except UserError as problem:
-            assert is_reason(str(problem).replace(folder, ""))
+            assert is_message(str(problem).replace(folder, ""))
             return
-    assert 0 <= read.probability(0.3) <= 1 and read.verdict(0.3) in (card.GENERATED, card.UNDECIDED, card.REAL_WORD)
-    assert all(line.isprintable() for line in explain.text(read).split("\n"))  # whatever is believed can be read
+    assert 0 <= read.probability(0.3) <= 1 and read.verdict(0.3) in card.VERDICTS
+    assert all(line.isprintable() for line in card.explain(read).split("\n"))

@@ -1,21 +1,20 @@
-"""`anl verify` on tiny DVC pipelines whose stages write a line, in repositories made here."""
+"""`anl verify` on a tiny DVC pipeline whose stages write a line, in a repository made here."""
 
-import json
 import os
-import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from safetensors.numpy import save_file
 
-from anl import cli, cli_verify, verify, verify_clone, verify_stages
-from anl.errors import UserError
-from anl.verify_compare import DIFFERENT, IDENTICAL, WITHIN
-from tests.conftest import ROOT
+from anl import verify
+from anl.io import UserError
+from anl.verify import DIFFERENT, FAILED, IDENTICAL, INTERVAL, NOTHING, OTHER, TOLERATED, compare, conclusion
 
-# base is kept by DVC; middle is recorded in dvc.lock alone; table is in git; alone is recorded, and in git no more
+# base is kept by DVC; middle is recorded in dvc.lock only; table is in git
 PIPELINE = """
 stages:
   base:
@@ -27,15 +26,12 @@ stages:
     outs:
       - middle.txt: {cache: false}
   table:
-    cmd: python code.py table middle.txt
-    deps: [middle.txt, code.py]
-    outs:
-      - results/table.csv: {cache: false}
-  alone:
-    cmd: python code.py alone base.txt
-    deps: [base.txt, code.py]
-    outs:
-      - alone.txt: {cache: false}
+    foreach: {main: {}}
+    do:
+      cmd: python code.py table middle.txt
+      deps: [middle.txt, code.py]
+      outs:
+        - results/table.csv: {cache: false}
 """
 CODE = """
 import pathlib, sys
@@ -43,24 +39,21 @@ name, source = sys.argv[1:]
 value = pathlib.Path(source).read_text()
 pathlib.Path("results").mkdir(exist_ok=True)
 if name == "table":
-    pathlib.Path("results/table.csv").write_text("AP\\n0.5\\n")
+    pathlib.Path("results/table.csv").write_text("mean,low,high\\n0.5,0.4,0.6\\n")
 else:
     pathlib.Path(f"{name}.txt").write_text(value)
 """
 
 
 def run(folder, *words):
-    done = subprocess.run(words, cwd=folder, env=verify_clone.environment(folder), capture_output=True, text=True, check=False)
+    settings = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1",
+                **{f"DVC_{name}_DIR": str(folder / ".cache") for name in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE")}}
+    done = subprocess.run(words, cwd=folder, env=settings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(map(str, words))}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def dvc(folder, *words):
-    return run(folder, sys.executable, "-m", "dvc", *words)
 
 
 def git(folder, *words):
-    return run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", *words)
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", *words)
 
 
 def commit(folder, words="change"):
@@ -73,13 +66,13 @@ def made(tmp_path_factory):
     """A repository whose pipeline was run and committed, its base in the store that comes with it."""
     folder = tmp_path_factory.mktemp("project")
     git(folder, "init", "-q", ".")
-    dvc(folder, "init", "-q")
-    dvc(folder, "remote", "add", "-q", "-d", "store", ".dvc/store")
+    for words in (["init", "-q"], ["remote", "add", "-q", "-d", "store", ".dvc/store"]):
+        run(folder, sys.executable, "-m", "dvc", *words)
     (folder / "dvc.yaml").write_text(PIPELINE)
     (folder / "code.py").write_text(CODE)
-    (folder / ".gitignore").write_text("/middle.txt\n/alone.txt\n/base.txt\n/.cache\n")
-    dvc(folder, "repro", "-q")
-    dvc(folder, "push", "-q")
+    (folder / ".gitignore").write_text("/middle.txt\n/base.txt\n/.cache\n")
+    for word in ("repro", "push"):
+        run(folder, sys.executable, "-m", "dvc", word, "-q")
     commit(folder, "everything")
     return folder
 
@@ -88,13 +81,9 @@ def made(tmp_path_factory):
 def project(made, tmp_path, monkeypatch):
     """A fresh clone of it, the working folder."""
     git(tmp_path, "clone", "-q", str(made), "project")
-    folder = tmp_path / "project"
-    for key in ("user.name", "user.email"):
-        git(folder, "config", key, "t@example.org")
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "project")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return folder
+    return tmp_path / "project"
 
 
 def edit(folder, path, old, new):
@@ -103,179 +92,116 @@ def edit(folder, path, old, new):
     (folder / path).write_text(text.replace(old, new))
 
 
-def verdicts(report):
-    return {row.output: row.verdict for row in report.rows}
+def verdicts(table):
+    return dict(zip(table["output"], table["verdict"], strict=True))
 
 
-def test_everything_is_made_again_and_is_identical(project, tmp_path, capsys):
+def test_what_is_committed_is_made_again_and_is_identical(project, tmp_path):
     lines = []
-    report = verify.run(stages=["table"], say=lines.append)
-    assert verdicts(report) == {"middle.txt": IDENTICAL, "results/table.csv": IDENTICAL}
-    assert report.passed and report.verdict == IDENTICAL and not report.twice
-    assert {row.output: row.against for row in report.rows} == {"middle.txt": verify.IN_LOCK, "results/table.csv": verify.IN_GIT}
-    assert not (project / "middle.txt").exists()  # the reader's own folder is left alone
-    assert not list(tmp_path.glob("anl-verify-*"))
-    assert [line for line in lines if line.startswith("[2/2] table: ")] and "pulling 1 outputs" in "\n".join(lines)
-    text = "\n".join(cli_verify.lines(report))
-    assert re.search(r"^table +results/table.csv +git +\w{10} +\w{10} +identical$", text, re.MULTILINE)
-    assert "tolerance: numbers" in text and "left out: run.json" in text and text.endswith("verdict: identical")
+    table = verify.verify(["table"], say=lines.append)
+    assert verdicts(table) == {"middle.txt": IDENTICAL, "results/table.csv": IDENTICAL}
+    assert table["compared with"].tolist() == ["dvc.lock", "git"] and conclusion(table) == (IDENTICAL, True)
+    assert not (project / "middle.txt").exists() and not list(tmp_path.glob("anl-verify-*"))  # nothing is left behind
+    assert lines[0].startswith("2 stages to run, 1 to pull")
 
 
-def test_other_numbers_are_named_with_their_cell_and_within_tolerance_they_pass(project):
-    edit(project, "code.py", "0.5", "0.50002")
-    commit(project)
-    report = verify.run(stages=["table"], say=lambda line: None)
-    row = report.rows[-1]
-    assert (row.verdict, row.note, report.passed) == (WITHIN, "line 2, AP: 0.5 -> 0.50002", True)
-    edit(project, "code.py", "0.50002", "0.6")
-    commit(project)
-    report = verify.run(stages=["table"], say=lambda line: None)
-    assert report.rows[-1].verdict == report.verdict == DIFFERENT and not report.passed
-
-
-def test_an_output_of_which_only_the_hash_is_known_names_the_input_that_changed(project):
+def test_other_numbers_are_confirmed_within_their_interval_only(project, tmp_path):
     edit(project, "code.py", "write_text(value)", "write_text(value + '!')")
+    edit(project, "code.py", "0.5,0.4,0.6", "0.55,0.44,0.66")
+    with pytest.raises(UserError, match="code.py is one.*--dirty"):
+        verify.verify(["table"])
+    keep = tmp_path / "kept"
+    table = verify.verify(["table@main"], dirty=True, keep=keep, say=lambda line: None)
+    assert verdicts(table) == {"middle.txt": OTHER, "results/table.csv": INTERVAL} and conclusion(table) == (OTHER, True)
+    edit(project, "code.py", "0.55,0.44,0.66", "0.7,0.6,0.8")
+    table = verify.verify(["table"], dirty=True, say=lambda line: None)
+    assert verdicts(table)["results/table.csv"] == DIFFERENT and not conclusion(table)[1]
+    with pytest.raises(UserError, match="another folder"):
+        verify.verify(["table"], dirty=True, keep=keep)
+
+
+def test_a_stage_that_fails_stops_what_needs_it_and_a_second_call_continues(project, tmp_path, capsys):
+    edit(project, "code.py", "if name", "assert name != 'middle', 'out of order'\nif name")
     commit(project)
-    report = verify.run(stages=["middle", "table"], say=lambda line: None)
-    assert verdicts(report) == {"middle.txt": DIFFERENT, "results/table.csv": IDENTICAL} and not report.passed
-    assert report.rows[0].note == "recorded with another code.py"
-
-
-def test_what_was_made_once_is_run_only_if_named(project):
-    report = verify.run(stages=["base", "alone"], say=lambda line: None)
-    assert [row.stage for row in report.rows] == ["base", "alone"]
-    report = verify.run(say=lambda line: None)
-    assert {row.stage for row in report.rows} == {"middle", "table", "alone"}  # the default: all but that
-
-
-def test_where_nothing_is_in_git_two_runs_are_compared(project):
-    edit(project, "code.py", 'write_text(value)', 'write_text(value + __import__("uuid").uuid4().hex)')
-    commit(project)
-    report = verify.run(stages=["alone"], say=lambda line: None)
-    assert report.twice and verdicts(report) == {"alone.txt": DIFFERENT} and report.rows[0].against == verify.FIRST_RUN
-    edit(project, "code.py", '__import__("uuid").uuid4().hex', '"!"')
-    commit(project)
-    report = verify.run(stages=["alone"], say=lambda line: None)
-    assert report.verdict == IDENTICAL and report.rows[0].note == "dvc.lock's record is of another code.py"
-    assert "two runs of the same commit" in "\n".join(cli_verify.lines(report))
-
-
-def test_uncommitted_changes_are_refused_or_taken_along(project):
-    edit(project, "code.py", "0.5", "0.7")
-    with pytest.raises(UserError, match=r"1 file\(s\) have uncommitted changes \(code.py, ...\); commit them, or .* --dirty"):
-        verify.run(stages=["table"])
-    report = verify.run(stages=["table"], dirty=True, say=lambda line: None)
-    assert report.dirty and report.verdict == DIFFERENT and "0.5 -> 0.7" in report.rows[-1].note
-    assert "0.7" in (project / "code.py").read_text() and "uncommitted changes" in "\n".join(cli_verify.lines(report))
-
-
-@pytest.mark.parametrize("target, words", [("code.py", "code.py changed while it ran"), ("base.txt", "base.txt changed")])
-def test_an_input_edited_under_a_stage_makes_it_not_verified(project, target, words):
-    edit(project, "code.py", "value = ", f"name == 'middle' and pathlib.Path('{target}').open('a').write('\\n')\nvalue = ")
-    commit(project)
-    report = verify.run(stages=["table"], say=lambda line: None)
-    assert verdicts(report) == dict.fromkeys(("middle.txt", "results/table.csv"), verify.NOT_VERIFIED) and not report.passed
-    assert words in report.rows[0].note and report.rows[1].note == "needs middle, which could not be verified"
-
-
-def test_a_failing_stage_is_shown_and_the_next_call_goes_on_from_there(project, tmp_path, capsys):
-    flag = tmp_path / "flag"
-    edit(project, "code.py", "value = ", f"assert name != 'table' or pathlib.Path('{flag}').exists(), 'no flag'\nvalue = ")
-    commit(project)
-    report = verify.run(stages=["table"], keep=tmp_path / "kept", say=lambda line: None)
-    assert report.rows[-1].verdict == verify.NOT_VERIFIED and "no flag" in capsys.readouterr().err
-    flag.touch()
+    table = verify.verify(keep=tmp_path / "kept", say=lambda line: None)
+    assert verdicts(table) == {"middle.txt": FAILED, "results/table.csv": FAILED} and not conclusion(table)[1]
+    assert table["note"].tolist() == ["failed; the end of its log is above", "needs middle"] and "out of order" in capsys.readouterr().err
     lines = []
-    report = verify.run(stages=["table"], keep=tmp_path / "kept", say=lines.append)
-    assert report.rows[-1].verdict == IDENTICAL and "[1/2] middle: done before" in lines
-    assert (tmp_path / "kept/logs/first-table.log").is_file()
-    edit(project, "code.py", "0.5", "0.7")
+    (tmp_path / "kept/first/code.py").write_text(CODE)
+    table = verify.verify(keep=tmp_path / "kept", say=lines.append)
+    assert set(verdicts(table).values()) == {IDENTICAL} and len(lines) == 3
+    assert verdicts(verify.verify(keep=tmp_path / "kept", say=lines.append)) == verdicts(table) and len(lines) == 4  # nothing ran
+
+
+def test_what_nothing_is_known_about_is_run_twice(project):
+    git(project, "rm", "-q", "results/table.csv", "dvc.lock")
     commit(project)
-    with pytest.raises(UserError, match="another commit"):
-        verify.run(stages=["table"], keep=tmp_path / "kept")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/thesis.tex").touch()
-    with pytest.raises(UserError, match="holds something else"):
-        verify.run(stages=["table"], keep=tmp_path / "mine")
+    table = verify.verify(["base"], say=lambda line: None)
+    assert table["compared with"].tolist() == ["first run"] and conclusion(table) == (IDENTICAL, True)
 
 
-def test_an_interrupted_call_leaves_nothing_behind(project, tmp_path, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(verify, "run_stage", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        verify.run(stages=["table"], say=lambda line: None)
-    assert not list(tmp_path.glob("anl-verify-*"))
-
-
-def ended(pid):
-    """Whether a process is gone, or waits for nothing but being collected by one that has not started it."""
-    try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+def test_mistakes(project, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="no stage 'tabel'; did you mean 'table'"):
+        verify.verify(["tabel"])
+    (tmp_path / "plain").mkdir()
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    with pytest.raises(UserError, match="run this in a git repository"):
+        verify.verify(root=tmp_path / "plain")
 
 
-def test_a_call_that_is_terminated_stops_its_stage_and_leaves_nothing_behind(project, tmp_path):
-    edit(project, "code.py", "name, source", "import os, time; open(os.environ['STAGE_PID'], 'w').write(str(os.getpid())); "
-         "time.sleep(60)\nname, source")
-    commit(project)
-    told = tmp_path / "pid"
-    called = subprocess.Popen([sys.executable, "-m", "anl.cli", "verify", "middle"], cwd=project, stderr=subprocess.PIPE, text=True,
-                              env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path), "STAGE_PID": str(told)})
-    while not (told.is_file() and told.read_text()):
-        assert called.poll() is None, called.stderr.read()
-        time.sleep(0.1)
-    called.terminate()
-    assert called.wait(timeout=30) == 143
-    assert not list(tmp_path.glob("anl-verify-*"))
-    for _ in range(100):
-        if ended(int(told.read_text())):
-            break
-        time.sleep(0.1)
-    assert ended(int(told.read_text()))
+# ---- comparing ---------------------------------------------------------------------------------------------------------
+def tables(tmp_path, old, new, suffix=".csv"):
+    paths = []
+    for name, table in (("old", old), ("new", new)):
+        paths.append(tmp_path / f"{name}{suffix}")
+        frame = pd.DataFrame(table)
+        frame.to_csv(paths[-1], index=False) if suffix == ".csv" else frame.to_parquet(paths[-1])
+    return compare(*paths)
 
 
-def test_mistakes_are_one_line(project, tmp_path, monkeypatch, capsys):
-    def refused(*words):
-        assert cli.main(["verify", *words]) == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1 and "Traceback" not in error
-        return error
-
-    assert "there is no stage 'tabel'; choose of base, middle, table, alone" in refused("tabel")
-    assert "cannot be negative" in refused("--absolute=-1")
-    git(project, "rm", "-q", "dvc.lock")
-    git(project, "commit", "-q", "-m", "no lock")
-    assert "dvc.lock is not in git here" in refused()
-    (tmp_path / "bare").mkdir()
-    monkeypatch.chdir(tmp_path / "bare")
-    assert "is no git repository" in refused()
+BASE = {"variant": ["anl", "plain"], "mean": [0.7, 0.6], "low": [0.6, 0.5], "high": [0.8, 0.7], "difference": [0.1, np.nan],
+        "difference_low": [0.05, np.nan], "difference_high": [0.15, np.nan], "p": [0.01, np.nan], "seeds": [3, 3]}
 
 
-def test_the_report_can_be_read_by_a_program(project, capsys):
-    assert cli.main(["verify", "table", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["verdict"] == IDENTICAL and report["rows"][1]["output"] == "results/table.csv" and report["left_out"]
+@pytest.mark.parametrize("change, verdict, words", [
+    ({}, IDENTICAL, ""), ({"mean": [0.75, 0.55], "low": [0.7, 0.5], "p": [0.04, np.nan]}, INTERVAL, ""),
+    ({"mean": [0.7, 0.72]}, DIFFERENT, "row 2, mean: 0.6 -> 0.72"), ({"difference": [0.2, np.nan]}, DIFFERENT, "difference: 0.1 -> 0.2"),
+    ({"difference": [np.nan, np.nan]}, DIFFERENT, "difference"), ({"seeds": [3, 4]}, DIFFERENT, "row 2, seeds: 3 -> 4"),
+    ({"variant": ["anl", "other"]}, DIFFERENT, "plain -> other"), ({"n": [1, 1]}, DIFFERENT, "or other columns"),
+])
+def test_tables_with_intervals(tmp_path, change, verdict, words):
+    found, note = tables(tmp_path, BASE, BASE | change)
+    assert found == verdict and words in note
 
 
-def test_a_matrix_is_chosen_whole_or_by_its_place():
-    def stage(address, *needs, kept=False):
-        return verify_stages.Stage(address, (), (), kept, True, needs)
-
-    stages = {item.address: item for item in (
-        stage("prior", kept=True), stage("train@small-0", "prior"), stage("train@small-1", "prior"),
-        stage("table@small", "train@small-0", "train@small-1"), stage("other/dvc.yaml:index"))}
-    chosen, pulled = verify_stages.choose(stages, ["train"])
-    assert [item.address for item in chosen] == ["train@small-0", "train@small-1"] and pulled[0].address == "prior"
-    assert len(verify_stages.choose(stages, ["train@small-1"])[0]) == 1
-    assert [item.address for item in verify_stages.choose(stages, ["index"])[0]] == ["other/dvc.yaml:index"]
-    assert len(verify_stages.choose(stages, [])[0]) == 3
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_tables_without_intervals(tmp_path, suffix):
+    scores = {"image_id": ["a", "b"], "sha256": ["x", "y"], "logit": [1.0, 2.0]}
+    assert tables(tmp_path, scores, scores | {"logit": [1.0001, 2.0], "sha256": ["z", "y"]}, suffix)[0] == TOLERATED
+    assert tables(tmp_path, scores, scores | {"logit": [1.1, 2.0]}, suffix) == (OTHER, "row 1, logit: 1.0 -> 1.1; 1 of 2 rows")
+    assert tables(tmp_path, scores, scores | {"image_id": ["a", "c"]}, suffix)[0] == DIFFERENT
 
 
-def test_what_the_store_does_not_hold_is_made_not_pulled(project):
-    assert [stage.name for stage in verify_stages.choose(verify_stages.read(project), ["middle"])[1]] == ["base"]
-    edit(project, "dvc.yaml", "outs: [base.txt]", "outs: [{base.txt: {push: false}}]")
-    run_, pulled = verify_stages.choose(verify_stages.read(project), ["middle"])
-    assert [stage.name for stage in run_] == ["base", "middle"] and not pulled
+def test_folders_weights_and_notebooks(tmp_path):
+    for name, value in (("old", 1.0), ("new", 1.00001), ("other", 2.0)):
+        (tmp_path / name).mkdir()
+        save_file({"w": np.full(3, value, np.float32)}, tmp_path / name / "w.safetensors")
+    assert compare(tmp_path / "old", tmp_path / "new")[0] == TOLERATED
+    assert compare(tmp_path / "old", tmp_path / "other")[0] == OTHER
+    (tmp_path / "new" / "more.txt").write_text("x")
+    assert compare(tmp_path / "old", tmp_path / "new") == (DIFFERENT, "more.txt is in one of the folders only")
+    assert compare(tmp_path / "old", tmp_path / "none") == (DIFFERENT, "is not there")
+    for name, source, output in (("a", "x", "1"), ("b", "x", "2"), ("c", "y", "1")):
+        (tmp_path / f"{name}.ipynb").write_text(f'{{"cells": [{{"source": "{source}", "outputs": "{output}"}}]}}')
+    assert compare(tmp_path / "a.ipynb", tmp_path / "b.ipynb")[0] == OTHER
+    assert compare(tmp_path / "a.ipynb", tmp_path / "c.ipynb")[0] == DIFFERENT
+    (tmp_path / "broken.csv").write_bytes(b"\xff\x00")
+    assert compare(tmp_path / "broken.csv", tmp_path / "a.ipynb")[0] == DIFFERENT
+
+
+@pytest.mark.parametrize("found, expected", [
+    ([IDENTICAL, NOTHING], (IDENTICAL, True)), ([NOTHING], (NOTHING, False)), ([], (NOTHING, False)),
+    ([OTHER, IDENTICAL], (OTHER, False)), ([OTHER, INTERVAL], (OTHER, True)), ([INTERVAL, DIFFERENT], (DIFFERENT, False)),
+    ([TOLERATED, FAILED], (FAILED, False))])
+def test_the_conclusion_is_the_worst_verdict(found, expected):
+    assert conclusion(pd.DataFrame({"verdict": found})) == expected

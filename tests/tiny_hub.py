@@ -1,6 +1,5 @@
-"""A stand-in for the model hub on 127.0.0.1: what a download of one commit of one repository asks for, and an upload; no more."""
+"""A local stand-in for the Hugging Face hub, which serves one commit of one repository."""
 
-import base64
 import contextlib
 import hashlib
 import json
@@ -11,39 +10,17 @@ COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 
 class _Hub(BaseHTTPRequestHandler):
-    """`server`: kind (`models` or `datasets`), repo, files (path -> bytes), asked (list of paths)."""
-
-    def do_POST(self):
-        """An upload in three calls: the repository is made, the server says how files are to be sent, and they come."""
-        server, path = self.server, self.path.split("?")[0]
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        server.asked.append(self.path)
-        server.token = self.headers.get("Authorization")
-        home = f"http://127.0.0.1:{server.server_port}/{server.repo}"
-        if path == "/api/repos/create":
-            server.made = json.loads(body)
-            said = {"url": home}
-        elif path.endswith("/preupload/main"):
-            said = {"files": [{"path": item["path"], "uploadMode": "regular", "shouldIgnore": False}
-                              for item in json.loads(body)["files"]]}
-        elif path == "/api/validate-yaml":
-            said = {"errors": [], "warnings": []}
-        else:
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            said = {"commitUrl": f"{home}/commit/{COMMIT}", "commitOid": COMMIT, "success": True}
-        self.send(200, {"Content-Type": "application/json"}, json.dumps(said).encode(), body=True)
+    """`server`: kind (`models` or `datasets`), repo, files (path -> bytes), requests (list of paths)."""
 
     def do_GET(self):
-        self.answer(body=True)
+        self.respond(body=True)
 
     def do_HEAD(self):
-        self.answer(body=False)
+        self.respond(body=False)
 
-    def answer(self, body):
+    def respond(self, body):
         server, path = self.server, self.path.split("?")[0]
-        server.asked.append(self.path)
+        server.requests.append(self.path)
         api = f"/api/{server.kind}/{server.repo}/"
         resolve = f"/{'' if server.kind == 'models' else server.kind + '/'}{server.repo}/"
         if not path.startswith((api, resolve)):
@@ -76,9 +53,9 @@ class _Hub(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(kind, repo, files):
-    """Yield a running server that holds `files` (path -> bytes) as commit COMMIT of `repo`; what is uploaded joins them."""
+    """Yield a running server that holds `files` (path -> bytes) as commit COMMIT of `repo`."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    server.kind, server.repo, server.files, server.asked = kind, repo, files, []
+    server.kind, server.repo, server.files, server.requests = kind, repo, files, []
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()

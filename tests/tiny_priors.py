@@ -70,6 +70,6 @@ def text_encoder(folder):
 
 
 def edit(path, **changes):
-    """Change keys of a JSON file; None takes one out."""
+    """Change keys of a JSON file; None removes a key."""
     value = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: item for key, item in value.items() if item is not None}))

@@ -1,12 +1,14 @@
-"""What a benchmark tells before a detector is trained: duplicates, shared images, formats that reveal the class, JPEG grids.
+"""Audit of a benchmark before any training: duplicates, shared images, formats that reveal the class, JPEG grids.
 
-Every function returns a tidy DataFrame; `findings` puts what makes results suspect into sentences.
+Every function returns a tidy DataFrame; `findings` summarises what makes results suspect.
 """
 
 import itertools
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -17,83 +19,24 @@ GRID = 8  # pixels between the block boundaries of JPEG
 FOLDS = 5
 PROBED = 5000  # images per class in the format probe at most: enough for an interval of about 0.01
 REPLICATES = 1000
-LEAST = 10  # images per class below which a generator is not probed
-PRIORITY = ("test", "val", "train")  # where a group of duplicates goes that spans splits
+MIN_IMAGES = 10  # per class for a generator to be probed
 
 
 # ---- duplicates --------------------------------------------------------------------------------------------------------
-def duplicate_groups(rows, near=True):
-    """A number for each row that equal images, near-duplicates and rows of one `group` share.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        sha256; `group` and `phash` (uint64, null if unknown) if available.
-    near : bool
-        Whether near-duplicates by `phash` are joined.
-
-    Returns
-    -------
-    ndarray
-        int64 (N,), from 0.
-    """
-    parent = np.arange(len(rows))
-
-    def root(node):
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    def join(nodes):
-        for one, other in itertools.pairwise(nodes):
-            low, high = sorted((root(one), root(other)))
-            parent[high] = low
-
-    rows = rows.reset_index(drop=True)
-    for column in ("sha256", "group"):
-        if column in rows:
-            for nodes in rows.groupby(rows[column].astype(str), sort=False).indices.values():
-                join(nodes.tolist())
-    if near and "phash" in rows and rows["phash"].notna().any():
-        known = np.flatnonzero(rows["phash"].notna())
-        looks, member = np.unique(rows["phash"].iloc[known].to_numpy(np.uint64), return_inverse=True)
-        order = np.argsort(member, kind="stable")
-        for nodes in np.split(known[order], np.flatnonzero(np.diff(member[order])) + 1):
-            join(nodes.tolist())
-        representative = known[order[np.searchsorted(member[order], np.arange(len(looks)))]]
-        for one, other in zip(*near_pairs(looks)[:2]):
-            join([int(representative[one]), int(representative[other])])
-    return np.unique([root(node) for node in range(len(rows))], return_inverse=True)[1].astype(np.int64)
-
-
-def one_side(rows, near=True):
-    """Move images so that (near-)duplicates lie in one split: a group that spans splits goes to test before val before train.
-
-    Returns
-    -------
-    DataFrame
-        The rows with changed `split`, and `group` renamed so that duplicates share it (the bootstrap draws them together).
-    moved : DataFrame
-        image_id or path, split and split_before of rows that moved.
-    """
-    number = pd.Series(duplicate_groups(rows, near), rows.index)
-    rank = {name: place for place, name in enumerate(PRIORITY)}
-    order = rows["split"].astype(str).map(rank).fillna(len(PRIORITY))
-    best = order.groupby(number).transform("min").astype(int)
-    target = best.map(dict(enumerate(PRIORITY))).fillna(rows["split"].astype(str))
-    changed = rows.assign(split=target)
-    if "group" in rows:
-        changed["group"] = rows["group"].astype(str).groupby(number).transform("min")
-    name = "image_id" if "image_id" in rows else "path"
-    before = rows["split"].astype(str)
-    moved = changed.loc[target != before, [name, "split"]].assign(split_before=before[target != before])
-    return changed, moved.reset_index(drop=True)
+def duplicate_groups(rows):
+    """A number (from 0) for each row, shared by rows with equal bytes (sha256) or the same `group`: int64 (N,)."""
+    keys = [name + rows[name].astype(str) for name in ("sha256", "group") if name in rows]
+    names, column = np.unique(np.concatenate(keys), return_inverse=True)
+    row = np.tile(np.arange(len(rows)), len(keys))
+    nodes = len(rows) + len(names)  # rows and values, joined by an edge where a row has the value
+    graph = coo_array((np.ones(len(row), bool), (row, len(rows) + column)), (nodes, nodes))
+    component = connected_components(graph, directed=False)[1][:len(rows)]
+    return np.unique(component, return_inverse=True)[1].astype(np.int64)
 
 
 def duplicates(rows):
-    """Images whose bytes occur more than once: path, split, generator, label, number of the group, and whether the group
-    spans splits (`across_splits`) or classes (`across_classes`)."""
+    """Images whose bytes occur more than once: path, split, generator, label, number of the group, across_splits and
+    across_classes (whether the group spans several of them)."""
     size = rows.groupby("sha256")["sha256"].transform("size")
     found = rows.loc[size > 1, ["path", "split", "generator", "label", "sha256"]]
     found = found.assign(number=found.groupby("sha256").ngroup())
@@ -114,7 +57,7 @@ def near_duplicates(rows):
     DataFrame
         path, split, generator, label, the same with the suffix `_other`, bits, across_splits, across_classes.
     left_out : int
-        Comparisons given up, see `near_pairs`.
+        Number of comparisons skipped, see `near_pairs`.
     """
     known = rows[rows["phash"].notna()] if "phash" in rows else rows.iloc[:0].assign(phash=np.zeros(0, np.uint64))
     looks, member = np.unique(known["phash"].to_numpy(np.uint64), return_inverse=True)
@@ -134,56 +77,42 @@ def near_duplicates(rows):
     return found.sort_values(["bits", "path"], ignore_index=True), left_out
 
 
-def disjointness(sets):
-    """How many images sets of rows share, for example the prior's training photographs and those of the test split.
-
-    Parameters
-    ----------
-    sets : mapping of str to DataFrame or iterable of str
-        Rows with sha256 (and phash), or hex digests only.
+def split_disjointness(rows):
+    """Count the images that two splits share, for real and generated images separately.
 
     Returns
     -------
     DataFrame
-        A row for each pair of sets: first, second, first_n, second_n (different images), shared (equal bytes), near
-        (images of the second that look like one of the first without being equal; null without hashes of looks).
+        A row for each pair of splits and label: first, second, first_n, second_n (different images), shared (equal bytes),
+        near (images of the second that are similar to one of the first, but not equal; null without perceptual hashes).
     """
     found = []
-    for (one, first), (other, second) in itertools.combinations(sets.items(), 2):
-        digests = [set(part["sha256"] if isinstance(part, pd.DataFrame) else part) for part in (first, second)]
-        shared = digests[0] & digests[1]
-        looks = [part[part["phash"].notna()] if isinstance(part, pd.DataFrame) and "phash" in part else None
-                 for part in (first, second)]
-        near = pd.NA if looks[0] is None or looks[1] is None else _near_count(*looks, shared)
-        found.append({"first": one, "second": other, "first_n": len(digests[0]), "second_n": len(digests[1]),
-                      "shared": len(shared), "near": near})
-    return pd.DataFrame(found, columns=["first", "second", "first_n", "second_n", "shared", "near"])
+    for label, part in rows.groupby("label"):
+        splits = dict(list(part.groupby(part["split"].astype(str))))
+        for (one, first), (other, second) in itertools.combinations(splits.items(), 2):
+            digests = [set(half["sha256"]) for half in (first, second)]
+            shared = digests[0] & digests[1]
+            near = _near_count(first, second, shared) if "phash" in rows else pd.NA
+            found.append({"first": one, "second": other, "first_n": len(digests[0]), "second_n": len(digests[1]),
+                          "shared": len(shared), "near": near, "label": label})
+    return pd.DataFrame(found, columns=["first", "second", "first_n", "second_n", "shared", "near", "label"])
 
 
 def _near_count(first, second, shared):
     """Different images of `second`, outside `shared`, whose hash is at most NEAR bits from one of `first`."""
-    mine = second[~second["sha256"].isin(shared)].drop_duplicates("sha256")
-    left, right = (np.unique(part["phash"].to_numpy(np.uint64)) for part in (first, mine))
-    looks = np.unique(np.concatenate([left, right]))
-    in_left, in_right = np.isin(looks, left), np.isin(looks, right)
-    alike = set(looks[in_left & in_right].tolist())
-    for one, other in zip(*near_pairs(looks)[:2]):
-        alike |= {int(looks[b]) for a, b in ((one, other), (other, one)) if in_left[a] and in_right[b]}
-    return int(mine["phash"].isin(alike).sum())
-
-
-def split_disjointness(rows):
-    """`disjointness` of the splits of one manifest, for real and generated images separately: with the column label."""
-    tables = []
-    for label, part in rows.groupby("label"):
-        splits = {name: part[part["split"].astype(str) == name] for name in sorted(set(part["split"].astype(str)))}
-        tables.append(disjointness(splits).assign(label=label))
-    return pd.concat(tables, ignore_index=True) if tables else disjointness({}).assign(label=0)
+    second = second[~second["sha256"].isin(shared)].drop_duplicates("sha256")
+    left, right = (np.unique(part["phash"].dropna().to_numpy(np.uint64)) for part in (first, second))
+    hashes = np.unique(np.concatenate([left, right]))
+    in_left, in_right = np.isin(hashes, left), np.isin(hashes, right)
+    similar = set(hashes[in_left & in_right].tolist())
+    for one, other in zip(*near_pairs(hashes)[:2]):
+        similar |= {int(hashes[b]) for a, b in ((one, other), (other, one)) if in_left[a] and in_right[b]}
+    return int(second["phash"].isin(similar).sum())
 
 
 # ---- formats -----------------------------------------------------------------------------------------------------------
 def format_counts(rows):
-    """Images of each split, generator, label, format, jpeg_quality (0 = none), width and height, in the column `images`."""
+    """Number of images for each split, generator, label, format, jpeg_quality (0: none), width and height."""
     table = rows.assign(jpeg_quality=rows["jpeg_quality"].fillna(0).astype(int))
     keys = ["split", "generator", "label", "format", "jpeg_quality", "width", "height"]
     table = table.assign(**{name: table[name].astype(str) for name in ("split", "generator", "format")})
@@ -191,7 +120,7 @@ def format_counts(rows):
 
 
 def format_probe(rows, seed=0):
-    """How well metadata alone separate the classes: chance is 0.5, and anything above it is a leak.
+    """Accuracy of a classifier that sees metadata only: chance is 0.5, and anything above it is a leak.
 
     Gradient boosting, cross-validated with equal bytes and groups kept in one fold, each generator against the reals of
     its `source_real` (all reals if it has none). Feature set `declared`: format, width, height and JPEG quality; `bytes`:
@@ -202,7 +131,7 @@ def format_probe(rows, seed=0):
     rows : DataFrame
         Manifest rows.
     seed : int
-        Of the sample of at most PROBED images per class.
+        Seed of the sample of at most PROBED images per class.
 
     Returns
     -------
@@ -214,7 +143,7 @@ def format_probe(rows, seed=0):
                              "width": rows["width"].astype(float), "height": rows["height"].astype(float),
                              "quality": rows["jpeg_quality"].astype(float).fillna(0)}).to_numpy()
     per_pixel = (rows["bytes"] / (rows["width"].astype(float) * rows["height"])).to_numpy()[:, None]
-    label, block = rows["label"].to_numpy(), duplicate_groups(rows, near=False)
+    label, block = rows["label"].to_numpy(), duplicate_groups(rows)
     found = []
     for generator, fake, real in _compared(rows):
         rng = np.random.default_rng([seed, len(found)])
@@ -234,7 +163,7 @@ def _compared(rows):
         fake = generator == name
         mine = real & np.isin(source, source[fake])
         mine = real if "" in source[fake] or not mine.any() else mine
-        if fake.sum() >= LEAST and mine.sum() >= LEAST:
+        if fake.sum() >= MIN_IMAGES and mine.sum() >= MIN_IMAGES:
             yield name, np.flatnonzero(fake), np.flatnonzero(mine)
 
 
@@ -245,7 +174,7 @@ def _cross_validated(values, label, block, rng):
         model = HistGradientBoostingClassifier(max_iter=50, class_weight="balanced", random_state=0)
         called[test] = model.fit(values[fit], label[fit]).predict(values[test]) == 1
     hits = [called[label == side] == side for side in (0, 1)]
-    # drawing images with replacement makes the number of hits binomial
+    # a bootstrap over images: the number of hits is binomial
     drawn = np.mean([rng.binomial(len(hit), hit.mean(), REPLICATES) / len(hit) for hit in hits], 0)
     low, high = np.quantile(drawn, (0.025, 0.975))
     return {"balanced_accuracy": float(np.mean([hit.mean() for hit in hits])), "low": float(low), "high": float(high),
@@ -253,7 +182,7 @@ def _cross_validated(values, label, block, rng):
 
 
 def shared_reals(rows):
-    """Sets of reals: source_real, images, the generators compared with it, and images whose bytes occur in other sets."""
+    """For each set of reals: source_real, images, generators compared with it, and images that are also in other sets."""
     real = rows[rows["generator"] == REAL]
     sets = real[["sha256", "source_real"]].astype(str).drop_duplicates()
     shared = set(sets["sha256"][sets["sha256"].duplicated()])
@@ -267,7 +196,7 @@ def shared_reals(rows):
 
 # ---- earlier compression -----------------------------------------------------------------------------------------------
 def blockiness(pixels):
-    """How far the strongest of the 8 grid phases exceeds the others; 0 without a JPEG grid, wherever the grid lies.
+    """Strength of an 8-pixel grid at any offset, as JPEG compression leaves it; about 0 without one.
 
     Parameters
     ----------
@@ -311,13 +240,13 @@ def grid_probe(sets):
 
 # ---- all of it ---------------------------------------------------------------------------------------------------------
 def audit(rows, seed=0):
-    """All tables of a manifest: format_probe, format_counts, shared_reals, duplicates, near_duplicates, splits (a dict)."""
+    """All tables of a manifest, a dict: format_probe, format_counts, shared_reals, duplicates, near_duplicates, splits."""
     return {"format_probe": format_probe(rows, seed), "format_counts": format_counts(rows), "shared_reals": shared_reals(rows),
             "duplicates": duplicates(rows), "near_duplicates": near_duplicates(rows)[0], "splits": split_disjointness(rows)}
 
 
 def findings(tables):
-    """Sentences, one for each result of `audit` that makes scores on the benchmark suspect."""
+    """A list of sentences, one for each result of `audit` that makes scores on the benchmark suspect."""
     found = [f"{row.generator}: metadata alone ({row.features}) separate the classes, balanced accuracy "
              f"{row.balanced_accuracy:.3f} ({row.low:.3f} to {row.high:.3f}), chance 0.5"
              for row in tables["format_probe"].itertuples() if row.suspect]

@@ -1,14 +1,13 @@
-"""The bounded decoder: image bytes become RGB arrays here and nowhere else.
+"""The bounded image decoder: bytes become RGB arrays here and nowhere else.
 
-What is read: JPEG (the first image of a multi-picture JPEG), PNG, WebP, AVIF, BMP, TIFF, GIF and PPM, recognised by
-content. EXIF rotation is applied; palette, grey and CMYK become RGB; 16 bits are scaled to 8; transparent pixels are
-laid over white; colour profiles are ignored.
-
-What is refused, with a reason: empty files, other formats, truncated or damaged images, animations and several pages,
-images above the limits of pixels or bytes, floating-point pixels.
+Reads JPEG (the first image of a multi-picture file), PNG, WebP, AVIF, BMP, TIFF, GIF and PPM, recognised by content. EXIF
+rotation is applied; palette, grey and CMYK images become RGB; 16 bits are scaled to 8; transparent pixels are blended with
+white; colour profiles are ignored. Empty, truncated, damaged and animated files, files over the limits of pixels or bytes,
+and floating-point pixels are refused with a reason.
 """
 
 import contextlib
+import functools
 import io
 import os
 import stat
@@ -19,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from anl.data.jpeg import estimate_quality
-from anl.errors import UserError, reason
+from anl.data import parquet
+from anl.io import UserError, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
 MAX_PIXELS = 89_478_485  # where Pillow starts to warn of a decompression bomb; here it is an error
@@ -65,38 +64,36 @@ def decode(path_or_bytes, max_pixels=MAX_PIXELS, max_bytes=MAX_BYTES):
     is_bytes = isinstance(path_or_bytes, (bytes, bytearray, memoryview))
     try:
         data = bytes(path_or_bytes) if is_bytes else read_bytes(path_or_bytes, max_bytes)
-        return decode_bytes(within(data, max_bytes), max_pixels)
+        return decode_bytes(_within(data, max_bytes), max_pixels)
     except Refused as problem:
         raise refusal("the image" if is_bytes else os.fspath(path_or_bytes), problem) from None
 
 
 def refusal(name, problem):
-    """The UserError that says why the image called `name` was refused."""
+    """The UserError for the image called `name`."""
     return UserError(f"{name!r} is refused: {problem}; replace or remove it")
 
 
-def within(data, limit):
-    """`data`, if it has at most `limit` bytes. Raises Refused otherwise."""
-    if len(data) > limit:
-        raise Refused(_too_large(len(data), limit))
-    return data
+def read_bytes(path, max_bytes=MAX_BYTES, rows=None):
+    """The bytes of a regular file, or of a row of a Parquet file (FILE.parquet#ROW).
 
+    Parameters
+    ----------
+    path : path-like
+        What to read.
+    max_bytes : int
+        Limit, checked before a file is read.
+    rows : anl.data.parquet.RowReader
+        Keeps row groups between calls; by default the last one is kept.
 
-def read_bytes(path, max_bytes=MAX_BYTES):
-    """The bytes of a regular file, or of an image in a row of a Parquet file (FILE.parquet#ROW), within the limit.
-
-    Raises Refused otherwise.
+    Raises
+    ------
+    Refused
+        If there is nothing to read, or too much.
     """
-    if ".parquet#" in os.fspath(path):
-        from anl.data import parquet  # not above: most images are files
-
-        if parquet.is_row(path):
-            try:
-                data = parquet.read_row(path)
-            except UserError as problem:
-                raise Refused(str(problem)) from None
-            return within(data, max_bytes)
     try:
+        if parquet.is_row(path):
+            return _within((rows or _ROWS).read(path), max_bytes)
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise Refused("not a regular file")
@@ -105,6 +102,17 @@ def read_bytes(path, max_bytes=MAX_BYTES):
         return Path(path).read_bytes()
     except OSError as problem:
         raise Refused(f"cannot be opened ({problem.strerror or problem})") from None
+    except UserError as problem:
+        raise Refused(str(problem)) from None
+
+
+_ROWS = parquet.RowReader()
+
+
+def _within(data, limit):
+    if len(data) > limit:
+        raise Refused(_too_large(len(data), limit))
+    return data
 
 
 def _too_large(size, limit):
@@ -112,7 +120,7 @@ def _too_large(size, limit):
 
 
 def read_header(data, max_pixels=MAX_PIXELS):
-    """Header of image bytes without decoding pixels; a missing end is found for JPEG, PNG and WebP. Raises Refused."""
+    """Header of image bytes, without decoding pixels. Raises Refused; truncated JPEG, PNG and WebP files are detected."""
     with _opened(data, max_pixels) as image:
         kind = _kind(image)
         width, height = image.size
@@ -147,15 +155,15 @@ def _opened(data, max_pixels):
             try:
                 image = Image.open(io.BytesIO(data), formats=FORMATS)
             except Image.UnidentifiedImageError:
-                raise Refused(f"no image of a known format{_looks_like(data)}") from None
+                raise Refused(f"not an image of a known format{_looks_like(data)}") from None
             with image:
                 width, height = image.size
                 if width * height > max_pixels:
                     raise Refused(f"{width} x {height} pixels, over the limit of {max_pixels} in all")
                 if image.format != "MPO" and getattr(image, "is_animated", False):
-                    raise Refused(f"animated or of several pages ({image.n_frames} frames)")
-                if _cut_short(data, _kind(image)):
-                    raise Refused("cut short: the end of the file is missing")
+                    raise Refused(f"animated or with several pages ({image.n_frames} frames)")
+                if _truncated(data, _kind(image)):
+                    raise Refused("truncated: the end of the file is missing")
                 yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Refused(f"too many pixels, over the limit of {min(max_pixels, MAX_PIXELS)} in all") from None
@@ -168,19 +176,19 @@ def _opened(data, max_pixels):
 
 
 def _looks_like(data):
-    """What a file of another kind may be, in brackets, if its first bytes tell; else nothing."""
+    """What a file of another kind may be, in brackets, judged by its first bytes; "" if unknown."""
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if data[4:8] == b"ftyp":  # ISO base media: the brand tells pictures from films
-        return " (HEIC: save it as JPEG or PNG)" if data[8:12] in HEIF_BRANDS else " (a film)"
+    if data[4:8] == b"ftyp":  # ISO base media: the brand distinguishes images from videos
+        return " (HEIC: save it as JPEG or PNG)" if data[8:12] in HEIF_BRANDS else " (a video)"
     if b"<svg" in start:
-        return " (SVG, a drawing without pixels)"
+        return " (SVG, a vector drawing)"
     if start.startswith((b"<!doctype html", b"<html")):
         return " (a web page)"
     return " (PDF)" if start.startswith(b"%pdf-") else ""
 
 
-def _cut_short(data, kind):
-    """Whether the end that the format requires is missing; checked here because Pillow may be set to pad."""
+def _truncated(data, kind):
+    """Whether the end that the format requires is missing. Pillow does not tell if LOAD_TRUNCATED_IMAGES is set."""
     if kind == "JPEG":
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")  # end of image after the last start of scan
     if kind == "PNG":
@@ -197,8 +205,52 @@ def to_rgb(image):
         grey = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)
         return np.stack([grey] * 3, axis=-1)
     if image.mode == "F":
-        raise Refused("floating-point pixels have no agreed range")
+        raise Refused("floating-point pixels have no defined range")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.array(image.convert("RGB"))
+
+
+# ---- JPEG quality --------------------------------------------------------------------------------------------------------
+# Tables K.1 (luminance) and K.2 (chrominance) of ITU-T T.81, row by row: which libjpeg scales by the quality.
+LUMINANCE = (16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29,
+             51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121,
+             120, 101, 72, 92, 95, 98, 112, 100, 103, 99)
+CHROMINANCE = (17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99,
+               99, 99, 99, 99) + (99,) * 32
+
+
+@functools.cache
+def standard_tables():
+    """libjpeg's tables at every quality, int64 (100, 2, 64): [quality - 1, luminance or chrominance], natural order."""
+    quality = np.arange(1, 101)[:, None, None]
+    scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+    return np.clip((np.array([LUMINANCE, CHROMINANCE]) * scale + 50) // 100, 1, 255)
+
+
+def estimate_quality(tables):
+    """Estimate the quality at which a JPEG was saved from its quantisation tables.
+
+    Parameters
+    ----------
+    tables : mapping of int to sequence
+        Pillow's `image.quantization`: 64 numbers in natural order for table 0, and 1 if there is one.
+
+    Returns
+    -------
+    int or None
+        The quality (1 to 100) whose standard tables are nearest (mean absolute difference): exact for libjpeg, approximate
+        for encoders with other tables (cameras, Photoshop). None without tables.
+    """
+    if not tables:
+        return None
+    return _nearest(tuple(tuple(tables[key]) for key in sorted(tables)[:2]))
+
+
+@functools.lru_cache(maxsize=4096)  # a data set has few different tables
+def _nearest(tables):
+    standard = standard_tables()[:, :len(tables)]
+    distance = np.abs(standard - np.array(tables)).mean((1, 2))
+    best = np.flatnonzero(distance == distance.min())
+    return int(best[-1]) + 1  # of qualities with equal tables, the higher

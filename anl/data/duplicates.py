@@ -1,14 +1,14 @@
-"""Images that are the same, or nearly: exact bytes by SHA-256, looks by a perceptual hash of 64 bits."""
+"""Perceptual hashes of images, and the search for pairs of similar ones."""
 
 import functools
 
 import numpy as np
 from PIL import Image
 
-SIDE = 32  # pixels: what an image is reduced to before its frequencies are taken
+SIDE = 32  # pixels that an image is reduced to before its frequencies are computed
 LOW = 8  # frequencies kept along each axis
-NEAR = 3  # bits in which the hashes of near-duplicates differ at most
-BANDS = 4  # of 16 bits: two hashes that differ in 3 bits agree in one of them at least
+NEAR = 3  # bits in which hashes of near-duplicates differ at most
+BANDS = 4  # of 16 bits: two hashes that differ in 3 bits agree in at least one
 CROWD = 2000  # neighbours compared within a band at most
 
 
@@ -20,9 +20,22 @@ def _cosines():
 
 
 def perceptual_hash(pixels):
-    """A 64-bit hash, int, that compression and resizing leave (nearly) alone. pixels: uint8 (H, W, 3).
+    """A 64-bit hash that compression and resizing hardly change.
 
-    The signs, about their median, of the 8 x 8 lowest frequencies of a 32 x 32 grey copy (DCT; Zauner 2010, pHash).
+    Signs, relative to their median, of the 8 x 8 lowest DCT frequencies of a 32 x 32 grey copy.
+
+    Parameters
+    ----------
+    pixels : ndarray
+        uint8 (H, W, 3).
+
+    Returns
+    -------
+    int
+
+    References
+    ----------
+    Zauner. "Implementation and benchmarking of perceptual image hash functions." 2010.
     """
     grey = np.asarray(Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
     low = (_cosines() @ grey @ _cosines().T).ravel()
@@ -30,11 +43,24 @@ def perceptual_hash(pixels):
 
 
 def near_pairs(hashes, most=NEAR):
-    """Pairs of different hashes that differ in at most `most` (up to 3) bits: (first, second, distance, left out).
+    """Pairs of different hashes that differ in at most `most` bits (up to 3).
 
-    hashes: uint64 (N,), each once. first, second: positions. Compares only what agrees in one of four 16-bit bands, so
-    that it grows with the number of alike images, not with N squared; `left out` counts comparisons given up where more
-    than CROWD hashes share a band.
+    Only hashes that agree in one of four 16-bit bands are compared, so the time grows with the number of similar images,
+    not with N squared.
+
+    Parameters
+    ----------
+    hashes : ndarray
+        uint64 (N,), without repetitions.
+    most : int
+        Number of bits.
+
+    Returns
+    -------
+    first, second, bits : ndarray
+        Positions of the two hashes, and number of bits in which they differ.
+    left_out : int
+        Comparisons skipped because more than CROWD hashes share a band.
     """
     if most >= BANDS:
         raise ValueError(f"{BANDS} bands find pairs of at most {BANDS - 1} bits")
@@ -54,10 +80,3 @@ def near_pairs(hashes, most=NEAR):
             pairs.update(zip(np.minimum(here, there)[close].tolist(), np.maximum(here, there)[close].tolist()))
     first, second = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
     return first, second, np.bitwise_count(hashes[first] ^ hashes[second]).astype(int), left_out
-
-
-def groups(keys):
-    """A number for every group of equal keys that has two members or more, -1 for what is alone: int64 (N,)."""
-    _, member, size = np.unique(keys, return_inverse=True, return_counts=True)
-    number = np.cumsum(size > 1) - 1
-    return np.where(size[member] > 1, number[member], -1)

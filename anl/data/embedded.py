@@ -1,4 +1,4 @@
-"""The embedded benchmark: patches of photographs and, for each generator, their regenerations, in one manifest.
+"""A benchmark's folder: real images and, for each generator, theirs, in one manifest; and how patches become its images.
 
 Both classes take one path: decode, downsample, crop at twice the size, (regenerate), round to 8 bits, halve, round,
 encode. Images lie in one Parquet file per generator, because git and DVC are slow with thousands of small files; the
@@ -7,7 +7,7 @@ manifest names them FILE.parquet#ROW, which `anl.data.images` reads like any fil
 
 import hashlib
 import io
-import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,84 +15,55 @@ import numpy as np
 import pandas as pd
 import pyarrow
 from PIL import Image
-from pyarrow import parquet as pq
 from tqdm import tqdm
 
 from anl import seeds
 from anl.data import crops
 from anl.data.decode import decode
-from anl.data.manifest import REAL
-from anl.io import UserError, atomic_file, atomic_folder, identity, reason
+from anl.data.manifest import REAL, file_path
+from anl.io import UserError, atomic_file, atomic_folder, identity, read_json, reason, write_json
 
 NAME = "embedded"
-CHUNK = 16  # patches regenerated at once, and what an interrupted run keeps
+CHUNK = 16  # images made at once, and what an interrupted run keeps
 COLUMNS = ("image_id", "path", "sha256", "label", "generator", "family", "dataset", "split", "source_real", "width", "height",
            "format", "jpeg_quality", "bytes", "group", "pair")
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
+OWN = r"^images-(.+)\.parquet#\d+$"  # paths of images in the folder itself, by part
+PUBLISHED = "published"  # the part whose images lie elsewhere, as they were published
+MANIFEST, IDENTITIES = "manifest.parquet", "identities.json"  # identities: part of the benchmark -> what it was made with
 
 
-def build(photos, data, benchmark, families, regenerate, seed, *, cache=".cache/anl/embedded", key=None, splits=None):
-    """Write the benchmark's folder: manifest.parquet and images-<generator>.parquet.
+# ---- patches -------------------------------------------------------------------------------------------------------------
+def cut_patches(photos, data, benchmark, seed, splits=None):
+    """All real patches and their pixels at twice the benchmark's size: (list of Patch, list of uint8 (H, W, 3)).
 
     Parameters
     ----------
     photos : sequence
-        Photographs with `id`, `cluster` and `file` (below `data.folder`).
+        Photographs with `id`, `cluster` and `file` (below `data.folder`, as a manifest writes paths).
     data : DataConfig
         folder, split, least_factor and source_side.
     benchmark : BenchmarkConfig
-        folder, size, seen, patches, least_std, shrink, encode and encode_quality.
-    families : mapping of str to FamilyConfig
-        For each generator `model`, `paired` and `val_patches`.
-    regenerate : callable
-        `regenerate(name, pixels, start)` -> uint8 (n, H, W, 3), for uint8 (n, H, W, 3) patches at twice the benchmark's
-        size; `start` is the first one's position among the generator's patches and names its random stream.
+        size, patches, least_std and shrink.
     seed : int
-        Base seed of split, patches and encodings.
-    cache : path-like
-        Where regenerated chunks are kept until the folder is written, so that an interrupted run continues.
-    key : JSON-able
-        What regenerations depend on besides patches and families, such as hashes of weights: chunks made under another
-        key are not used.
     splits : mapping of str to str, optional
         Photo id -> split, for photographs that come with a split; by default drawn by `data.split`.
-
-    Returns
-    -------
-    DataFrame
-        The manifest, with COLUMNS.
 
     Raises
     ------
     UserError
-        If a photograph cannot be read or is too small, or `regenerate` returns another shape or type.
+        If a photograph cannot be read or is too small.
     """
-    patches, pixels = cut_patches(photos, data, benchmark, seed, splits)
-    parts = Path(cache)
-    tables = {REAL: _table(REAL, REAL, patches, pixels, benchmark, seed)}
-    for name, family in families.items():
-        chosen = _patches_of(name, family, patches, benchmark.seen)
-        mine, own = [patches[i] for i in chosen], [pixels[i] for i in chosen]
-        about = {"family": crops.as_mapping(family), "name": name, "seed": seed, "key": key}
-        made = _regenerated(name, mine, own, regenerate, parts, about)
-        tables[name] = _table(name, family.model, mine, made, benchmark, seed, family.paired)
-    manifest = write(tables, benchmark.folder)
-    for part in parts.glob("*.npy"):
-        part.unlink()
-    return manifest
-
-
-def cut_patches(photos, data, benchmark, seed, splits=None):
-    """All real patches and their pixels at twice the benchmark's size: (list of Patch, list of uint8 (H, W, 3))."""
     splits = splits or crops.split_photos(photos, data.split, seed)
     size, counts = 2 * benchmark.size, crops.as_mapping(benchmark.patches)
     patches, pixels = [], []
     for photo in tqdm(photos, desc="photographs", mininterval=5, file=sys.stderr, disable=None):
+        path = Path(data.folder) / file_path(photo.file)
         if benchmark.shrink:  # in place of data.least_factor, which would leave too few pixels of small photographs
             factor = seeds.generator(seed, "shrink", photo.id).uniform(benchmark.shrink[0], benchmark.shrink[-1])
-            source = crops.shrink(decode(Path(data.folder) / photo.file), factor, size)
+            source = crops.shrink(decode(path), factor, size)
         else:
-            source = crops.load_source(Path(data.folder) / photo.file, data.least_factor, data.source_side)
+            source = crops.load_source(path, data.least_factor, data.source_side)
         split = splits[photo.id]
         for patch in crops.choose_patches(source, photo.id, photo.cluster, split, size=size, count=counts[split],
                                           least_std=benchmark.least_std, seed=seed):
@@ -101,55 +72,32 @@ def cut_patches(photos, data, benchmark, seed, splits=None):
     return patches, pixels
 
 
-def _patches_of(name, family, patches, seen):
-    """Positions of the patches that a generator regenerates: training ones if it is seen, and up to `val_patches` of each
-    photograph for validation, spread over it."""
-    found = {}
-    for index, patch in enumerate(patches):
-        if patch.split != "train" or name in seen:
-            found.setdefault((patch.split, patch.photo), []).append(index)
-    chosen = []
-    for (split, _), places in found.items():
-        if split == "val" and family.val_patches:
-            count = min(family.val_patches, len(places))
-            places = [places[int(place)] for place in np.linspace(0, len(places) - 1, count).round()]
-        chosen += places
-    return chosen
+def real_table(patches, pixels, benchmark, seed, dataset=NAME):
+    """Manifest rows of real patches, with the encoded images in the column `image`."""
+    rows = pd.DataFrame({"label": 0, "generator": REAL, "family": REAL, "dataset": dataset, "split": [p.split for p in patches],
+                         "source_real": dataset, "group": [p.group for p in patches], "pair": [p.id for p in patches]})
+    return encoded_table(rows.assign(place=rows["pair"]), pixels, benchmark, seed)
 
 
-def _regenerated(name, patches, pixels, regenerate, parts, about):
-    """The regenerated patches, a list of uint8 (H, W, 3); chunks are kept below `parts` and read from there."""
-    made = []
-    for start in tqdm(range(0, len(pixels), CHUNK), desc=name, mininterval=5, file=sys.stderr, disable=None):
-        original = np.stack(pixels[start:start + CHUNK])
-        digest = hashlib.sha256(original.tobytes()).hexdigest()
-        part = parts / f"{name}-{start}-{identity(about | {'start': start, 'pixels': digest})}.npy"
-        try:
-            chunk = np.load(part)
-        except (OSError, ValueError, EOFError):
-            chunk = np.asarray(regenerate(name, original, start))
-            if chunk.dtype != np.uint8 or chunk.shape != original.shape:
-                raise UserError(f"generator '{name}' returned {chunk.dtype} {chunk.shape} for patches of uint8 "
-                                f"{original.shape}; check the family's model") from None
-            with atomic_file(part) as temporary:
-                np.save(temporary, chunk)
-        made.extend(chunk)
-    return made
+def generated_table(name, family, reals, pixels, benchmark, seed):
+    """Manifest rows of the regenerations of some reals (rows), with the encoded images in the column `image`."""
+    rows = reals.assign(label=1, generator=name, family=family.model, place=reals["pair"])
+    return encoded_table(rows if family.paired else rows.assign(pair=""), pixels, benchmark, seed)
 
 
-def _table(generator, family, patches, pixels, benchmark, seed, paired=True):
-    """Manifest rows of one generator, with the encoded images in the column `image`."""
-    rows = []
-    for patch, patch_pixels in zip(patches, pixels, strict=True):
-        form, quality = draw_encoding(patch.id, benchmark, seed)
-        small = crops.halve(patch_pixels)
+def encoded_table(rows, pixels, benchmark, seed):
+    """Rows of patches at twice the benchmark's size, halved and encoded; `place` names the patch."""
+    found = []
+    for place, patch in zip(rows["place"], pixels, strict=True):
+        form, quality = draw_encoding(place, benchmark, seed)
+        small = crops.halve(patch)
         data = encode(small, form, quality)
-        rows.append({"image_id": f"{generator}/{patch.id}", "path": "", "sha256": hashlib.sha256(data).hexdigest(),
-                     "label": int(generator != REAL), "generator": generator, "family": family, "dataset": NAME,
-                     "split": patch.split, "source_real": NAME, "width": small.shape[1], "height": small.shape[0],
-                     "format": FORMATS[form], "jpeg_quality": quality if form == "jpeg" else None, "bytes": len(data),
-                     "group": patch.group, "pair": patch.id if paired else "", "image": data})
-    return pd.DataFrame(rows, columns=[*COLUMNS, "image"])
+        found.append({"sha256": hashlib.sha256(data).hexdigest(), "width": small.shape[1], "height": small.shape[0],
+                      "format": FORMATS[form], "jpeg_quality": quality if form == "jpeg" else None, "bytes": len(data),
+                      "image": data})
+    found = pd.DataFrame(found, columns=["sha256", "width", "height", "format", "jpeg_quality", "bytes", "image"])
+    table = rows.drop(columns=[name for name in found if name in rows]).reset_index(drop=True).join(found)
+    return table.assign(path="", image_id=table["generator"] + "/" + table["place"])[[*COLUMNS, "image"]]
 
 
 def draw_encoding(pair, benchmark, seed):
@@ -170,15 +118,69 @@ def encode(pixels, form="png", quality=None):
     return stream.getvalue()
 
 
-def write(tables, folder):
+def regenerated_patches(rows, name, family, seen):
+    """Which reals (rows) a generator regenerates, their index: training ones if it is seen, and up to `val_patches` of each
+    photograph for validation, spread over it."""
+    photo = rows["pair"].str.rpartition("@")[0]
+    found = rows.index[(rows["split"] == "test") | ((rows["split"] == "train") & (name in seen))].tolist()
+    for places in rows[rows["split"] == "val"].groupby(photo, sort=False).groups.values():
+        count = min(family.val_patches or len(places), len(places))
+        found += [places[int(place)] for place in np.linspace(0, len(places) - 1, count).round()]
+    return sorted(found)
+
+
+def in_chunks(name, ids, pixels, make, cache, about):
+    """Images made chunk by chunk: `make(name, ids, pixels)` -> uint8 (n, H, W, 3), each chunk kept in `cache` until the
+    folder is written.
+
+    Parameters
+    ----------
+    name : str
+        Of the generator.
+    ids : list of str
+        Name the images, and their random streams.
+    pixels : list of ndarray
+        uint8 (H, W, 3), what they are made from.
+    make : callable
+    cache : path-like
+    about : JSON-able
+        What the images depend on besides ids and pixels: chunks kept for something else are not used.
+
+    Returns
+    -------
+    list of ndarray
+    """
+    made = []
+    for start in tqdm(range(0, len(ids), CHUNK), desc=name, mininterval=5, file=sys.stderr, disable=None):
+        chosen, original = ids[start:start + CHUNK], np.stack(pixels[start:start + CHUNK])
+        key = identity([about, chosen, hashlib.sha256(original.tobytes()).hexdigest()])
+        part = Path(cache) / f"{name}-{start}-{key}.npy"
+        try:
+            chunk = np.load(part)
+        except (OSError, ValueError, EOFError):
+            chunk = np.asarray(make(name, chosen, original))
+            if chunk.dtype != np.uint8 or chunk.shape != original.shape:
+                raise UserError(f"generator '{name}' returned {chunk.dtype} {chunk.shape} for patches of uint8 "
+                                f"{original.shape}; check the family's model") from None
+            with atomic_file(part) as temporary:
+                np.save(temporary, chunk)
+        made.extend(chunk)
+    return made
+
+
+# ---- the folder ----------------------------------------------------------------------------------------------------------
+def write(tables, folder, identities):
     """Write a benchmark's folder, which appears whole or not at all.
 
     Parameters
     ----------
     tables : mapping of str to DataFrame
-        For each generator, rows with COLUMNS and encoded bytes in the column `image`; paths are assigned here.
+        For each part (a generator, of a data set) rows with COLUMNS. With a column `image`, encoded bytes, they are
+        written to images-PART.parquet; without it the paths stay, and a file of that name is taken from the old folder.
     folder : path-like
         Replaced if it exists.
+    identities : mapping of str to str
+        What each part was made with.
 
     Returns
     -------
@@ -187,24 +189,27 @@ def write(tables, folder):
     """
     with atomic_folder(folder, replace=True) as temporary:
         manifests = []
-        for generator, table in tables.items():
-            name = f"images-{generator}.parquet"
-            table[["image_id", "image"]].to_parquet(temporary / name, index=False, compression=None)
-            manifests.append(table[list(COLUMNS)].assign(path=[f"{name}#{row}" for row in range(len(table))]))
-        manifest = pd.concat(manifests, ignore_index=True).astype({"jpeg_quality": "Int16"})
-        manifest.to_parquet(temporary / "manifest.parquet", index=False)
+        for part, table in tables.items():
+            name, rows = f"images-{part}.parquet", table[list(COLUMNS)]
+            if "image" in table:
+                table[["image_id", "image"]].to_parquet(temporary / name, index=False, compression=None)
+                rows = rows.assign(path=[f"{name}#{row}" for row in range(len(rows))])
+            elif rows["path"].str.startswith(f"{name}#").any():
+                shutil.copyfile(Path(folder) / name, temporary / name)
+            manifests.append(rows.astype({"jpeg_quality": "Int16"}))
+        manifest = pd.concat(manifests, ignore_index=True)
+        manifest.to_parquet(temporary / MANIFEST, index=False)
+        write_json(temporary / IDENTITIES, dict(identities))
     return manifest
 
 
-def read_embedded(folder, *others):
-    """The manifest of a benchmark's folder, written by this edition or the first one.
+def read_embedded(folder):
+    """The manifest of a benchmark's folder.
 
     Parameters
     ----------
     folder : path-like
         Holds manifest.parquet and the image files; what the paths in the result are relative to.
-    *others : path-like
-        Folders of further generators of the same patches, whose rows follow.
 
     Returns
     -------
@@ -214,56 +219,42 @@ def read_embedded(folder, *others):
     Raises
     ------
     UserError
-        If a folder is incomplete or damaged, or `others` hold generators or patches that do not fit.
+        If the folder is incomplete or damaged.
     """
-    rows = [_read_folder(Path(folder))]
-    for other in map(Path, others):
-        more = _read_folder(other)
-        more["path"] = (os.path.relpath(other, folder) + "/" + more["path"]).str.replace(os.sep, "/")
-        known, reals = set(rows[0]["pair"]), rows[0]["generator"]
-        lost = sorted(set(more["pair"]) - known - {""})
-        twice = sorted(set(more["generator"]) & set(reals))
-        if lost or twice:
-            raise UserError(f"{other} does not belong to {folder}: " + (f"its patch {lost[0]} is not there" if lost else
-                            f"both hold '{twice[0]}'") + "; get both folders from one run with `dvc pull`")
-        rows.append(more)
-    return pd.concat(rows, ignore_index=True)
-
-
-def _read_folder(folder):
-    fix = f"get it with `dvc pull {folder.name}`, or make it with `dvc repro {folder.name}`"
-    path = folder / "manifest.parquet"
+    folder = Path(folder)
+    fix = "get it with `dvc pull benchmark`, or make it with `anl make benchmark`"
+    path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{path} is missing; {fix}")
     try:
         rows = pd.read_parquet(path)
-        rows = _from_first_edition(rows, folder) if "sample_id" in rows else rows
         lacking = [name for name in COLUMNS if name not in rows]
-    except FileNotFoundError as problem:
-        raise UserError(f"{problem.filename or problem} is missing; {fix}") from None
     except (OSError, KeyError, ValueError, pyarrow.ArrowException) as problem:
         raise UserError(f"{folder} cannot be read ({reason(problem)}); delete it and {fix}") from None
     if lacking:
         raise UserError(f"{path} lacks the column(s) {', '.join(lacking)}; delete {folder} and {fix}")
-    for name in rows["path"].str.rpartition("#")[0].unique():
+    for name in rows["path"].str.extract(OWN)[0].dropna().map("images-{}.parquet".format).unique():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing; {fix}")
     return rows[list(COLUMNS)].reset_index(drop=True)
 
 
-def _from_first_edition(rows, folder):
-    """Rows of a first-edition manifest (sample_id, photo, cluster; images by sample_id) with this edition's columns."""
-    place = {}
-    for generator in rows["generator"].unique():
-        name = f"images-{generator}.parquet"
-        samples = pq.read_table(folder / name, columns=["sample_id"])["sample_id"].to_pylist()
-        place.update({sample: f"{name}#{row}" for row, sample in enumerate(samples)})
-    paired = rows["paired"] if "paired" in rows else pd.Series(True, rows.index)
-    patch = rows["sample_id"].str.split("/", n=1).str[1]
-    quality = rows["jpeg_quality"] if "jpeg_quality" in rows else pd.Series(None, rows.index, dtype="Int16")
-    return pd.DataFrame({
-        "image_id": rows["sample_id"], "path": [place[sample] for sample in rows["sample_id"]], "sha256": rows["sha256"],
-        "label": rows["label"], "generator": rows["generator"], "family": rows["generator"], "dataset": NAME,
-        "split": rows["split"], "source_real": NAME, "width": rows["width"], "height": rows["height"],
-        "format": rows["format"], "jpeg_quality": quality.astype("Int16"), "bytes": rows["bytes"], "group": rows["cluster"],
-        "pair": patch.where(paired, "")})
+def read_parts(folder):
+    """The parts of a benchmark's folder and what they were made with: ({part: rows}, {part: identity}); empty where nothing
+    usable is."""
+    try:
+        rows, identities = read_embedded(folder), read_json(Path(folder) / IDENTITIES)
+    except UserError:
+        return {}, {}
+    name = rows["path"].str.extract(OWN)[0]
+    parts = dict(list(rows.groupby(name.fillna(PUBLISHED), sort=False)))
+    return parts, {part: identities.get(part) for part in parts} if isinstance(identities, dict) else {}
+
+
+def with_images(rows, folder):
+    """Rows of one part with the column `image`, the bytes of its file."""
+    if rows.empty:
+        return rows.assign(image=[])
+    file = rows["path"].iloc[0].rpartition("#")[0]
+    images = pd.read_parquet(Path(folder) / file, columns=["image"])["image"]
+    return rows.assign(image=images.iloc[rows["path"].str.rpartition("#")[2].astype(int)].to_numpy())

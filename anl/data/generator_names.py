@@ -1,16 +1,15 @@
-"""One name for each generator, however a data set spells it, and the kind of generator it is."""
+"""One name for each generator, whatever a data set calls it, and the kind of generator that it is."""
 
 import re
 
-# squeezed spelling (letters and digits, lower case) -> the name used here
+# spelling with letters and digits only, lower case -> the name used in manifests
 ALIASES = {
     "stablediffusionv14": "sd14", "sdv4": "sd14", "sdv14": "sd14", "stablediffusion14": "sd14",
     "stablediffusionv15": "sd15", "sdv5": "sd15", "sdv15": "sd15", "stablediffusion15": "sd15",
     "stablediffusion13": "sd13", "stablediffusion2": "sd2", "stablediffusion21": "sd21", "stablediffusionxl": "sdxl",
-    "stablediffusionxlbase10": "sdxl", "guided": "adm", "vqdiffusion": "vqdm", "whichfaceisreal": "whichfaceisreal",
+    "stablediffusionxlbase10": "sdxl", "guided": "adm", "vqdiffusion": "vqdm",
 }
-# the first pattern that matches the name from its start
-FAMILIES = (
+FAMILIES = (  # the first pattern that matches the start of a name decides
     (r"real$", "real"),
     (r"(df$|f2f$|fs$|nt$|deepfake|face2face|faceswap|neuraltextures|faceshifter|celeb-synthesis)", "face manipulation"),
     (r".*gan\d*(-|_|$)|gan|whichfaceisreal", "gan"),
@@ -25,11 +24,11 @@ FAMILIES = (
 
 
 def canonical(name):
-    """The name of a generator's folder as used in manifests: lower case, known spellings brought together."""
+    """A generator's name as used in manifests: lower case, with different spellings of one model unified."""
     squeezed = "".join(letter for letter in name.lower() if letter.isalnum())
     return ALIASES.get(squeezed, name.lower())
 
 
 def family(generator):
-    """The kind of generator that a canonical name tells; `unknown` where it tells none."""
+    """The kind of generator that a canonical name belongs to, or `unknown`."""
     return next((kind for pattern, kind in FAMILIES if re.match(pattern, generator)), "unknown")

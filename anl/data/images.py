@@ -2,20 +2,17 @@
 
 import hashlib
 import os
-from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow
 import torch
-from pyarrow import parquet as pq
 from torch.utils.data import DataLoader, Dataset
 
 from anl.data import parquet, processing
-from anl.data.decode import MAX_BYTES, Refused, decode_bytes, read_bytes, refusal, within
+from anl.data.decode import Refused, decode_bytes, read_bytes, refusal
 from anl.data.manifest import file_path
-from anl.io import UserError, reason
+from anl.io import UserError
 
 CACHE_BYTES = 256 * 2**20  # of encoded images from Parquet files that one reader keeps
 
@@ -73,60 +70,25 @@ def to_pixels(tensor):
 
 
 class ImageFiles:
-    """Reads the files that a manifest names, from one folder: plain files and rows of Parquet files (`FILE.parquet#ROW`).
+    """Reads the files that a manifest names: plain files and rows of Parquet files (`FILE.parquet#ROW`).
 
-    Row groups of Parquet files are kept until they exceed `cache_bytes`.
+    Parameters
+    ----------
+    root : path-like
+        The folder that paths are relative to.
+    cache_bytes : int
+        See `anl.data.parquet.RowReader`.
     """
 
     def __init__(self, root, cache_bytes=CACHE_BYTES):
-        self.root, self.cache_bytes, self._groups, self._layouts = Path(root), cache_bytes, OrderedDict(), {}
-
-    def __getstate__(self):
-        return {**self.__dict__, "_groups": OrderedDict()}  # a worker process fills its own cache
+        self.root, self.rows = Path(root), parquet.RowReader(cache_bytes)
 
     def read(self, path, sha256=None):
         """The bytes of a manifest's `path`. Raises Refused if unreadable or, given `sha256`, altered."""
-        full = self.root / file_path(path)
-        found = parquet.PLACE.fullmatch(os.fspath(full))
-        packed = found is not None and not full.exists()
-        data = within(self._row(found), MAX_BYTES) if packed else read_bytes(full)
+        data = read_bytes(self.root / file_path(path), rows=self.rows)
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             raise Refused("not the file that the manifest describes (its SHA-256 differs)")
         return data
-
-    def _row(self, found):
-        file, row, name = found["file"], int(found["row"]), found["column"]
-        try:
-            if file not in self._layouts:
-                with pq.ParquetFile(file) as stream:
-                    sizes = [stream.metadata.row_group(group).num_rows for group in range(stream.num_row_groups)]
-                    self._layouts[file] = np.cumsum([0, *sizes]), parquet.image_column(stream.schema_arrow)
-            starts, column = self._layouts[file]
-            if row >= starts[-1]:
-                raise Refused(f"{file} has {starts[-1]} rows only")
-            group = int(np.searchsorted(starts, row, side="right")) - 1
-            cell = self._group(file, group, name or column)[row - int(starts[group])].as_py()
-        except FileNotFoundError:
-            raise Refused("cannot be opened (No such file or directory)") from None
-        except (OSError, KeyError, ValueError, pyarrow.ArrowException) as problem:
-            if isinstance(problem, Refused):
-                raise
-            raise Refused(f"its Parquet file cannot be read ({reason(problem)})") from None
-        data = cell.get("bytes") if isinstance(cell, dict) else cell
-        if not isinstance(data, bytes):
-            raise Refused("the row holds no image bytes")
-        return data
-
-    def _group(self, file, group, column):
-        key = (file, group, column)
-        if key in self._groups:
-            self._groups.move_to_end(key)
-            return self._groups[key]
-        with pq.ParquetFile(file, pre_buffer=False) as stream:
-            self._groups[key] = stream.read_row_group(group, columns=[column])[column]
-        while len(self._groups) > 1 and sum(part.nbytes for part in self._groups.values()) > self.cache_bytes:
-            self._groups.popitem(last=False)
-        return self._groups[key]
 
 
 def load_pixels(rows, root, size=None, how="center"):

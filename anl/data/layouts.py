@@ -1,7 +1,7 @@
-"""Folder trees of published data sets: what a folder's place in its tree says of the images in it.
+"""Folder trees of published data sets: what a folder's path says of the images in it.
 
-A layout is a row of LAYOUTS: a pattern for the folders that hold images, a table of what its words mean, and the layouts
-of which it is a special case. `guess` says which one fits a tree and why; adding a data set is adding a row.
+A layout is an entry of LAYOUTS: a pattern for the folders that hold images, and the meaning of the pattern's groups.
+`guess` finds the layout of a tree. To support another data set, add an entry.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from anl.data.generator_names import canonical, family
 from anl.data.manifest import REAL
-from anl.errors import UserError
+from anl.io import UserError
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
           "testing": "test"}
@@ -18,17 +18,17 @@ SPLIT = rf"(?P<split>{'|'.join(SPLITS)})"
 NO_SPLIT = rf"(?!(?:{'|'.join(SPLITS)})(?:/|$))"
 LABEL = r"(?:(?P<real>0_real)|1_fake)"
 WORDS = r"(?:(?P<real>reals?|nature|natural|authentic)|fakes?|ai|generated|synthetic)"
-BELOW = r"(?:/.*)?"  # whatever lies further down belongs to the folder
-# the 20 LSUN classes on which CNNDetection trained ProGAN: folders named so hold ProGAN's images
+BELOW = r"(?:/.*)?"  # deeper folders belong to the same class
+# the 20 LSUN classes that CNNDetection's ProGAN was trained on: folders with these names hold ProGAN images
 PROGAN_CLASSES = "airplane|bicycle|bird|boat|bottle|bus|car|cat|chair|cow|diningtable|dog|horse|motorbike|person|" \
                  "pottedplant|sheep|sofa|train|tvmonitor"
 UNIVFD_REALS = {"guided": "imagenet", "adm": "imagenet"}  # the other generators are compared with LAION
-LEAST_SHARE = 0.5  # of the files that a layout has to explain to be taken
-RIVAL_SHARE = 0.1  # of the files that another layout may explain at most
+MIN_SHARE = 0.5  # of the files that a layout must explain to be chosen
+RIVAL_SHARE = 0.1  # of the files above which a second layout makes the choice ambiguous
 
 
 class Place(NamedTuple):
-    """What a folder says of its images. pair: the place that should hold both classes."""
+    """What a folder's path says of its images. Folders with the same `pair` should together hold both classes."""
 
     label: int
     generator: str
@@ -38,19 +38,43 @@ class Place(NamedTuple):
     pair: str
 
 
-class Aside(NamedTuple):
-    """A folder that the layout knows and does not index, with the reason."""
+class Excluded(NamedTuple):
+    """A folder that the layout knows and does not index."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Layout:
-    """tree: shown to people. pattern: of a folder's path, with groups split, generator, real, set. special_of: the
-    layouts that fit as well and say less. needs: at least one of these is among the paths (a pattern), or it is another.
-    side: 32 where images must have that side. reals: the one set of reals that all generators share.
-    val_is_test: the published `val` is the test set. default_split: where no folder names one. aside: {pattern: reason}.
-    paired: every generator has reals of its own."""
+    """A folder tree.
+
+    Parameters
+    ----------
+    name, tree : str
+        Name and a description for people.
+    pattern : str
+        Matches a folder's path; groups split, generator, real and set.
+    special_of : tuple of str
+        More general layouts that this one takes precedence over.
+    needs : str
+        Pattern that at least one path must contain.
+    case : bool
+        Whether `pattern` is case-sensitive.
+    side : int
+        Side that images must have; 0 is any.
+    reals : str
+        Name of the set of reals, if all generators share one.
+    fake : str
+        Generator of generated images whose path names none.
+    val_is_test : bool
+        Whether the published `val` is the test set.
+    default_split : str
+        Split if the path names none.
+    excluded : tuple of (str, str)
+        Patterns of folders that are not indexed, with the reason.
+    paired : bool
+        Whether every generator has separate reals.
+    """
 
     name: str
     tree: str
@@ -63,7 +87,7 @@ class Layout:
     fake: str = "fake"
     val_is_test: bool = False
     default_split: str = "test"
-    aside: tuple = ()
+    excluded: tuple = ()
     paired: bool = True
 
 
@@ -79,7 +103,7 @@ LAYOUTS = {layout.name: layout for layout in (
            rf"(?:(?P<generator>[^/]+)/)?(?:(?P<set>[^/]+)/)?{SPLIT}/(?:(?P<real>nature)|ai){BELOW}", ("generic",), val_is_test=True),
     Layout("diffusionforensics", "[images/]{train,val,test}/{lsun_bedroom,imagenet,celebahq}/{real,GENERATOR}",
            rf"(?:images/)?{SPLIT}/(?P<set>lsun_bedroom|imagenet|celebahq)/(?:(?P<real>real)|(?P<generator>[^/]+)){BELOW}",
-           paired=False, aside=((r"(?:recons|dire)(?:/.*)?", "made from the images, not images of the set"),)),
+           paired=False, excluded=((r"(?:recons|dire)(?:/.*)?", "computed from the images, not images of the set"),)),
     Layout("univfd", "[diffusion_datasets/]{imagenet,laion} (real) and guided, ldm_*, glide_*, dalle (generated)",
            r"(?:diffusion_datasets/)?(?:(?P<real>imagenet|laion)(?:/0_real)?|"
            r"(?P<generator>guided|adm|ldm_[^/]+|glide_[^/]+|dalle)(?:/1_fake)?)(?:/(?!0_real|1_fake).*)?",
@@ -87,7 +111,7 @@ LAYOUTS = {layout.name: layout for layout in (
     Layout("drct", "[DRCT-2M/]GENERATOR/{train2017,val2017} and MSCOCO/{train2017,val2017} (real); val2017 is the test set",
            rf"(?:DRCT-2M/|images/)?(?:(?P<real>(?:ms)?coco[^/]*|real)|(?P<generator>[^/]+))/(?P<split>train|val)2017{BELOW}",
            ("per_generator",), val_is_test=True, reals="mscoco", paired=False),
-    Layout("synthbuster", "{dalle2,dalle3,firefly,...}/*.png beside a folder of RAISE photographs",
+    Layout("synthbuster", "{dalle2,dalle3,firefly,...}/*.png and a folder of RAISE photographs",
            r"(?:synthbuster/)?(?:(?P<real>(?:real_)?raise[^/]*|real)|(?P<generator>dalle2|dalle3|firefly|glide|midjourney-v5|"
            rf"stable-diffusion-[^/]+|flux[^/]*)){BELOW}", ("per_generator",), needs=r"(?:^|/)(dalle3|firefly|midjourney-v5)",
            reals="raise", paired=False),
@@ -100,7 +124,7 @@ LAYOUTS = {layout.name: layout for layout in (
            "Celeb-DF/{Celeb-real,YouTube-real,Celeb-synthesis}/frames/VIDEO",
            r"(?:[^/]+/)?(?:(?:(?P<real>original_sequences)|manipulated_sequences)/(?P<generator>[^/]+)/(?:raw|c23|c40)|"
            rf"(?P<set>Celeb-real|YouTube-real|Celeb-synthesis))/frames{BELOW}", default_split="unsplit", paired=False,
-           aside=((r".*/(?:videos|masks|landmarks)(?:/.*)?", "no frames: videos, masks or landmarks"),)),
+           excluded=((r".*/(?:videos|masks|landmarks)(?:/.*)?", "videos, masks or landmarks, not frames"),)),
     Layout("generic", "[SPLIT/]{real,fake} (or nature, authentic; ai, generated, synthetic)",
            rf"(?:{SPLIT}/)?{WORDS}{BELOW}", ("per_generator",)),
     Layout("per_generator", "[SPLIT/]{real,GENERATOR,GENERATOR,...}",
@@ -109,15 +133,26 @@ LAYOUTS = {layout.name: layout for layout in (
 
 
 def place(layout, folder, root_name):
-    """What `layout` says of a folder: Place, Aside, or None where it has no such folder.
+    """Classify a folder.
 
-    folder: the path from the root, parts joined by "/", "" for the root itself. root_name: the root's own name, which
-    stands for the generator where the tree begins below it.
+    Parameters
+    ----------
+    layout : Layout
+        The tree's layout.
+    folder : str
+        Path from the root, parts joined by "/"; "" is the root itself.
+    root_name : str
+        Name of the root folder: the generator, if the path names none.
+
+    Returns
+    -------
+    Place, Excluded or None
+        None if the layout has no such folder.
     """
     flags = re.DOTALL | (0 if layout.case else re.IGNORECASE)
-    for pattern, reason in layout.aside:
+    for pattern, why in layout.excluded:
         if re.fullmatch(pattern, folder, flags):
-            return Aside(reason)
+            return Excluded(why)
     found = re.fullmatch(layout.pattern, folder, flags)
     if not found:
         return None
@@ -125,7 +160,7 @@ def place(layout, folder, root_name):
     split = SPLITS[word["split"].lower()] if word["split"] else layout.default_split
     split = "test" if layout.val_is_test and split == "val" else split
     label, generator, source = int(word["real"] is None), word["generator"], layout.reals
-    name = _generator(layout, generator, word["set"], root_name, label)
+    name = _generator(layout, generator, word["set"], root_name)
     if layout.name == "deepfakebench":
         if word["set"]:
             label, name = int(not word["set"].lower().endswith("-real")), word["set"].lower()
@@ -138,12 +173,12 @@ def place(layout, folder, root_name):
         source = name if not label else ""
     elif not source:
         source = name if layout.paired else REAL
-    maker = name if label else REAL
-    return Place(label, maker, family(maker), split, source, f"{split}/{name}" if layout.paired else split)
+    generator = name if label else REAL
+    return Place(label, generator, family(generator), split, source, f"{split}/{name}" if layout.paired else split)
 
 
-def _generator(layout, generator, inner, root_name, label):
-    """The generator that a folder belongs to, its reals included."""
+def _generator(layout, generator, inner, root_name):
+    """Name of the generator that a folder belongs to; for reals, of the generator they are compared with."""
     if layout.name == "genimage":
         for word in (generator, inner, root_name):
             if word and (known := re.fullmatch(r"imagenet_(?:.*_)?([^_]+)", word, re.IGNORECASE)):
@@ -153,63 +188,64 @@ def _generator(layout, generator, inner, root_name, label):
         return "progan"
     if generator:
         return canonical(generator)
-    if layout.name == "binary":
-        return canonical(root_name)
-    return layout.fake
+    return canonical(root_name) if layout.name == "binary" else layout.fake
 
 
 def check_name(name):
-    """The layout of that name. Raises UserError."""
+    """The layout called `name`. Raises UserError if there is none."""
     if name not in LAYOUTS:
-        raise UserError(f"there is no layout '{name}'; choose one of {', '.join(LAYOUTS)}, or parquet")
+        raise UserError(f"unknown layout '{name}'; choose one of {', '.join(LAYOUTS)}, or parquet")
     return LAYOUTS[name]
 
 
-def fit(layout, folders, root_name):
-    """How far a layout explains a tree: (share of files, classes found, folders of its own).
-
-    folders: {path: Folder}, as `anl.data.walk.survey` finds them.
-    """
-    total = sum(folder.files for folder in folders.values())
-    share, labels, own = 0, set(), []
-    for path, folder in folders.items():
-        where = place(layout, path, root_name)
-        if where is not None:
-            share += folder.files
-        if isinstance(where, Place):
-            labels.add(where.label)
-            own.append(path)
-    return share / max(total, 1), labels, own
-
-
 def guess(folders, root_name, side_of=None):
-    """The layout that fits a tree, and why: (Layout, sentence).
+    """Find the layout that fits a tree.
 
-    folders: {path: Folder}. side_of(path): width and height of an image in that folder, to tell data sets apart whose
-    folders have the same names. Raises UserError where none fits or two do, naming what was seen and how to choose.
+    Parameters
+    ----------
+    folders : mapping of str to Folder
+        As returned by `anl.data.walk.survey`.
+    root_name : str
+        Name of the root folder.
+    side_of : callable, optional
+        path -> (width, height) of an image in that folder; tells apart data sets whose folders have the same names.
+
+    Returns
+    -------
+    Layout
+        The layout that fits best.
+    str
+        The reason, a sentence.
+
+    Raises
+    ------
+    UserError
+        If no layout fits, or several do.
     """
-    fits = {}
+    shares, total = {}, max(sum(folder.files for folder in folders.values()), 1)
     for layout in LAYOUTS.values():
-        share, labels, own = fit(layout, folders, root_name)
-        if share < RIVAL_SHARE or labels != {0, 1}:
+        places = {path: place(layout, path, root_name) for path in folders}
+        images = [path for path, where in places.items() if isinstance(where, Place)]
+        share = sum(folders[path].files for path, where in places.items() if where is not None) / total
+        if share < RIVAL_SHARE or {places[path].label for path in images} != {0, 1}:
             continue
-        if layout.needs and not any(re.search(layout.needs, path, re.IGNORECASE) for path in own):
+        if layout.needs and not any(re.search(layout.needs, path, re.IGNORECASE) for path in images):
             continue
-        if layout.side and side_of is not None and side_of(own[0]) != (layout.side, layout.side):
+        if layout.side and side_of is not None and side_of(images[0]) != (layout.side, layout.side):
             continue
-        fits[layout.name] = share
-    fits = {name: share for name, share in fits.items()
-            if not any(name in LAYOUTS[other].special_of and fits[other] >= share for other in fits)}
+        shares[layout.name] = share
+    shares = {name: share for name, share in shares.items()
+              if not any(name in LAYOUTS[other].special_of and shares[other] >= share for other in shares)}
     seen = ", ".join(f"{path or '.'}/" for path in sorted(folders)[:4])
-    if len(fits) > 1:
-        shown = "; ".join(f"{name} ({LAYOUTS[name].tree}) explains {share:.0%} of the files" for name, share in fits.items())
-        raise UserError(f"{len(fits)} layouts fit this tree ({seen} ...): {shown}. Choose with --layout {' or --layout '.join(fits)}, "
-                        "or index the data sets one by one, each from its own folder")
-    best = next(iter(fits), None)
-    if best is None or fits[best] < LEAST_SHARE:
+    if len(shares) > 1:
+        shown = "; ".join(f"{name} ({LAYOUTS[name].tree}) explains {share:.0%} of the files" for name, share in shares.items())
+        raise UserError(f"{len(shares)} layouts fit this tree ({seen} ...): {shown}; choose with --layout "
+                        f"{' or --layout '.join(shares)}, or index each data set from its own folder")
+    best = next(iter(shares), None)
+    if best is None or shares[best] < MIN_SHARE:
         shown = "; ".join(f"{layout.name}: {layout.tree}" for layout in LAYOUTS.values())
-        near = f"; {best} explains only {fits[best]:.0%} of the files" if best else ""
-        raise UserError(f"no layout with both real and generated images fits this tree ({seen or 'no files'} ...){near}. Is "
-                        f"a class folder missing, or is the root another folder? `--layout NAME` chooses one of: {shown}")
+        near = f"; {best} explains only {shares[best]:.0%} of the files" if best else ""
+        raise UserError(f"no layout with both real and generated images fits this tree ({seen or 'no files'} ...){near}; "
+                        f"check for a missing class folder or another root, or choose with --layout NAME: {shown}")
     layout = LAYOUTS[best]
-    return layout, f"{layout.tree} explains {fits[best]:.0%} of the files and gives both classes"
+    return layout, f"{layout.tree} explains {shares[best]:.0%} of the files and gives both classes"

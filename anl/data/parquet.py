@@ -1,32 +1,36 @@
-"""Images in Parquet files, as the hub stores them: bytes, label and generator in columns, read as a stream.
+"""Images in rows of Parquet files, as the Hugging Face hub stores them: bytes, label and generator in columns.
 
-An image column is the hub's `Image` feature, a struct {bytes, path}, or plain bytes. Its bytes are handed on as they are,
-never decoded and encoded again, so that the format audit sees the published files. Hugging Face `datasets` reads them a
-few rows at a time, one row group after the other: memory holds one row group, however large the set is. (Left to itself
-Arrow reads a whole shard ahead of a reader that is slower than the disk, as one that decodes is.)
+An image column is the hub's `Image` feature, a struct {bytes, path}, or plain bytes. Bytes are passed on unchanged, so that
+the format audit sees the published files. Memory holds one row group, however large the set is.
 """
 
-import functools
+import contextlib
+import json
 import os
 import re
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-from anl.errors import UserError
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from anl.io import UserError, reason
 
 REAL = {"real", "nature", "0_real", "human", "authentic", "false", "0"}
 GENERATED = {"fake", "ai", "1_fake", "generated", "synthetic", "aigc", "true", "1"}
-BATCH = 16  # rows; a hub's row of 1024 px is about 2 MB
+BATCH = 16  # rows; at 1024 pixels a row has about 2 MB
 PLACE = re.compile(r"(?P<file>.*\.parquet)#(?:(?P<column>[^/#]+):)?(?P<row>\d+)", re.DOTALL | re.IGNORECASE)
-IMAGES = ("image", "img", "image_data", "picture", "jpg", "png")  # what a column of images is called, by preference
-LABELS = ("label", "labels", "class", "target")
-MAKERS = ("generator", "model_name", "model", "source")
+IMAGE_COLUMNS = ("image", "img", "image_data", "picture", "jpg", "png")  # usual names, the most likely first
+LABEL_COLUMNS = ("label", "labels", "class", "target")
+GENERATOR_COLUMNS = ("generator", "model_name", "model", "source")
 SHARD = re.compile(r"(?P<split>[A-Za-z][\w.]*?)(-\d+(-of-\d+)?)?")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns; generator None where there is none, which makes every generated image's generator unknown."""
+    """Names of the columns; without a generator column, generated images have the generator `unknown`."""
 
     image: str = "image"
     label: str = "label"
@@ -35,19 +39,16 @@ class Columns:
 
 @dataclass(frozen=True)
 class Row:
-    """One image. data: the bytes of its file; label: 0 real, 1 generated; name: path in the published set, or None."""
+    """An image: its bytes (None if the row has none), label (1 is generated), generator, and row number in the file."""
 
-    data: bytes
+    data: bytes | None
     label: int
     generator: str
-    split: str
-    name: str | None
-    shard: str
     index: int
 
 
 def shards(folder):
-    """{split: [path]} of the Parquet files under `folder`, sorted; the split is the file's name up to its number.
+    """Parquet files below `folder` by split: {split: [path]}. The split is the file's name up to its number.
 
     Raises UserError if there are none.
     """
@@ -57,240 +58,155 @@ def shards(folder):
             match = SHARD.fullmatch(path.stem)
             found.setdefault(match["split"] if match else path.stem, []).append(path)
     if not found:
-        raise UserError(f"{folder} holds no Parquet files")
+        raise UserError(f"{folder} contains no Parquet files; choose another folder")
     return found
 
 
 def rows(path):
-    """Number of rows of one Parquet file, from its footer. Raises UserError if it is damaged."""
-    return _schema(Path(path))[1]
+    """Number of rows of a Parquet file, from its footer. Raises UserError if it is damaged."""
+    return sum(group_sizes(path))
 
 
-def images(folder, columns=None, split=None, labels=None, batch=BATCH):
-    """Yield a Row for each image of a folder of Parquet files, in the order of file names and rows.
+def group_sizes(path):
+    """Number of rows of each row group. Raises UserError if the file is damaged."""
+    with _opened(path) as file:
+        return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
-    columns: Columns, by default image, label and generator. split: one of shards(folder), None for all. labels: {value of
-    the label column: 0 or 1}; without it 0 and 1, booleans and the field's words (real, nature, fake, ai, ...) are
-    understood, and a column of named classes goes by its names: some sets count 0 as fake. batch: rows read at a time.
-    Raises UserError naming the file and the column that is missing, damaged, or holds what no label is.
+
+def read_schema(path):
+    """The Arrow schema. Raises UserError if the file is damaged."""
+    with _opened(path) as file:
+        return file.schema_arrow
+
+
+@contextlib.contextmanager
+def _opened(path):
+    try:  # pages are read as they are needed, not whole columns
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+            yield file
+    except (OSError, pa.ArrowException) as problem:
+        raise UserError(f"{path} is not a complete Parquet file ({reason(problem)}); fetch it again") from None
+
+
+def image_column(schema):
+    """Name of the column that holds images, or None: a struct with `bytes`, else bytes; usual names are preferred."""
+    structs = [field.name for field in schema
+               if pa.types.is_struct(field.type) and any(inner.name == "bytes" for inner in field.type)]
+    plain = [field.name for field in schema if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type)]
+    found = structs or plain
+    return next((name for name in IMAGE_COLUMNS if name in found), found[0] if found else None)
+
+
+def find_columns(path):
+    """Columns of a Parquet file, by type and name. Raises UserError if there is no image or label column."""
+    schema = read_schema(path)
+    image = image_column(schema)
+    label, generator = (next((name for name in names if name in schema.names), None)
+                        for names in (LABEL_COLUMNS, GENERATOR_COLUMNS))
+    if image is None or label is None:
+        raise UserError(f"{path} has no column with a usual name for images or labels (it has {', '.join(schema.names)}); "
+                        "state them with --columns IMAGE,LABEL or --columns IMAGE,LABEL,GENERATOR")
+    return Columns(image, label, generator)
+
+
+def group_rows(path, group, columns):
+    """Yield a Row for each row of a row group.
+
+    Labels may be 0 and 1, booleans, the usual words (real, nature, fake, ai, ...), or classes whose names are such
+    words: names decide, because some sets count 0 as fake.
+
+    Raises
+    ------
+    UserError
+        If a column is missing, the file is damaged, or a label is none of these.
     """
-    found = shards(folder)
-    if split is not None and split not in found:
-        raise UserError(f"{folder} has no split '{split}'; it has {', '.join(found)}")
-    for name, paths in found.items():
-        if split in (None, name):
-            for path in paths:
-                yield from _file_images(path, Path(folder), name, columns or Columns(), labels, batch)
+    schema = read_schema(path)
+    wanted = [name for name in (columns.image, columns.label, columns.generator) if name is not None]
+    if missing := [name for name in wanted if name not in schema.names]:
+        raise UserError(f"{path} has no column '{missing[0]}', only {', '.join(schema.names)}; state others with --columns")
+    names, index = _class_names(schema), sum(group_sizes(path)[:group])
+    with _opened(path) as file:
+        for part in file.iter_batches(BATCH, row_groups=[group], columns=wanted, use_threads=False):
+            for row in part.to_pylist():
+                word = {name: names[name][row[name]] if name in names and isinstance(row[name], int) and row[name] >= 0
+                        else row[name] for name in wanted[1:]}
+                label = _label(word[columns.label], f"{path}: row {index}", columns.label)
+                generator = word.get(columns.generator)
+                generator = ("unknown" if label else "real") if generator in (None, "") else str(generator)
+                yield Row(_bytes(row[columns.image]), label, generator, index)
+                index += 1
 
 
-def extract(folder, target, columns=None, labels=None):
-    """Write each image's bytes to target/split/generator/{0_real,1_fake}/NUMBER.ENDING; returns their number.
-
-    The tree is the field's binary layout. Raises UserError as images() does.
-    """
-    number = 0
-    for row in images(folder, columns, labels=labels):
-        generator = re.sub(r"[^\w.+-]+", "_", row.generator).strip(".") or "unknown"
-        place = Path(target) / row.split / generator / ("0_real", "1_fake")[row.label]
-        if not place.is_dir():
-            place.mkdir(parents=True)
-        (place / f"{number:08d}{ending(row.data)}").write_bytes(row.data)
-        number += 1
-    return number
+def _class_names(schema):
+    """{column: names of its classes}, from the features that `datasets` notes in a file's metadata."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return {name: feature["names"] for name, feature in features.items()
+                if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and "names" in feature}
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return {}
 
 
-def ending(data):
-    """File ending of an image's bytes by its first ones; .bin if unknown."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return ".webp"
-    starts = {b"\xff\xd8\xff": ".jpg", b"\x89PNG\r\n\x1a\n": ".png", b"GIF8": ".gif", b"BM": ".bmp", b"II*\0": ".tif",
-              b"MM\0*": ".tif"}
-    return next((suffix for start, suffix in starts.items() if data.startswith(start)), ".bin")
+def _label(value, where, column):
+    word = str(value).strip().lower()
+    if word not in REAL | GENERATED:
+        raise UserError(f"{where} has '{value}' in column '{column}', which is neither real (0) nor generated (1); state "
+                        "another label column with --columns")
+    return int(word in GENERATED)
+
+
+def _bytes(cell):
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    return data if isinstance(data, bytes) and data else None
 
 
 # ---- one image of one row, named FILE.parquet#ROW ----------------------------------------------------------------------
 def row_name(file, row, schema, column):
-    """How a manifest names the image of a row: FILE#ROW, or FILE#COLUMN:ROW where `image_column` finds another column."""
+    """A row's path in a manifest: FILE#ROW, or FILE#COLUMN:ROW if `image_column` finds another column."""
     return f"{file}#{row}" if column == image_column(schema) else f"{file}#{column}:{row}"
 
 
 def is_row(path):
-    """Whether a path is that of a row, as `row_name` writes it, of a Parquet file that is there."""
+    """Whether a path, as `row_name` writes it, names a row of an existing Parquet file."""
     found = PLACE.fullmatch(os.fspath(path))
     return bool(found) and not os.path.exists(path) and os.path.isfile(found["file"])
 
 
-def read_row(path):
-    """The image bytes of FILE.parquet#ROW, as they were stored. Raises UserError if there are none.
+class RowReader:
+    """Reads images by their `row_name`. Row groups are kept until they exceed `cache_bytes`; the last one always is."""
 
-    The row group of the last call stays in memory, so that rows read in their order cost one reading of the file.
-    """
-    found = PLACE.fullmatch(os.fspath(path))
-    file, row = found["file"], int(found["row"])
-    schema, count = _schema(Path(file))
-    column = found["column"] or image_column(schema)
-    if column not in schema.names:
-        raise UserError(f"{file} has no column of images{f' {column!r}' if column else ''}; it has {', '.join(schema.names)}")
-    if row >= count:
-        raise UserError(f"{file} has {count} rows, and no row {row}")
-    group, first = 0, 0
-    for group, size in enumerate(group_sizes(file)):
-        if row < first + size:
-            break
-        first += size
-    status = os.stat(file)
-    stored = _stored(file, status.st_mtime_ns, status.st_size, group, column)
-    return _image(stored[row - first].as_py(), file, row)[0]
+    def __init__(self, cache_bytes=0):
+        self.cache_bytes, self.groups, self._files = cache_bytes, OrderedDict(), {}
 
+    def __getstate__(self):
+        return {**self.__dict__, "groups": OrderedDict()}  # a worker process fills its own cache
 
-@functools.lru_cache(maxsize=1)
-def _stored(file, _changed, _size, group, column):
-    import pyarrow
-    from pyarrow import parquet
+    def read(self, path):
+        """The stored bytes. Raises UserError if there are none."""
+        found = PLACE.fullmatch(os.fspath(path))
+        file, row = found["file"], int(found["row"])
+        status = os.stat(file)
+        version = (file, status.st_mtime_ns, status.st_size)
+        if version not in self._files:
+            self._files[version] = np.cumsum([0, *group_sizes(file)]), read_schema(file)
+        starts, schema = self._files[version]
+        column = found["column"] or image_column(schema)
+        if column not in schema.names:
+            raise UserError(f"{file} has no image column{f' {column!r}' if column else ''}, only {', '.join(schema.names)}")
+        if row >= starts[-1]:
+            raise UserError(f"{file} has only {starts[-1]} rows, and no row {row}")
+        group = int(np.searchsorted(starts, row, side="right")) - 1
+        data = _bytes(self._group(version, group, column)[row - int(starts[group])].as_py())
+        if data is None:
+            raise UserError(f"{file}: row {row} holds no image bytes")
+        return data
 
-    try:
-        with parquet.ParquetFile(file, pre_buffer=False) as stream:
-            return stream.read_row_group(group, columns=[column])[column]
-    except (OSError, pyarrow.ArrowException) as problem:
-        raise UserError(f"{file} is damaged ({str(problem).splitlines()[0][:120]}); fetch it again") from None
-
-
-def group_sizes(path):
-    """Rows of each row group of a Parquet file, a list."""
-    from pyarrow import parquet
-
-    _schema(Path(path))
-    with parquet.ParquetFile(path) as file:
-        return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-
-
-def image_column(schema):
-    """Name of the column that holds images, or None: a struct with `bytes`, else plain bytes; one of IMAGES is preferred."""
-    import pyarrow
-
-    def is_struct(kind):
-        return pyarrow.types.is_struct(kind) and any(field.name == "bytes" for field in kind)
-
-    def is_plain(kind):
-        return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
-
-    for fits in (is_struct, is_plain):
-        found = [field.name for field in schema if fits(field.type)]
-        if found:
-            return next((name for name in IMAGES if name in found), found[0])
-    return None
-
-
-def find_columns(path):
-    """Columns of a Parquet file, by the kinds and names of its columns. Raises UserError where no label column is found."""
-    schema, _ = _schema(Path(path))
-    image = image_column(schema)
-    label, maker = (next((name for name in names if name in schema.names), None) for names in (LABELS, MAKERS))
-    if image is None or label is None:
-        raise UserError(f"{path}: which columns hold the images and the labels? it has {', '.join(schema.names)}; say so with "
-                        "--columns IMAGE,LABEL or --columns IMAGE,LABEL,GENERATOR")
-    return Columns(image, label, maker)
-
-
-def group_rows(path, group, folder, split, columns, labels=None):
-    """Yield a Row for every row of one row group; data is None where the row has no image bytes.
-
-    Raises UserError as `images` does for a missing column, a damaged file, or a value that is no label.
-    """
-    import datasets  # takes a second to import
-    import pyarrow
-    from pyarrow import parquet
-
-    schema = _checked_schema(path, columns)
-    features = datasets.Features.from_arrow_schema(schema)
-    names = {name: feature.names for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
-    wanted = [name for name in (columns.image, columns.label, columns.generator) if name is not None]
-    shard, index = path.relative_to(folder).as_posix(), sum(group_sizes(path)[:group])
-    try:
-        with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:  # pages, not whole columns
-            for part in file.iter_batches(BATCH, row_groups=[group], columns=wanted, use_threads=False):
-                for row in part.to_pylist():
-                    cell = row[columns.image]
-                    data, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-                    label, maker = _words(row, columns, names, labels, path, index)
-                    yield Row(data or None, label, maker, split, name, shard, index)
-                    index += 1
-    except (OSError, pyarrow.ArrowException) as problem:
-        raise UserError(f"{path} is damaged ({type(problem).__name__}: {str(problem).splitlines()[0][:120]}); fetch it "
-                        "again") from None
-
-
-def _checked_schema(path, columns):
-    schema, _ = _schema(path)
-    wanted = [name for name in (columns.image, columns.label, columns.generator) if name is not None]
-    if missing := [name for name in wanted if name not in schema.names]:
-        raise UserError(f"{path} has no column '{missing[0]}'; it has {', '.join(schema.names)}")
-    return schema
-
-
-def _words(row, columns, names, labels, path, index):
-    """(label, generator) of a row, by the names of the classes where there are some."""
-
-    def text(column):
-        value = row[column]
-        return names[column][value] if column in names and isinstance(value, int) and value >= 0 else value
-
-    label = _label(text(columns.label), labels, row[columns.label], path, index, columns.label)
-    maker = text(columns.generator) if columns.generator else None
-    return label, str(maker) if maker not in (None, "") else ("unknown" if label else "real")
-
-
-def _schema(path):
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            return file.schema_arrow, file.metadata.num_rows
-    except (OSError, pyarrow.ArrowException) as problem:
-        raise UserError(f"{path} is no whole Parquet file ({str(problem).splitlines()[0][:120]}); fetch it again") from None
-
-
-def _file_images(path, folder, split, columns, labels, batch):
-    import datasets  # takes a second to import
-    import pyarrow
-
-    schema = _checked_schema(path, columns)
-    wanted = [name for name in (columns.image, columns.label, columns.generator) if name is not None]
-    features = datasets.Features.from_arrow_schema(schema)
-    shard = path.relative_to(folder).as_posix()
-    stream = datasets.load_dataset("parquet", data_files=[str(path)], split="train", streaming=True, columns=wanted,
-                                   batch_size=batch).reshard()
-    if isinstance(features[columns.image], datasets.Image):
-        stream = stream.cast_column(columns.image, datasets.Image(decode=False))
-    names = {name: feature.names for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)}
-    try:
-        for index, row in enumerate(stream):
-            data, name = _image(row[columns.image], path, index)
-            label, maker = _words(row, columns, names, labels, path, index)
-            yield Row(data, label, maker, split, name, shard, index)
-    except (OSError, pyarrow.ArrowException, datasets.exceptions.DatasetsError) as problem:
-        raise UserError(f"{path} is damaged ({type(problem).__name__}: {str(problem).splitlines()[0][:120]}); fetch it "
-                        "again") from None
-
-
-def _image(value, path, index):
-    """(bytes, name) of an image cell."""
-    data, name = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-    if not isinstance(data, bytes) or not data:
-        raise UserError(f"{path}: row {index} holds no image bytes, only {name or 'nothing'}; the set points at files that "
-                        "it does not contain")
-    return data, name
-
-
-def _label(named, labels, raw, path, index, column):
-    if labels is not None:
-        for value in (raw, named):
-            if value in labels:
-                return labels[value]
-    else:
-        word = str(named).strip().lower()
-        if word in REAL | GENERATED:
-            return int(word in GENERATED)
-    raise UserError(f"{path}: row {index} has '{named}' in column '{column}'; say which values are real (0) and which "
-                    "generated (1) with `labels`")
+    def _group(self, version, group, column):
+        key = (*version, group, column)
+        if key not in self.groups:
+            with _opened(version[0]) as stream:
+                self.groups[key] = stream.read_row_group(group, columns=[column])[column]
+        self.groups.move_to_end(key)
+        while len(self.groups) > 1 and sum(part.nbytes for part in self.groups.values()) > self.cache_bytes:
+            self.groups.popitem(last=False)
+        return self.groups[key]

@@ -14,9 +14,7 @@ from scipy.signal import wiener
 from anl import seeds
 from anl.io import UserError
 
-VIEWS = ("raw", "matched", "jpeg96")
-CONTROLS = ("resize75", "blur", "jpeg96", "denoise")
-AUGMENTATIONS = ("jpeg", "jpeg", "resize", "blur")  # drawn with equal probability, so JPEG makes up a half
+AUGMENTATIONS = ("jpeg", "jpeg", "resize", "blur")  # drawn with equal probability, so half are JPEG
 LOSSLESS_FORMATS = ("PNG", "BMP", "TIFF", "GIF", "PPM")
 MATCHED_TOLERANCE = 0.01  # total variation distance below which two distributions of file formats count as equal
 

@@ -1,86 +1,112 @@
-"""The field's public data sets: where each lives, what it allows, how large it is, and the trap in its file formats.
+"""The field's public data sets: where each lives, its licence and size, and the trap in its file formats.
 
-The facts stand in registry.yaml beside this module; this module checks them and gives them types. What is not known is
-None, and is shown as "unknown".
+The facts stand in registry.yaml; this module gives them types. What is not known is None, and is shown as "unknown".
 """
 
+import json
 import re
-from dataclasses import MISSING, dataclass, fields
 from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
 
 import yaml
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
-from anl.errors import UserError
+from anl.data import layouts
+from anl.data.generator_names import canonical
+from anl.io import UserError, reason
 
 PATH = Path(__file__).with_name("registry.yaml")
 ACCESS = {"direct": "download", "hub": "download from the hub", "manual": "by hand", "agreement": "by agreement only"}
-LAYOUTS = ("binary", "genimage", "coco-pairs", "shared-reals", "list", "parquet", "frames")
-SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-HEX = {"sha256": 64, "md5": 32, "revision": 40}
 UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
+def _file_name(name):
+    if PurePosixPath(name).name != name or name.startswith("."):
+        raise ValueError(f"'{name}' is not a plain file name")
+    return name
+
+
+def _inner_folder(path):
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise ValueError(f"'{path}' leaves the data set's folder")
+    return path
+
+
+def _layout(name):
+    if name not in (*layouts.LAYOUTS, "parquet"):
+        raise ValueError(f"choose one of {', '.join(layouts.LAYOUTS)}, parquet")
+    return name
+
+
+Text = Annotated[str, StringConstraints(pattern=r"\S")]
+Positive = Annotated[int, Field(ge=1)]
+validated = dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+
+
+@validated
 class File:
-    """One archive. url: None where only a person can get it; bytes, sha256, md5: None where not known to us.
+    """An archive. `url` is None if only a person can download it; `into` is the subfolder that it is unpacked into."""
 
-    into: folder of the data set that it is unpacked into, "" for the data set's own.
-    """
-
-    name: str
-    url: str | None = None
-    bytes: int | None = None
-    sha256: str | None = None
-    md5: str | None = None
-    into: str = ""
+    name: Annotated[str, AfterValidator(_file_name)]
+    url: Annotated[str, StringConstraints(pattern="^https?://")] | None = None
+    bytes: Positive | None = None
+    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None = None
+    md5: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")] | None = None
+    into: Annotated[str, AfterValidator(_inner_folder)] = ""
 
 
-@dataclass(frozen=True)
+@validated
 class Hub:
-    """A data set of the hub. revision: full commit, None where none is known to us; columns: image, label, generator."""
+    """A repository of the hub. `revision` is a full commit; `columns` maps image, label and generator to column names."""
 
-    repo: str
-    revision: str | None = None
+    repo: Text
+    revision: Annotated[str, StringConstraints(pattern="^[0-9a-f]{40}$")] | None = None
     patterns: tuple[str, ...] = ("*.parquet",)
-    columns: dict | None = None
-    splits: tuple[str, ...] = ()
+    columns: dict[str, str | None] | None = None
 
 
-@dataclass(frozen=True)
+@validated
 class Count:
-    """How many images to expect; None in split, generator or label means all of them together. label: 1 is generated."""
+    """Number of images to expect; None in split, generator or label means all of them. Label 1 is generated."""
 
-    images: int
-    split: str | None = None
-    generator: str | None = None
-    label: int | None = None
+    images: Positive
+    split: Text | None = None
+    generator: Text | None = None
+    label: Literal[0, 1] | None = None
 
 
-@dataclass(frozen=True)
+@validated
 class Source:
-    """One data set; see registry.yaml.
+    """A data set, as registry.yaml describes it.
 
-    bytes: of the download (about, unless bytes_exact); unpacked_bytes: of its files. counts_complete: whether `counts`
-    add up to the whole set. verified: whether we have opened the data ourselves; evidence: where the other facts come from.
+    Parameters
+    ----------
+    bytes, unpacked_bytes : int or None
+        Size of the download (approximate unless `bytes_exact`), and of its files.
+    counts_complete : bool
+        Whether `counts` add up to the whole set.
+    verified, evidence : bool, str
+        Whether we have opened the data ourselves, and where the other facts come from.
     """
 
     id: str
-    title: str
-    contents: str
-    home: str
-    host: str
-    access: str
-    licence: str
-    terms: str
-    layout: str
-    tree: str
-    trap: str
-    citation: str
-    evidence: str
+    title: Text
+    contents: Text
+    home: Text
+    host: Text
+    access: Literal["direct", "hub", "manual", "agreement"]
+    licence: Text
+    terms: Text
+    tree: Text
+    trap: Text
+    citation: Text
+    evidence: Text
     verified: bool
-    bytes: int | None = None
+    layout: Annotated[str, AfterValidator(_layout)] | None = None
+    bytes: Positive | None = None
     bytes_exact: bool = True
-    unpacked_bytes: int | None = None
+    unpacked_bytes: Positive | None = None
     files: tuple[File, ...] = ()
     hub: Hub | None = None
     counts: tuple[Count, ...] = ()
@@ -94,44 +120,57 @@ class Source:
 
     @property
     def size(self):
-        """Size of the download in words, or of the unpacked files where only that is known."""
+        """Size of the download as text, or of the unpacked files if only that is known."""
         if self.bytes is not None:
             return ("" if self.bytes_exact else "about ") + size_text(self.bytes)
         return UNKNOWN if self.unpacked_bytes is None else f"{size_text(self.unpacked_bytes)} unpacked"
 
 
 def load(path=PATH):
-    """{id: Source} in the file's order. Raises UserError naming the file, the data set and the field that is wrong."""
+    """Read the registry.
+
+    Returns
+    -------
+    dict of str to Source
+        By id, in the order of the file.
+
+    Raises
+    ------
+    UserError
+        Naming the file, the data set and the field that is wrong.
+    """
     try:
         entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise UserError(f"{path} cannot be read as YAML ({problem}); restore it with `git checkout`") from None
-    if not isinstance(entries, dict) or not entries:
-        raise UserError(f"{path} holds no data sets; restore it with `git checkout`")
+        raise UserError(f"{path} cannot be read as YAML ({reason(problem)}); restore it with `git checkout`") from None
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()) or not entries:
+        raise UserError(f"{path} is not a mapping of data sets; restore it with `git checkout`")
     return {name: _source(name, entry, f"{path}: {name}") for name, entry in entries.items()}
 
 
 def get(name, path=PATH):
-    """The Source called `name`. Raises UserError naming those there are."""
+    """The Source called `name`. Raises UserError if there is none."""
     sources = load(path)
     if name not in sources:
-        raise UserError(f"there is no data set '{name}'; choose one of {', '.join(sources)}")
+        raise UserError(f"unknown data set '{name}'; choose one of {', '.join(sources)}")
     return sources[name]
 
 
-def table(path=PATH):
-    """All data sets, a row each: id, title, access, size, images, licence, host, layout, trap, citation, verified, ..."""
-    import pandas as pd  # not above: the command line does without it
+def expected_counts(dataset):
+    """Numbers of images that the registry states for a data set's manifest.
 
-    rows = [{"id": source.id, "title": source.title, "contents": source.contents, "access": ACCESS[source.access],
-             "size": source.size, "images": source.images, "licence": source.licence, "host": source.host,
-             "home": source.home, "layout": source.layout, "trap": source.trap, "citation": source.citation,
-             "verified": source.verified} for source in load(path).values()]
-    return pd.DataFrame(rows).astype({"images": "Int64"})
+    Returns
+    -------
+    dict of (split, generator, label) to int
+        With the names of manifests; None stands for all. Empty if the data set is unknown.
+    """
+    source = load().get(dataset.lower().replace("_", "-"))
+    return {(layouts.SPLITS.get(count.split, count.split), count.generator and canonical(count.generator), count.label):
+            count.images for count in (source.counts if source else ())}
 
 
 def size_text(count):
-    """Bytes in words, three digits, decimal units: 8360000000 -> '8.36 GB'."""
+    """Bytes as text with three digits and decimal units: 8360000000 -> '8.36 GB'."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{float(f'{count:.3g}'):g} {unit}"
@@ -140,85 +179,33 @@ def size_text(count):
 
 
 def _source(name, entry, where):
-    if not isinstance(name, str) or not SLUG.fullmatch(name):
-        raise UserError(f"{where}: an id holds lower-case letters, digits and hyphens")
-    entry = _typed(Source, {"id": name, **_mapping(entry, where)}, where)
-    for key, kind in (("files", File), ("counts", Count)):
-        if key in entry:
-            entry[key] = tuple(kind(**_typed(kind, _mapping(item, f"{where}.{key}"), f"{where}.{key}[{number}]"))
-                               for number, item in enumerate(entry[key]))
-    if "hub" in entry:
-        entry["hub"] = Hub(**_typed(Hub, _mapping(entry["hub"], f"{where}.hub"), f"{where}.hub"))
-    source = Source(**entry)
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", str(name)):
+        raise UserError(f"{where}: an id has lower-case letters, digits and hyphens only")
+    try:  # in JSON mode, strict types take lists for tuples
+        source = TypeAdapter(Source).validate_json(json.dumps({"id": name, **entry}))
+    except (ValidationError, TypeError) as problem:
+        first = problem.errors()[0] if isinstance(problem, ValidationError) else {"loc": (), "msg": problem}
+        raise UserError(f"{where}.{'.'.join(map(str, first['loc']))}: {reason(first['msg'])}") from None
     _check(source, where)
     return source
 
 
-def _mapping(value, where):
-    if not isinstance(value, dict):
-        raise UserError(f"{where} is not a mapping of field to value")
-    return value
-
-
-def _typed(kind, entry, where):
-    """`entry` with its keys and the types of its values checked against the dataclass; lists become tuples."""
-    known = {field.name: field for field in fields(kind)}
-    if unknown := sorted(set(entry) - set(known)):
-        raise UserError(f"{where}: unknown field '{unknown[0]}'; known are {', '.join(known)}")
-    needed = [name for name, field in known.items() if field.default is MISSING]
-    if missing := [name for name in needed if name not in entry]:
-        raise UserError(f"{where}: '{missing[0]}' is missing")
-    result = {}
-    for key, value in entry.items():
-        problem = _problem(key, value)
-        if problem:
-            raise UserError(f"{where}.{key}: {problem}, not {value!r}")
-        result[key] = tuple(value) if isinstance(value, list) else value
-    return result
-
-
-def _problem(key, value):
-    """What is wrong with a field, or None."""
-    if key in ("bytes", "unpacked_bytes", "images"):
-        return None if type(value) is int and value > 0 else "a whole number above 0 is needed (leave out what is unknown)"
-    if key in ("verified", "bytes_exact", "counts_complete"):
-        return None if isinstance(value, bool) else "true or false is needed"
-    if key == "label":
-        return None if value in (0, 1) and type(value) is int else "0 (real) or 1 (generated) is needed"
-    if key in HEX:
-        return None if re.fullmatch(f"[0-9a-f]{{{HEX[key]}}}", str(value)) else f"{HEX[key]} lower-case hex digits are needed"
-    if key in ("patterns", "splits", "steps"):
-        return None if isinstance(value, list) and all(isinstance(item, str) for item in value) else "a list of texts is needed"
-    if key in ("files", "counts"):
-        return None if isinstance(value, list) and value else "a list is needed"
-    if key in ("hub", "columns"):
-        return None if isinstance(value, dict) else "a mapping is needed"
-    return None if isinstance(value, str) and value.strip() else "a text is needed"
-
-
 def _check(source, where):
-    """What no single field tells: whether the fields of a Source fit together."""
-    for key, allowed in (("access", ACCESS), ("layout", LAYOUTS)):
-        if getattr(source, key) not in allowed:
-            raise UserError(f"{where}.{key} is '{getattr(source, key)}'; choose one of {', '.join(allowed)}")
-    if source.access == "direct" and not (source.files and all(file.url for file in source.files)):
-        raise UserError(f"{where}: access is direct, so `files` with a `url` each are needed")
-    if source.access != "direct" and any(file.url for file in source.files):
-        raise UserError(f"{where}: a file with a `url` would be downloaded; access has to be direct, not {source.access}")
+    """Raise UserError if the fields of a Source contradict one another."""
+    addresses = [file.url for file in source.files]
+    if source.access == "direct" and not (addresses and all(addresses)):
+        raise UserError(f"{where}: access is direct, so `files` need a `url` each")
+    if source.access != "direct" and any(addresses):
+        raise UserError(f"{where}: a file has a `url`, so access must be direct, not {source.access}")
+    if any(not (url or "https://").startswith("https://") for url in addresses):
+        raise UserError(f"{where}: a `url` must start with https://")
     if (source.access == "hub") != (source.hub is not None):
-        raise UserError(f"{where}: `hub` goes with access hub, and only with it")
+        raise UserError(f"{where}: `hub` is needed with access hub, and only there")
     if source.access in ("manual", "agreement") and not source.steps:
-        raise UserError(f"{where}: access is {source.access}, so `steps` for a person are needed")
+        raise UserError(f"{where}: access is {source.access}, so `steps` are needed")
     if source.layout == "parquet" and source.hub and set(source.hub.columns or ()) != {"image", "label", "generator"}:
-        raise UserError(f"{where}.hub.columns: the names of the image, label and generator columns are needed")
-    for file in source.files:
-        if PurePosixPath(file.name).name != file.name or file.name.startswith("."):
-            raise UserError(f"{where}: '{file.name}' is no plain file name")
-        if PurePosixPath(file.into).is_absolute() or ".." in PurePosixPath(file.into).parts:
-            raise UserError(f"{where}: '{file.into}' leaves the data set's folder")
-        if file.url and not file.url.startswith("https://"):
-            raise UserError(f"{where}: {file.url} is no https address")
+        raise UserError(f"{where}.hub.columns: state the image, label and generator columns")
     if len({file.name for file in source.files}) < len(source.files):
-        raise UserError(f"{where}: two files have one name")
+        raise UserError(f"{where}: two files have the same name")
     if source.counts_complete and not source.counts:
-        raise UserError(f"{where}: counts_complete without counts")
+        raise UserError(f"{where}: counts_complete needs `counts`")

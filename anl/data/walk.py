@@ -1,16 +1,16 @@
-"""The files of a folder tree, in a fixed order, with what cannot be entered and why."""
+"""The files of a folder tree, in a fixed order, and what cannot be entered."""
 
 import os
 import unicodedata
 from collections import deque
 from typing import NamedTuple
 
-LISTED = "symbolic link to a folder that is listed already"
+LISTED = "symbolic link to a folder that is already listed"
 
 
 class Entries(NamedTuple):
-    """path: from the root, parts joined by "/". files: sorted names. problems: [(path, reason)]. clashes: pairs of names
-    that differ in case or Unicode form only, and are one name on some file systems."""
+    """A folder: its path from the root (parts joined by "/"), sorted file names, [(path, reason)] of entries that cannot be
+    read, and pairs of names that are equal on file systems that ignore case or Unicode form."""
 
     path: str
     files: list
@@ -19,19 +19,19 @@ class Entries(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """files: how many. first: the name of one of them."""
+    """Number of files, and the name of the first."""
 
     files: int
     first: str
 
 
 def walk(root):
-    """Yield Entries of every folder, parents first, names in the order of their bytes.
+    """Yield the Entries of every folder, parents first, names in the order of their bytes.
 
     Symbolic links are followed, and each folder (device and inode) is entered once. Folders reached through a link come
-    after all others, so that a folder of the tree is listed under its real path; a second way to a folder is a problem.
+    last, so that a folder inside the tree is listed under its real path.
     """
-    seen, stack, links = {_mark(root)}, [""], deque()
+    seen, stack, links = {_inode(root)}, [""], deque()
     while stack or links:
         if stack:
             path = stack.pop()
@@ -47,33 +47,31 @@ def walk(root):
         except OSError as problem:
             yield Entries(path, [], [(path, f"folder cannot be read ({problem.strerror})")], [])
             continue
-        files, here, below = [], [], []
+        files, problems, below = [], [], []
         for entry in entries:
             inner = f"{path}/{entry.name}" if path else entry.name
             try:
                 entry.stat()
-                folder = entry.is_dir()
-                mark = _mark(entry.path) if folder else None
+                mark = _inode(entry.path) if entry.is_dir() else None
             except OSError as problem:
-                link = "symbolic link that leads nowhere or to itself" if entry.is_symlink() else "cannot be opened"
-                here.append((inner, f"{link} ({problem.strerror})"))
+                what = "broken or circular symbolic link" if entry.is_symlink() else "cannot be opened"
+                problems.append((inner, f"{what} ({problem.strerror})"))
                 continue
-            if not folder:
+            if mark is None:
                 files.append(entry.name)
             elif mark in seen:
-                here.append((inner, LISTED))
+                problems.append((inner, LISTED))
             elif entry.is_symlink():
                 links.append((inner, mark))
             else:
                 seen.add(mark)
                 below.append(inner)
         stack.extend(reversed(below))
-        yield Entries(path, files, here, _clashes(path, entries))
+        yield Entries(path, files, problems, _clashes(path, entries))
 
 
-def _mark(path):
-    """What is the same for every path to one folder. os.stat, because DirEntry.stat has no inode on Windows."""
-    status = os.stat(path)
+def _inode(path):
+    status = os.stat(path)  # DirEntry.stat has no inode on Windows
     return status.st_dev, status.st_ino
 
 
@@ -88,7 +86,7 @@ def _clashes(path, entries):
 
 
 def survey(root):
-    """{path: Folder} of the folders that hold files, and the pairs of clashing names."""
+    """The folders that contain files, {path: Folder}, and all pairs of clashing names."""
     folders, clashes = {}, []
     for entries in walk(root):
         clashes += entries.clashes

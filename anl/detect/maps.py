@@ -1,33 +1,27 @@
-"""What the detector saw, as a picture: where it looked, its attention there, and the noise that it predicted there.
+"""Evidence maps: which parts of a picture speak for `generated` (red) and which for `real` (blue), as a PNG.
 
-Three panels side by side. A large picture is looked at in crops that would be specks in it, so the crops are drawn enlarged,
-in the order in which they lie.
+Two panels side by side. A large picture is looked at in crops that would be specks in it, so the right panel shows the
+crops enlarged, in the order in which they lie.
 """
 
 import hashlib
 from pathlib import Path
 
 import numpy as np
-import torch
-from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
-from anl.data.patches import to_tensor
-from anl.errors import UserError
-from anl.files import whole_file
+from anl.io import atomic_file
 
 DIM = 0.35  # brightness of what was not looked at
-BLEND = 0.5  # share of the attention's colour over a crop
-CLIP = 3  # times the average attention: the brightest colour
-LEVELS = 32  # grey levels to a standard deviation of the noise
+BLEND = 0.6  # strongest share of the evidence's colour over a crop
+CLIP = 4.0  # log-odds of the strongest colour
+GENERATED, REAL = (178, 24, 43), (33, 102, 172)  # red and blue that colour-blind readers tell apart
 SIDE = 544  # most pixels on a side of a panel, unless its crops need more
-GAP = 4  # pixels between crops
-HEAD = 24  # pixels above a panel, for its words
-WORDS = ("the picture; bright: what was looked at", "attention there; bright: weighs more", "predicted noise there")
+GAP, HEAD = 4, 24  # pixels between crops, and above a panel for its words
 
 
 def overview(pixels):
-    """uint8 RGB (H, W, 3) shrunk to SIDE, or enlarged by a whole number to it: what `draw` needs of a whole picture."""
+    """uint8 RGB (H, W, 3) shrunk to SIDE, or enlarged by a whole number to at most it."""
     height, width = pixels.shape[:2]
     scale = SIDE / max(height, width)
     scale = max(1, int(scale)) if scale >= 1 else scale
@@ -35,40 +29,42 @@ def overview(pixels):
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX))
 
 
-@torch.inference_mode()
 def draw(detector, tiled, small):
-    """uint8 (H, W, 3): the three panels of WORDS.
+    """The two panels, uint8 (H, W, 3).
 
-    detector: ImageDetector. tiled: its cut of a picture. small: `overview` of that picture, mirrored to a crop's size where
-    smaller. The noise is shown with four standard deviations to the range of grey levels. Raises UserError if the detector
-    predicts no noise.
+    Parameters
+    ----------
+    detector : ImageDetector
+    tiled : Tiled
+        Of the picture.
+    small : ndarray
+        `overview` of the picture, padded to a crop's size where it is smaller.
     """
-    outputs = [detector.detector(to_tensor(tiled.crops[i:i + 32]).to(detector.device)) for i in range(0, len(tiled.crops), 32)]
-    if outputs[0].noise is None or outputs[0].noise.shape[1] != 3:
-        raise UserError("this detector predicts no noise to draw; take one trained with noise learning, or leave out --map")
-    noise = torch.cat([output.noise.float().cpu() for output in outputs])
-    weights = torch.cat([output.map.float().cpu() for output in outputs])
     size = tiled.crops.shape[1]
-    seen, heard = [], []
-    relative = weights * weights[0].numel()  # 1: as much as every other place of its crop
-    for crop, grain, share in zip(tiled.crops, noise, relative, strict=True):
-        heat = colormaps["magma"]((share / CLIP).clamp(0, 1).numpy())[..., :3]
-        heat = np.asarray(Image.fromarray((heat * 255).astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST))
-        seen.append(((1 - BLEND) * crop + BLEND * heat).astype(np.uint8))
-        heard.append((128 + grain.permute(1, 2, 0).numpy() * LEVELS).clip(0, 255).astype(np.uint8))
-    panels = [_looked_at(small, tiled, size), _grid(seen, tiled.places), _grid(heard, tiled.places)]
-    return _side_by_side(panels)
+    evidence = detector.evidence(tiled.crops)
+    words = ("the picture; bright: what was looked at", "evidence; red: generated, blue: real")
+    coloured = [colour(crop, cells) for crop, cells in zip(tiled.crops, evidence, strict=True)]
+    return _side_by_side([_looked_at(small, tiled, size), _grid(coloured, tiled.places)], words)
+
+
+def colour(crop, cells):
+    """A crop (size, size, 3) with the log-odds of its cells (h, w) laid over it."""
+    size = len(crop)
+    large = np.asarray(Image.fromarray(cells.astype(np.float32)).resize((size, size), Image.Resampling.NEAREST))
+    share = BLEND * np.minimum(1, np.abs(large) / CLIP)[..., None]
+    return ((1 - share) * crop + share * np.where(large[..., None] > 0, GENERATED, REAL)).astype(np.uint8)
 
 
 def _looked_at(small, tiled, size):
-    """The picture dimmed but for the crops, which are framed."""
+    """The picture dimmed except for the crops, which are framed."""
     scale = small.shape[1] / max(tiled.width, size)
     panel = Image.fromarray((small * DIM).astype(np.uint8))
     frames = ImageDraw.Draw(panel)
     for top, left in tiled.places.tolist():
-        box = [round(value * scale) for value in (left, top, left + size, top + size)]
-        panel.paste(Image.fromarray(small[box[1]:box[3], box[0]:box[2]]), box[:2])
-        frames.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline="white")
+        x0, y0, x1, y1 = (round(value * scale) for value in (left, top, left + size, top + size))
+        x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
+        panel.paste(Image.fromarray(small[y0:y1, x0:x1]), (x0, y0))
+        frames.rectangle((x0, y0, x1 - 1, y1 - 1), outline="white")
     return np.asarray(panel)
 
 
@@ -85,23 +81,23 @@ def _grid(crops, places):
     return panel
 
 
-def _side_by_side(panels):
+def _side_by_side(panels, words):
     font = ImageFont.load_default(15)
-    widths = [max(panel.shape[1], int(font.getlength(words)) + 1) + 2 * GAP for panel, words in zip(panels, WORDS)]
+    widths = [max(panel.shape[1], int(font.getlength(text)) + 1) + 2 * GAP for panel, text in zip(panels, words, strict=True)]
     sheet = Image.new("RGB", (sum(widths) + 2 * GAP, HEAD + max(len(panel) for panel in panels) + 2 * GAP), "white")
     pen, left = ImageDraw.Draw(sheet), 2 * GAP
-    for panel, words, width in zip(panels, WORDS, widths):
-        pen.text((left, 3), words, "black", font)
+    for panel, text, width in zip(panels, words, widths, strict=True):
+        pen.text((left, 3), text, "black", font)
         sheet.paste(Image.fromarray(panel), (left, HEAD))
         left += width
     return np.asarray(sheet)
 
 
-def write(folder, path, picture):
-    """Write the drawing of the picture at `path` into `folder`; returns the file, whose name no other path shares."""
+def save(folder, path, sheet):
+    """Write the sheet of the picture at `path` into `folder`; returns the file, whose name no other path shares."""
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(path).name)[:60]
     mark = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     target = Path(folder) / f"{name}-{mark}.png"
-    with whole_file(target) as temporary:
-        Image.fromarray(picture).save(temporary)
+    with atomic_file(target) as temporary:
+        Image.fromarray(sheet).save(temporary)
     return target

@@ -1,6 +1,6 @@
 """What a detector costs: parameters and multiply-adds counted exactly, times measured side by side.
 
-Times drift on a shared machine, so the models take turns and only their ratios are worth quoting.
+Times drift on a shared machine, so the calls take turns and only their ratios are worth quoting.
 """
 
 import time
@@ -8,7 +8,26 @@ import time
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from anl.models.detector import Output, features_of, initialised_from
+
+__all__ = ["BareBackbone", "count", "count_table", "inference_forms", "inference_table", "side_by_side", "time_table"]
+
+
+class BareBackbone(nn.Module):
+    """A timm backbone on the pixels, mean pooling, a linear layer: no stem, no noise, no attention."""
+
+    def __init__(self, backbone, stride, size):
+        super().__init__()
+        with initialised_from(0, "bare"):
+            self.backbone = features_of(backbone, stride, 3, size)
+            self.classifier = nn.Linear(self.backbone.feature_info.channels()[-1], 1)
+
+    def forward(self, x):
+        pooled = self.backbone(x)[-1].mean((2, 3))
+        return Output(self.classifier(pooled).squeeze(1), None, None, pooled)
 
 
 def count(model, size):
@@ -24,7 +43,8 @@ def count(model, size):
     Returns
     -------
     parameters, multiply_adds : int
-        Multiply-adds of convolutions and matrix products, half of `FlopCounterMode`'s operations.
+        Parameters of the module itself, without those of a frozen model that it calls. Multiply-adds of convolutions and
+        matrix products (half of `FlopCounterMode`'s operations), those of frozen models included.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -43,75 +63,95 @@ def inference_forms(variants):
     Returns
     -------
     dict
-        name -> the detector as trained, and `name (inference)` -> `detector.for_inference()` where that is smaller.
+        Name -> `detector.for_inference()`, or the network itself where it has no such form.
     """
-    forms = {}
-    for name, model in variants.items():
-        forms[name] = model.eval()
-        if hasattr(model, "for_inference"):
-            smaller = model.for_inference()
-            if sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in model.parameters()):
-                forms[f"{name} (inference)"] = smaller
-    return forms
+    return {name: model.for_inference() if hasattr(model, "for_inference") else model.eval() for name, model in variants.items()}
 
 
-def inference_table(models, size, *, baseline, device, batch_sizes=(1,), repeats=30):
-    """Parameters, multiply-adds and latency of several models, with their ratios to one of them.
+def count_table(models, size, *, baselines):
+    """Parameters and multiply-adds (of one image) of several models, and their ratios to some of them.
 
     Parameters
     ----------
     models : dict
-        Name -> module in eval mode, for example of `inference_forms({"plain": ..., "anl": ...})`.
+        Name -> module in eval mode, for example of `inference_forms`.
     size : int
-        Pixels on a side of the images.
-    baseline : str
-        Name of the model that ratios refer to.
-    device : torch.device
-    batch_sizes : sequence of int
-    repeats : int
-        Rounds of timing; 0 counts only.
+        Pixels on a side of the image.
+    baselines : sequence of str
+        Names of the models that ratios refer to.
 
     Returns
     -------
     DataFrame
-        A row per model and batch size: variant, batch_size, parameters, multiply_adds (of one image), their ratios
-        parameters_ratio and multiply_adds_ratio, and, if timed, milliseconds (median), time_ratio with its quartiles
-        time_ratio_low and time_ratio_high over the rounds.
+        variant, parameters, multiply_adds, and for each baseline B parameters_over_B and multiply_adds_over_B.
     """
-    models = {name: model.to(device, memory_format=torch.channels_last) for name, model in models.items()}
-    counted = {name: count(model, size) for name, model in models.items()}
-    rows = []
-    for batch_size in batch_sizes if repeats else batch_sizes[:1]:
-        x = torch.rand(batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last) * 2 - 1
-        with torch.no_grad():
-            times = side_by_side({name: lambda model=model, x=x: model(x) for name, model in models.items()}, repeats,
-                                 device) if repeats else {}
-        for name in models:
-            row = {"variant": name, "batch_size": batch_size, "parameters": counted[name][0], "multiply_adds": counted[name][1],
-                   "parameters_ratio": counted[name][0] / counted[baseline][0],
-                   "multiply_adds_ratio": counted[name][1] / counted[baseline][1]}
-            rows.append(row | (_timing(times[name], times[baseline]) if times else {}))
-    return pd.DataFrame(rows)
+    counted = {name: dict(zip(("parameters", "multiply_adds"), count(model, size))) for name, model in models.items()}
+    return pd.DataFrame([{"variant": name, **own, **{f"{key}_over_{base}": own[key] / counted[base][key] if counted[base][key] else None
+                                                     for base in baselines for key in own}} for name, own in counted.items()])
 
 
-def training_table(step_calls, *, baseline, device, repeats=20):
-    """Seconds of one training step of several variants, with ratios to one of them.
+def inference_table(models, size, *, baselines, device, batch_sizes=(1,), repeats=30, warmup=3):
+    """`count_table`, and the time of a forward pass.
 
     Parameters
     ----------
-    step_calls : dict
-        Name -> callable without arguments that does one training step.
-    baseline : str
+    models, size, baselines
+        As of `count_table`.
     device : torch.device
-    repeats : int
+    batch_sizes : sequence of int
+    repeats, warmup : int
+        Rounds of timing, and rounds before them that are not timed.
 
     Returns
     -------
     DataFrame
-        variant, milliseconds, time_ratio, time_ratio_low, time_ratio_high.
+        A row per batch size and model: batch_size, and the columns of `count_table` and `time_table`.
     """
-    times = side_by_side(step_calls, repeats, device)
-    return pd.DataFrame([{"variant": name, **_timing(times[name], times[baseline])} for name in step_calls])
+    models = {name: model.to(device, memory_format=torch.channels_last) for name, model in models.items()}
+    counted, tables = count_table(models, size, baselines=baselines), []
+    for images in batch_sizes:
+        x = (torch.rand(images, 3, size, size, device=device) * 2 - 1).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            times = time_table({name: lambda model=model, x=x: model(x) for name, model in models.items()},
+                               baselines=baselines, device=device, repeats=repeats, warmup=warmup, images=images)
+        tables.append(counted.assign(batch_size=images).merge(times, on="variant"))
+    return pd.concat(tables, ignore_index=True)
+
+
+def time_table(calls, *, baselines, device, repeats, warmup=3, images=1):
+    """Times of several calls that take turns, and their ratios to some of them.
+
+    Parameters
+    ----------
+    calls : dict
+        Name -> callable without arguments, for example one training step.
+    baselines : sequence of str
+        Names of the calls that ratios refer to.
+    device : torch.device
+    repeats, warmup : int
+        Rounds of timing, and rounds before them that are not timed.
+    images : int
+        Images that one call processes.
+
+    Returns
+    -------
+    DataFrame
+        variant, milliseconds (of a call, median), images_per_second, and for each baseline B the ratio of times time_over_B,
+        a median over the rounds, with the quartiles time_over_B_low and time_over_B_high.
+    """
+    return ratios(side_by_side(calls, repeats, device, warmup), baselines, images)
+
+
+def ratios(seconds, baselines, images=1):
+    """The table of `time_table` from the seconds of each call, dict name -> (rounds,)."""
+    rows = []
+    for name, own in seconds.items():
+        row = {"variant": name, "milliseconds": 1000 * float(np.median(own)), "images_per_second": images / float(np.median(own))}
+        for base in baselines:  # the calls of a round share the machine's state
+            middle, low, high = (float(value) for value in np.quantile(np.divide(own, seconds[base]), [0.5, 0.25, 0.75]))
+            row |= {f"time_over_{base}": middle, f"time_over_{base}_low": low, f"time_over_{base}_high": high}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def side_by_side(calls, repeats, device, warmup=3):
@@ -127,12 +167,6 @@ def side_by_side(calls, repeats, device, warmup=3):
             if turn >= warmup:
                 seconds[name].append(time.perf_counter() - started)
     return {name: np.array(values) for name, values in seconds.items()}
-
-
-def _timing(own, base):
-    """Median time, and the median and quartiles of the rounds' ratios: the calls of a round share the machine's state."""
-    middle, low, high = (float(value) for value in np.quantile(own / base, [0.5, 0.25, 0.75]))
-    return {"milliseconds": 1000 * float(np.median(own)), "time_ratio": middle, "time_ratio_low": low, "time_ratio_high": high}
 
 
 def _synchronise(device):

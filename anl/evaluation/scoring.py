@@ -123,7 +123,7 @@ def treatment(rows, view, seed, formats="lossless"):
 
 
 def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, views, controls=(), seed, device, batch_size=64,
-                    mirrored=False, formats="lossless"):
+                    mirrored=False, formats="lossless", treated=None):
     """Score what the tables need: validation images for the threshold, test images for the result.
 
     Parameters
@@ -145,6 +145,9 @@ def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, views, cont
         As of `score`.
     formats : str
         As of `anl.data.processing.encodings`.
+    treated : dict, optional
+        Filled with the treated images; given again with another model and otherwise equal arguments, it saves the
+        treatment.
 
     Returns
     -------
@@ -157,21 +160,30 @@ def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, views, cont
     parts = [(validation, ["raw"]), (test & (rows["label"] == 1), list(views)),
              (test & (rows["label"] == 0), [*views, *extra])]
     tables = []
-    for chosen, names in parts:
+    for number, (chosen, names) in enumerate(parts):
         part = rows[chosen]
-        images = pixels(part) if callable(pixels) else pixels[chosen.to_numpy()]
+        images = _kept(treated, (number,), lambda: pixels(part) if callable(pixels) else pixels[chosen.to_numpy()])  # noqa: B023
         # `matched` needs the reals too, so each treatment is decided on all rows of the split
         split = rows[validation] if names == ["raw"] else rows[test]
         place = split.index.get_indexer(part.index)
-        treatments = {name: _taken(treatment(split, name, seed, formats), place) for name in names}
+        treatments = {name: _taken(treatment(split, name, seed, formats), place, treated, (number, name)) for name in names}
         logits = score_views(model, images, treatments, device, batch_size, mirrored=mirrored)
         tables += [part.assign(variant=variant, seed=run_seed, view=name, logit=logits[name]) for name in names]
     return pd.concat(tables, ignore_index=True)[COLUMNS]
 
 
-def _taken(treat, place):
+def _taken(treat, place, treated, key):
     """A treatment of some images, whose position among all is `place`."""
-    return lambda pixels, index: treat(pixels, place[index])
+    return lambda pixels, index: _kept(treated, (*key, int(index[0])), lambda: treat(pixels, place[index]))
+
+
+def _kept(treated, key, make):
+    """The result of `make`, or the one that `treated` holds."""
+    if treated is None:
+        return make()
+    if key not in treated:
+        treated[key] = make()
+    return treated[key]
 
 
 def write_scores(path, table, key):

@@ -123,7 +123,7 @@ def locate(source, revision=None):
     else:
         hint = f", or for a model of the hub write {SCHEME}{text} and its revision" if HUB_ID.fullmatch(text) else ""
         raise UserError(f"{text} holds no diffusion prior: there is no such folder; get the default prior with `dvc "
-                        f"pull prior` or `anl prior`{hint}; presets are {', '.join(PRESETS)}")
+                        f"pull prior` or `anl make prior`{hint}; presets are {', '.join(PRESETS)}")
     revision = known if revision is None else revision
     if revision is None or not COMMIT.fullmatch(str(revision)):
         found = "no revision is given" if revision is None else f"revision '{revision}' is not a full commit"
@@ -178,7 +178,7 @@ def read_prior(folder, name):
     for part, (path, _) in places.items():
         if not path.is_dir():
             raise UserError(f"{name} holds no diffusion prior: {part}/ is missing; get the default prior with "
-                            "`dvc pull prior` or `anl prior`, or name a folder that diffusers saved")
+                            "`dvc pull prior` or `anl make prior`, or name a folder that diffusers saved")
     config = read_config(places["unet"][0] / "config.json", f"{places['unet'][1]}/config.json")
     found = config.get("_class_name")
     if found not in UNETS:

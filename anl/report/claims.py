@@ -29,7 +29,7 @@ class Rule(BaseModel):
     measure : str
         What the number is, in words.
     table : str
-        Name of the result table, ``results/<profile>/<table>.csv``.
+        Name of the result table, ``results/<profile>/tables/<table>.csv``.
     where : dict
         Column -> value (or list of values) that the rows must have.
     column : str
@@ -156,6 +156,19 @@ def evaluate(claims, tables, profile):
     return pd.DataFrame(rows, columns=LEDGER_COLUMNS)
 
 
+def read_tables(folder):
+    """Result tables of a folder, dict name -> DataFrame; a table without rows, of an experiment not run, is left out."""
+    tables = {path.stem: pd.read_csv(path) for path in sorted(Path(folder).glob("*.csv"))}
+    return {name: table for name, table in tables.items() if len(table)}
+
+
+def read_ledgers(results="results", first=None):
+    """Ledgers of all profiles that have one, dict profile -> DataFrame, beginning with the profile `first`."""
+    paths = sorted(Path(results).glob("*/claims.csv"), key=lambda path: (path.parent.name != first, path.parent.name))
+    ledgers = {path.parent.name: read_ledger(path) for path in paths}
+    return {profile: ledger for profile, ledger in ledgers.items() if list(ledger) == LEDGER_COLUMNS}
+
+
 def verdicts(ledger):
     """dict claim id -> verdict: the worst of its rules, in the order not run, contradicted, undecided, supported."""
     return {claim: min(group["verdict"], key=WORST_FIRST.index)
@@ -166,7 +179,7 @@ def _decide(claim, rule, tables, profile):
     row = {"claim": claim.id, "title": claim.title, "kind": claim.kind, "profile": profile, "verdict": NOT_RUN,
            "measure": rule.measure, "value": None, "low": None, "high": None, "seeds": None, "n": None,
            "rule": _rule_text(claim, rule)}
-    if profile not in claim.profiles or rule.table not in tables:
+    if profile not in claim.profiles or rule.table not in tables or tables[rule.table].empty:
         return row
     chosen = select(tables[rule.table], rule.where, rule.table)
     low, high = ("difference_low", "difference_high") if rule.column == "difference" else ("low", "high")

@@ -4,6 +4,8 @@ Every figure draws its intervals, labels its series directly, and takes an optio
 drawn in grey behind the reader's own. `save` writes a PNG whose bytes depend on the data alone.
 """
 
+import io
+import re
 from pathlib import Path
 
 import matplotlib
@@ -11,6 +13,7 @@ import numpy as np
 import seaborn
 from matplotlib.figure import Figure
 
+from anl.data.processing import parse
 from anl.io import UserError, atomic_file
 
 DPI = 144
@@ -21,14 +24,25 @@ THEME = {**seaborn.axes_style("ticks"), **seaborn.plotting_context("notebook", 0
          "axes.titlesize": 10, "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
          "lines.markersize": 5}
 METRIC_NAMES = {"auroc": "AUROC", "average_precision": "average precision", "pairwise_accuracy": "pairwise accuracy",
-                "balanced_accuracy": "balanced accuracy", "ece": "expected calibration error"}
+                "balanced_accuracy": "balanced accuracy", "ece": "expected calibration error", "fpr": "false-positive rate",
+                "effective_support": "effective support"}
+STRENGTHS = {"jpeg": "JPEG quality", "webp": "WebP quality", "blur": "radius in pixels", "resize": "factor",
+             "crop": "share of each side", "noise": "grey levels"}
 
 
 def save(figure, path):
     """Write a figure as PNG, whole or not at all; returns the path."""
-    with matplotlib.rc_context(THEME), atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(to_png(figure))
     return Path(path)
+
+
+def to_png(figure):
+    """A figure as the bytes of a PNG, the same for the same data."""
+    stream = io.BytesIO()
+    with matplotlib.rc_context(THEME):
+        figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    return stream.getvalue()
 
 
 def colours(variants, baseline=None):
@@ -38,7 +52,8 @@ def colours(variants, baseline=None):
     return chosen if baseline is None else {baseline: GREY, **chosen}
 
 
-def forest(table, *, metric="auroc", generators=None, view=None, baseline=None, reference=None):
+def forest(table, *, metric="auroc", generators=None, view=None, baseline=None, value="mean", sort=False,
+           reference=None):
     """Forest plot: a row per variant, a panel per generator, means with 95 % intervals.
 
     Parameters
@@ -53,6 +68,10 @@ def forest(table, *, metric="auroc", generators=None, view=None, baseline=None, 
         Which view; may be left out where the table holds only one.
     baseline : str, optional
         Drawn in grey, with a vertical line at its mean.
+    value : {"mean", "difference"}
+        `difference` draws the paired differences from the baseline of the table, with a line at zero.
+    sort : bool
+        Whether the variants stand in the order of their values in the first panel, the highest at the top.
     reference : pandas.DataFrame, optional
         Committed results in the same columns, drawn in light grey behind.
 
@@ -65,19 +84,25 @@ def forest(table, *, metric="auroc", generators=None, view=None, baseline=None, 
     UserError
         If the table holds no such rows, or several views and none is chosen.
     """
-    rows = _rows(table, metric, view)
+    rows = _value(_rows(table, metric, view), value)
     panels = list(dict.fromkeys(rows["generator"])) if generators is None else list(generators)
     variants = list(dict.fromkeys(rows["variant"]))
-    behind = None if reference is None else _rows(reference, metric, view)
+    if sort:
+        first = rows[rows["generator"] == panels[0]].set_index("variant")["mean"]
+        variants.sort(key=lambda name: -first.get(name, -np.inf))
+    behind = _behind(reference, metric, view)
+    behind = None if behind is None else _value(behind, value)
     colour = colours(variants, baseline)
     with matplotlib.rc_context(THEME):
         figure = Figure(figsize=(1.6 + 2.1 * len(panels), 0.9 + 0.32 * len(variants)), layout="constrained")
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
         for axis, generator in zip(axes, panels):
             mine = rows[rows["generator"] == generator].set_index("variant")
             if mine.empty:
                 raise UserError(f"the table has no generator '{generator}'; it has {', '.join(rows['generator'].unique())}")
-            if baseline in mine.index:
+            if value == "difference":
+                axis.axvline(0, color=LIGHT, linewidth=0.8, zorder=0)
+            elif baseline in mine.index:
                 axis.axvline(mine.loc[baseline, "mean"], color=LIGHT, linewidth=0.8, zorder=0)
             if behind is not None:
                 theirs = behind[behind["generator"] == generator].set_index("variant")
@@ -87,24 +112,26 @@ def forest(table, *, metric="auroc", generators=None, view=None, baseline=None, 
             for place, name in enumerate(variants):
                 if name in mine.index:
                     _interval(axis, mine.loc[name], place, colour[name])
-            axis.set(title=generator, xlabel=METRIC_NAMES.get(metric, metric), ylim=(len(variants) - 0.4, -0.6))
+            name = METRIC_NAMES.get(metric, metric)
+            axis.set(title=generator, xlabel=f"difference in {name}" if value == "difference" else name,
+                     ylim=(len(variants) - 0.4, -0.6))
         axes[0].set_yticks(range(len(variants)), variants)
         for axis in axes[1:]:
             axis.tick_params(left=False)
-        if behind is not None:
-            figure.supxlabel("colour: this run; grey: reference results", fontsize=8, color=GREY)
+        _name_reference(figure, behind)
     return figure
 
 
-def curve(table, x, *, metric="auroc", generator="unseen", view=None, log=True, xlabel=None, baseline=None, reference=None):
+def curve(table, x=None, *, metric="auroc", generator="unseen", view=None, log=True, xlabel=None, baseline=None, reference=None):
     """A metric against a number that the variants differ in, for example the diffusion step.
 
     Parameters
     ----------
     table : pandas.DataFrame
         Rows of `anl.evaluation.compare`.
-    x : dict of str to float
-        Variant -> its place on the horizontal axis; variants that are missing here are left out.
+    x : dict of str to float, optional
+        Variant -> its place on the horizontal axis; variants that are missing here are left out. Default: the number that
+        ends the variant's name, as in `t=10`.
     log : bool
         Whether the horizontal axis is logarithmic.
     baseline : str, optional
@@ -117,17 +144,21 @@ def curve(table, x, *, metric="auroc", generator="unseen", view=None, log=True, 
     matplotlib.figure.Figure
     """
     rows = _rows(table, metric, view, generator)
+    x = _numbers(rows["variant"]) if x is None else x
     with matplotlib.rc_context(THEME):
         figure = Figure(figsize=(5.6, 3.4), layout="constrained")
         axis = figure.subplots()
-        if baseline is not None:
+        if baseline in set(rows["variant"]):
             line = rows[rows["variant"] == baseline].iloc[0]
             axis.axhspan(line["low"], line["high"], color=LIGHT, alpha=0.35, linewidth=0)
             axis.axhline(line["mean"], color=GREY, linewidth=1)
             axis.annotate(f" {baseline}", (1, line["mean"]), xycoords=("axes fraction", "data"), color=GREY, va="center")
-        if reference is not None:
-            _line(axis, _rows(reference, metric, view, generator), x, LIGHT)
+        behind = _behind(reference, metric, view, generator)
+        behind = behind if behind is not None and behind["variant"].isin(x).any() else None
+        if behind is not None:
+            _line(axis, behind, x, LIGHT)
         drawn = _line(axis, rows, x, COLOURS[0])
+        _name_reference(figure, behind)
         axis.set(ylabel=f"{METRIC_NAMES.get(metric, metric)}, {generator}", xlabel=xlabel or "", xscale="log" if log else "linear")
         axis.set_xticks(drawn, [f"{value:g}" for value in drawn])
         axis.minorticks_off()
@@ -174,9 +205,61 @@ def seen_against_unseen(table, groups, *, seen, metric="auroc", view=None):
     return figure
 
 
-def heatmap(table, *, metric="auroc", view=None, centre=0.5):
-    """Variants against generators as a heat map with the numbers written in; returns a matplotlib figure."""
-    rows = _rows(table, metric, view)
+def by_strength(table, *, metric="auroc", generator="unseen", baseline=None, reference=None):
+    """A metric against the strength of each kind of perturbation: a panel per kind, a line per variant.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of `anl.evaluation.compare` whose views are `raw` and perturbations such as `jpeg_90`. The untouched images
+        are a dotted line.
+    baseline : str, optional
+        Drawn in grey.
+    reference : pandas.DataFrame, optional
+        Committed results, drawn in light grey behind.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    rows = _strengths(table[(table["metric"] == metric) & (table["generator"] == generator)])
+    behind = _behind(reference, metric, None, generator)
+    behind = None if behind is None else _strengths(behind)
+    kinds = [kind for kind in dict.fromkeys(rows["kind"]) if kind != "raw"]
+    if not kinds:
+        raise UserError(f"the table has no perturbed images with {metric} of generator '{generator}'; score them first")
+    colour = colours(rows["variant"], baseline)
+    columns = min(3, len(kinds))
+    with matplotlib.rc_context(THEME):
+        figure = Figure(figsize=(2.9 * columns, 2.5 * -(-len(kinds) // columns)), layout="constrained")
+        axes = figure.subplots(-(-len(kinds) // columns), columns, sharey=True, squeeze=False).ravel()
+        for axis, kind in zip(axes, kinds):
+            for part, paint in ((behind, dict.fromkeys(colour, LIGHT)), (rows, colour)):
+                for name in paint if part is not None else ():
+                    mine = part[part["variant"] == name]
+                    line = mine[mine["kind"] == kind].sort_values("strength")
+                    axis.errorbar(line["strength"], line["mean"], yerr=_errors(line), color=paint[name], marker="o",
+                                  linewidth=1.2, elinewidth=0.6)
+                    for untouched in mine.loc[mine["kind"] == "raw", "mean"]:
+                        axis.axhline(untouched, color=paint[name], linewidth=0.8, linestyle=":")
+            if kind in ("jpeg", "webp", "crop"):  # lower is stronger
+                axis.invert_xaxis()
+            axis.set(title=kind, xlabel=STRENGTHS[kind])
+        for axis in axes[len(kinds):]:
+            axis.remove()
+        for name, shift in zip(colour, (0.02, 0.12, 0.22, 0.32)):
+            axes[0].annotate(name, (0.03, shift), xycoords="axes fraction", color=colour[name])
+        figure.supylabel(f"{METRIC_NAMES.get(metric, metric)}, {generator}", fontsize=9)
+        _name_reference(figure, behind)
+    return figure
+
+
+def heatmap(table, *, metric="auroc", view=None, centre=0.5, value="mean"):
+    """Variants against generators as a heat map with the numbers written in; returns a matplotlib figure.
+
+    value: `mean`, or `difference` from the baseline of the table (then `centre` should be 0).
+    """
+    rows = _value(_rows(table, metric, view), value)
     grid = rows.pivot_table(index="variant", columns="generator", values="mean", sort=False)
     with matplotlib.rc_context(THEME):
         figure = Figure(figsize=(1.8 + 0.75 * grid.shape[1], 1.0 + 0.34 * grid.shape[0]), layout="constrained")
@@ -264,6 +347,44 @@ def _rows(table, metric, view, generator=None):
     if rows.empty:
         raise UserError(f"the table has no generator '{generator}'; it has {', '.join(known)}")
     return rows
+
+
+def _numbers(variants):
+    """Variant -> the number that ends its name; variants without one are left out."""
+    found = {name: re.search(r"=([\d.]+)$", name) for name in variants}
+    return {name: float(match[1]) for name, match in found.items() if match}
+
+
+def _value(rows, value):
+    """Rows whose mean and interval are the ones to draw: those of the metric, or of its difference from the baseline."""
+    if value == "mean":
+        return rows
+    chosen = rows[rows["difference"].notna()]
+    if chosen.empty:
+        raise UserError("the table has no differences; compare the variants with a baseline")
+    return chosen.assign(mean=chosen["difference"], low=chosen["difference_low"], high=chosen["difference_high"])
+
+
+def _behind(reference, metric, view, generator=None):
+    """The rows of a reference table that belong behind a figure, or None where it has none: it may be older or smaller."""
+    if reference is None:
+        return None
+    try:
+        return _rows(reference, metric, view, generator)
+    except UserError:
+        return None
+
+
+def _name_reference(figure, behind):
+    if behind is not None:
+        figure.supxlabel(f"colour: this run; light grey: {behind.attrs.get('note', 'reference results')}", fontsize=8, color=GREY)
+
+
+def _strengths(rows):
+    """Rows with the columns kind and strength of their view; other views are left out."""
+    known = rows[rows["view"].map(lambda view: view == "raw" or view.partition("_")[0] in STRENGTHS)]
+    parsed = [parse(view) for view in known["view"]]
+    return known.assign(kind=[kind for kind, _ in parsed], strength=[strength for _, strength in parsed])
 
 
 def _interval(axis, row, place, colour, marker="o", size=5):

@@ -1,5 +1,6 @@
 """Execute notebooks with Papermill: checked parameters, this environment's kernel, and the same bytes every time."""
 
+import binascii
 import contextlib
 import json
 import os
@@ -13,10 +14,13 @@ import papermill
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from anl.io import UserError, atomic_file, reason, write_text
+from anl.report.figures import DPI
 
 KERNEL = "python3"
 SHOWN_LINES = 20  # of a failing cell's source
 WIDGET = "application/vnd.jupyter.widget-view+json"
+PAGE_DPI = 96  # of a web page
+WIDE = 600  # page pixels; a wider figure would be illegible on a phone, where it scrolls instead
 
 
 def run_notebook(source, target, parameters, *, timeout, failed):
@@ -195,7 +199,24 @@ def clean(node):
             cell.metadata.pop(key, None)
         if cell.cell_type == "code":
             cell.outputs = _clean_outputs(cell.outputs)
+            _describe_image(cell)
     return node
+
+
+def _describe_image(cell):
+    """Copy the alt text of a cell's figure, and its width on a page, to where Jupyter Book looks for them.
+
+    `show(figure, alt=...)` stores the text in the output's metadata. MyST-NB reads that of the cell: one figure per cell.
+    """
+    for output in cell.outputs:
+        alt = output.get("metadata", {}).get("image/png", {}).get("alt")
+        if alt is None:
+            continue
+        header = binascii.a2b_base64(output.data["image/png"][:32])  # width: bytes 16 to 20 of a PNG file
+        width = round(int.from_bytes(header[16:20], "big") * PAGE_DPI / DPI)
+        image = {"alt": alt, "width": f"{width}px"}
+        cell.metadata.setdefault("mystnb", {})["image"] = image | ({"classes": "wide"} if width > WIDE else {})
+        return
 
 
 def _clean_outputs(outputs):

@@ -22,10 +22,10 @@ from torch import distributed
 from tqdm.auto import tqdm
 
 from anl import __version__
-from anl.io import UserError, atomic_folder, read_json, reason, write_json
+from anl.io import UserError, atomic_folder, peak_memory_mb, read_json, reason, write_json
 from anl.training.device import keep_freed_memory
 
-__all__ = ["Run", "experiment_runs", "is_finished", "run_folder", "train_experiment"]
+__all__ = ["Run", "experiment_runs", "is_finished", "run_folder", "run_name", "train_experiment"]
 
 RECORD = "run.json"
 GRACE = 60.0  # seconds that a stopped worker has to finish its step and write a checkpoint
@@ -51,7 +51,12 @@ class Run:
     @property
     def name(self):
         """Name of its folder. Equal in all experiments that contain this variant, so that they share the run."""
-        return f"{self.config.identity()}-s{self.seed}"
+        return run_name(self.config, self.seed)
+
+
+def run_name(config, seed):
+    """Name of a run: the identity of its variant and the seed."""
+    return f"{config.identity()}-s{seed}"
 
 
 def train_experiment(config, name, *, train_run, jobs=1, root="runs", seeds=None):
@@ -139,7 +144,7 @@ def _train(run, folder, experiment, train_run):
             "profile": run.config.profile, "device": device, "threads": torch.get_num_threads(),
             "processes": distributed.get_world_size() if distributed.is_initialized() else 1,
             "wall_seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - worked,
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
+            "peak_memory_mb": peak_memory_mb(resource.getrusage(resource.RUSAGE_SELF)),
             "versions": {"anl": __version__, "torch": torch.__version__, "python": platform.python_version()}})
     if distributed.is_initialized():
         distributed.barrier()

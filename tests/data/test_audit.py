@@ -3,7 +3,12 @@ import pandas as pd
 import pytest
 
 from anl.data import audit, processing
-from tests.data.test_processing import photograph
+from tests.conftest import photograph
+
+
+@pytest.fixture(autouse=True)
+def _fewer_folds(monkeypatch):
+    monkeypatch.setattr(audit, "FOLDS", 2)
 
 
 def rows(count=200, seed=0, **columns):
@@ -30,22 +35,9 @@ def duplicated():
     return table
 
 
-def test_groups_join_bytes_looks_and_photographs():
-    assert audit.duplicate_groups(duplicated()).tolist() == [0, 0, 0, 0, 1, 1, 2, 3]
-    assert audit.duplicate_groups(duplicated(), near=False).tolist() == [0, 0, 1, 1, 2, 3, 4, 5]
+def test_groups_join_bytes_and_photographs():
+    assert audit.duplicate_groups(duplicated()).tolist() == [0, 0, 1, 1, 2, 3, 4, 5]
     assert audit.duplicate_groups(duplicated()[["sha256"]]).tolist() == [0, 0, 1, 2, 3, 4, 5, 6]
-
-
-def test_duplicates_are_put_on_one_side():
-    table = duplicated()
-    changed, moved = audit.one_side(table)
-    assert changed["split"].tolist() == ["test"] * 4 + ["test", "test", "val", "train"]
-    assert moved.to_dict("list") == {"path": ["0.png", "1.png", "2.png", "4.png"], "split": ["test"] * 4,
-                                     "split_before": ["train", "train", "val", "train"]}
-    assert changed.groupby("group")["split"].nunique().max() == 1 and changed["group"].nunique() == 4
-    assert not audit.near_duplicates(changed.drop(index=[4, 5]))[0]["across_splits"].any()
-    clean, none = audit.one_side(rows(5))
-    assert none.empty and clean["split"].tolist() == ["train"] * 10
 
 
 def test_tables_of_duplicates():
@@ -65,30 +57,23 @@ def test_a_regeneration_is_no_near_duplicate_of_its_own_real():
     assert audit.near_duplicates(table)[0].empty
 
 
-def test_disjointness_counts_equal_and_similar_images():
-    table = duplicated()
-    found = audit.disjointness({"prior": table.iloc[:2], "test": table.iloc[[1, 2, 6]], "card": ["0" * 64]})
-    assert found[["first", "second", "shared"]].to_numpy().tolist() == [["prior", "test", 1], ["prior", "card", 1], ["test", "card", 1]]
-    assert found["near"][0] == 1 and found["near"].isna().tolist() == [False, True, True]
-    assert found["first_n"].tolist() == [1, 1, 3] and found["second_n"].tolist() == [3, 1, 1]
-    assert audit.disjointness({"a": rows(3), "b": rows(3, seed=1).assign(sha256=[f"x{i}" for i in range(6)])})["near"][0] == 0
-
-
-def test_splits_of_a_manifest_are_compared_by_class():
+def test_images_shared_by_splits_are_counted_by_class():
     table = duplicated()
     table.loc[5, "sha256"] = table.loc[7, "sha256"]  # generated, test and train
     found = audit.split_disjointness(table)
     leaks = found[found["shared"] > 0]
     assert leaks[["first", "second", "label", "shared"]].to_numpy().tolist() == [["test", "train", 1, 1]]
-    assert len(found) == 6
+    near = found[found["near"] > 0]  # rows 1 and 2, rows 4 and 5
+    assert near[["first", "second", "label", "near"]].to_numpy().tolist() == [["train", "val", 0, 1], ["test", "train", 1, 1]]
+    assert len(found) == 6 and audit.split_disjointness(table.drop(columns="phash"))["near"].isna().all()
 
 
 # ---- formats -------------------------------------------------------------------------------------------------------------
 def test_equal_formats_are_not_suspect():
-    probe = audit.format_probe(rows(400))
-    assert probe["balanced_accuracy"].between(0.42, 0.58).all() and not probe["suspect"].all()
+    probe = audit.format_probe(rows(200))
+    assert probe["balanced_accuracy"].between(0.4, 0.6).all() and not probe["suspect"].all()
     assert ((probe["low"] <= probe["balanced_accuracy"]) & (probe["balanced_accuracy"] <= probe["high"])).all()
-    assert probe["real"].tolist() == [400, 400]
+    assert probe["real"].tolist() == [200, 200]
 
 
 def test_formats_that_reveal_the_class_are_found():
@@ -126,7 +111,7 @@ def test_reals_shared_by_sets():
 
 # ---- grids ---------------------------------------------------------------------------------------------------------------
 def test_blockiness_sees_a_jpeg_grid_wherever_it_lies():
-    images = np.stack([photograph(seed) for seed in range(12)])
+    images = np.stack([photograph(seed, 64, 64) for seed in range(12)])
     compressed = np.stack([processing.jpeg(image, 20) for image in images])
     probe = audit.grid_probe({"plain": images, "jpeg": compressed, "shifted": compressed[:, 3:51, 5:53]}).set_index("set")
     assert probe["n"].tolist() == [12] * 3

@@ -1,11 +1,13 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from anl.data import decode, photos
-from anl.errors import UserError
+from anl.data import decode
+from anl.io import UserError
 from tests.conftest import photograph
 
 RGB = photograph(3, 40, 60)
@@ -24,8 +26,8 @@ def refused(data, **limits):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
-def test_lossless_formats_come_back_as_they_are(tmp_path, kind):
-    (tmp_path / "x.jpg").write_bytes(encoded(RGB, kind))  # the name's ending does not matter
+def test_lossless_formats_are_exact(tmp_path, kind):
+    (tmp_path / "x.jpg").write_bytes(encoded(RGB, kind))  # the name's suffix does not matter
     for source in (tmp_path / "x.jpg", str(tmp_path / "x.jpg"), encoded(RGB, kind)):
         pixels = decode.decode(source)
         assert np.array_equal(pixels, RGB) and pixels.dtype == np.uint8 and pixels.flags.writeable
@@ -35,26 +37,18 @@ def test_lossless_formats_come_back_as_they_are(tmp_path, kind):
 def test_lossy_formats(kind):
     pixels = decode.decode(encoded(RGB, kind))
     assert pixels.shape == RGB.shape and np.abs(pixels.astype(float) - RGB).mean() < 12
-    header = decode.read_header(encoded(RGB, kind))
-    assert header == (60, 40, kind, 75 if kind == "JPEG" else None)
+    assert decode.read_header(encoded(RGB, kind)) == (60, 40, kind, 75 if kind == "JPEG" else None)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("keep", [0.3, 0.7, 0.97])
-def test_cut_short_is_refused_by_header_and_by_decoding(kind, keep):
+@pytest.mark.parametrize("keep", [0.3, 0.97])
+def test_truncated_files_are_refused(kind, keep, monkeypatch):
     data = encoded(photograph(5, 200, 200), kind)
     data = data[:int(len(data) * keep)]
-    with pytest.raises(decode.Refused, match="cut short|cannot be decoded"):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # set by another library
+    with pytest.raises(decode.Refused, match="truncated|cannot be decoded"):
         decode.read_header(data)
-    assert "cut short" in refused(data) or "cannot be decoded" in refused(data)
-
-
-def test_padding_of_cut_images_switched_on_elsewhere_changes_nothing(monkeypatch):
-    from PIL import ImageFile
-
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    data = encoded(RGB, "JPEG")
-    assert "cut short" in refused(data[:-len(data) // 3])
+    assert "truncated" in refused(data) or "cannot be decoded" in refused(data)
 
 
 def test_damage_inside_is_found_by_decoding():
@@ -65,89 +59,67 @@ def test_damage_inside_is_found_by_decoding():
     assert "cannot be decoded" in refused(bytes(data))
 
 
-def test_empty_and_no_image():
-    assert "empty (0 bytes)" in refused(b"")
-    assert "no image of a known format" in refused(b"hello, world")
-    assert "no image of a known format" in refused(b"%!PS-Adobe-3.0 EPSF-3.0\n")  # a format that runs a program
-
-
 @pytest.mark.parametrize("data, words", [
-    (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "(HEIC: save it as JPEG or PNG)"), (b"\0\0\0\x18ftypmp42" + bytes(9), "(a film)"),
-    (b"<?xml version='1.0'?>\n<svg/>", "(SVG, a drawing without pixels)"), (b"\n<!DOCTYPE html><p>", "(a web page)"),
-    (b"%PDF-1.7\n", "(PDF)")])
-def test_what_people_take_for_pictures_is_named(data, words):
+    (b"", "empty (0 bytes)"), (b"hello, world", "not an image of a known format"),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image"),  # a format that runs a program
+    (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "(HEIC: save it as JPEG or PNG)"), (b"\0\0\0\x18ftypmp42" + bytes(9), "(a video)"),
+    (b"<?xml version='1.0'?>\n<svg/>", "(SVG, a vector drawing)"), (b"\n<!DOCTYPE html><p>", "(a web page)"),
+    (b"%PDF-1.7\n", "(PDF)"), (encoded(np.zeros((3, 3), np.float32), "TIFF"), "floating-point")])
+def test_other_files_are_refused_with_what_they_are(data, words):
     assert words in refused(data)
 
 
-def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
-    head = encoded(Image.new("1", (30000, 30000)), "PNG")
+def test_limits_are_checked_before_decoding(tmp_path, monkeypatch):
+    whole = encoded(RGB)
+    (tmp_path / "a.png").write_bytes(whole)
+    heads = []
+    for size in ((30000, 30000), (10000, 9000)):  # Pillow only warns of the second
+        header = b"IHDR" + struct.pack(">II", *size) + whole[24:29]
+        heads.append(whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:])
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
-    assert "30000 x 30000 pixels" in refused(head) or "too many pixels" in refused(head)
-    with pytest.raises(decode.Refused, match="over the limit"):
-        decode.read_header(head)
-
-
-def test_long_and_narrow_is_no_bomb():
-    assert decode.decode(encoded(Image.new("RGB", (30000, 2), "red"))).shape == (2, 30000, 3)
-
-
-def test_pillows_limit_is_an_error_where_pillow_only_warns():
-    head = encoded(Image.new("1", (10000, 9000)), "PNG")  # 90 million: Pillow warns, and decodes
-    assert "over the limit" in refused(head)
-
-
-def test_limits_can_be_set(tmp_path):
-    assert "60 x 40 pixels, over the limit of 100" in refused(encoded(RGB), max_pixels=100)
-    (tmp_path / "a.png").write_bytes(encoded(RGB))
-    for source in (tmp_path / "a.png", encoded(RGB)):
+    for head in heads:
+        assert "over the limit of" in refused(head)
+        with pytest.raises(decode.Refused, match="over the limit"):
+            decode.read_header(head)
+    assert "60 x 40 pixels, over the limit of 100" in refused(whole, max_pixels=100)
+    for source in (tmp_path / "a.png", whole):
         assert "bytes, over the limit of 99" in refused(source, max_bytes=99)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_animated_is_refused(kind):
+def test_long_and_narrow_images_are_read():
+    assert decode.decode(encoded(Image.new("RGB", (30000, 2), "red"))).shape == (2, 30000, 3)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_several_frames_are_refused(kind):
     frames = [Image.fromarray(photograph(seed, 20, 20)) for seed in range(3)]
-    assert "animated or of several pages (3 frames)" in refused(encoded(frames[0], kind, save_all=True,
-                                                                        append_images=frames[1:]))
+    assert "(3 frames)" in refused(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
 
 
-def test_pages_of_a_tiff_are_refused_and_the_first_of_a_multi_picture_jpeg_is_read():
+def test_the_first_of_a_multi_picture_jpeg_is_read():
     first, second = Image.fromarray(RGB), Image.fromarray(RGB[:, ::-1].copy())
-    assert "(2 frames)" in refused(encoded(first, "TIFF", save_all=True, append_images=[second]))
     data = encoded(first, "MPO", save_all=True, append_images=[second], quality=95)
     assert decode.read_header(data).format == "JPEG"
     assert np.abs(decode.decode(data).astype(float) - RGB).mean() < 10
-    assert np.abs(decode.decode(data).astype(float) - RGB[:, ::-1]).mean() > 20
 
 
-def test_exif_rotation_is_applied_and_counted():
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG"])
+def test_exif_rotation_is_applied(kind):
     exif = Image.Exif()
-    exif[decode.ORIENTATION] = 6  # the camera lay on its side
-    for kind in ("PNG", "TIFF"):
-        data = encoded(RGB, kind, exif=exif)
-        assert np.array_equal(decode.decode(data), np.rot90(RGB, -1))
-        assert decode.read_header(data)[:2] == (40, 60)
-    assert decode.read_header(encoded(RGB, "JPEG", exif=exif))[:2] == (40, 60)
-    assert decode.decode(encoded(RGB, "JPEG", exif=exif)).shape == (60, 40, 3)
+    exif[decode.ORIENTATION] = 6
+    data = encoded(RGB, kind, exif=exif)
+    assert decode.read_header(data)[:2] == (40, 60) and decode.decode(data).shape == (60, 40, 3)
+    assert kind == "JPEG" or np.array_equal(decode.decode(data), np.rot90(RGB, -1))
 
 
-def test_cmyk_palette_grey_and_one_bit_become_rgb():
-    assert np.abs(decode.decode(encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG", quality=98)).astype(float)
-                  - RGB).mean() < 4
+def test_other_modes_become_rgb():
+    cmyk = encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG", quality=98)
+    assert np.abs(decode.decode(cmyk).astype(float) - RGB).mean() < 4
     for mode in ("P", "L", "1"):
         image = Image.fromarray(RGB).convert(mode)
         assert np.array_equal(decode.decode(encoded(image)), np.asarray(image.convert("RGB")))
-
-
-def test_sixteen_bits_are_scaled():
-    values = np.array([[0, 257, 32896, 65535]], np.uint16)
-    assert decode.decode(encoded(values))[0].tolist() == [[0] * 3, [1] * 3, [128] * 3, [255] * 3]
-
-
-def test_floating_point_is_refused():
-    assert "floating-point" in refused(encoded(np.zeros((3, 3), np.float32), "TIFF"))
-
-
-def test_transparency_lies_on_white():
+    sixteen = np.array([[0, 257, 32896, 65535]], np.uint16)
+    assert decode.decode(encoded(sixteen))[0].tolist() == [[0] * 3, [1] * 3, [128] * 3, [255] * 3]
     image = Image.new("RGBA", (2, 1), (10, 20, 30, 0))
     image.putpixel((1, 0), (10, 20, 30, 255))
     assert decode.decode(encoded(image)).tolist() == [[[255] * 3, [10, 20, 30]]]
@@ -157,25 +129,34 @@ def test_transparency_lies_on_white():
     assert decode.decode(encoded(palette, transparency=0)).tolist() == [[[255] * 3, [200, 0, 0]]]
 
 
-def test_files_that_are_none(tmp_path):
+def test_messages_are_one_line(tmp_path, monkeypatch):
     assert "cannot be opened (No such file" in refused(tmp_path / "none.png")
     assert "not a regular file" in refused(tmp_path)
-    name = tmp_path / "new\nline.png"
-    name.write_bytes(b"x")
-    assert "\n" not in refused(name) and "new\\nline.png' is refused" in refused(name)
+    (tmp_path / "new\nline.png").write_bytes(b"x")
+    assert "\n" not in refused(tmp_path / "new\nline.png") and "new\\nline.png' is refused" in refused(tmp_path / "new\nline.png")
 
-
-def test_a_message_of_many_lines_stays_one(monkeypatch):
     def fail(image):
         raise SyntaxError("two\nlines")
 
     monkeypatch.setattr(decode, "to_rgb", fail)
-    assert "\n" not in refused(encoded(RGB)) and "two lines" in refused(encoded(RGB))
+    assert "two lines" in refused(encoded(RGB))
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "I;16", "1"])
-def test_it_agrees_with_the_decoder_of_the_photographs(tmp_path, mode):
-    image = (Image.fromarray(RGB[..., 0].astype(np.uint16) * 200) if mode == "I;16"
-             else Image.fromarray(RGB).convert(mode))
-    (tmp_path / "a.png").write_bytes(encoded(image))
-    assert np.array_equal(decode.decode(tmp_path / "a.png"), photos.decode(tmp_path / "a.png"))
+# ---- JPEG quality --------------------------------------------------------------------------------------------------------
+def tables(mode="RGB", **options):
+    return Image.open(io.BytesIO(encoded(Image.fromarray(RGB).convert(mode), "JPEG", **options))).quantization
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_the_quality_of_libjpeg_is_recovered(mode):
+    qualities = [5, 10, 25, 40, *range(50, 101)]
+    assert [decode.estimate_quality(tables(mode, quality=quality)) for quality in qualities] == qualities
+    assert decode.estimate_quality(tables(quality=83, subsampling="4:4:4")) == 83
+    written = tables(quality=75)
+    assert np.array_equal(decode.standard_tables()[74], [written[0], written[1]])
+
+
+def test_other_tables_give_the_nearest_quality():
+    near = {key: [min(value + key % 2 + 1, 255) for value in table] for key, table in tables(quality=70).items()}
+    assert abs(decode.estimate_quality(near) - 70) <= 4 and decode.estimate_quality({0: [1] * 64}) == 100
+    assert decode.estimate_quality(None) is None and decode.estimate_quality({}) is None

@@ -10,15 +10,9 @@ from PIL import Image
 
 from anl.data import images
 from anl.io import UserError
+from tests.conftest import photograph
 
-
-def photograph(seed, height=40, width=60):
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
-    return np.clip(np.asarray(coarse, float) + rng.normal(0, 8, (height, width, 3)), 0, 255).astype(np.uint8)
-
-
-RGB = photograph(3)
+RGB = photograph(3, 40, 60)
 
 
 def encoded(image, kind="PNG", **options):
@@ -55,7 +49,7 @@ def test_pixels_survive_a_round_trip_through_a_tensor():
 @pytest.fixture
 def benchmark(tmp_path):
     """(rows, folder, pixels): three files and three rows of a Parquet file, shuffled."""
-    pixels = [photograph(seed) for seed in range(6)]
+    pixels = [photograph(seed, 40, 60) for seed in range(6)]
     data = [encoded(image) for image in pixels]
     (tmp_path / "sub").mkdir()
     for index in range(3):
@@ -86,13 +80,13 @@ def test_rows_and_images_of_the_hub_are_read(tmp_path):
 def test_missing_altered_and_misfit_images_are_named(benchmark):
     rows, folder, _ = benchmark
     cases = [(rows.assign(sha256="0"), "SHA-256 differs"), (rows.assign(path="none.png"), "none.png' is refused: cannot be opened"),
-             (rows.assign(path="none.parquet#3"), "cannot be opened"), (rows.assign(path="pack.parquet#9"), "has 3 rows only"),
-             (rows.assign(path="pack.parquet#other:1"), "cannot be read")]
+             (rows.assign(path="none.parquet#3"), "cannot be opened"), (rows.assign(path="pack.parquet#9"), "has only 3 rows"),
+             (rows.assign(path="pack.parquet#other:1"), "has no image column 'other'")]
     for changed, words in cases:
         with pytest.raises(UserError, match=words):
             images.load_pixels(changed, folder)
     (folder / "pack.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(UserError, match="Parquet file cannot be read"):
+    with pytest.raises(UserError, match="not a complete Parquet file"):
         images.load_pixels(rows, folder)
 
 
@@ -112,7 +106,7 @@ def test_the_cache_of_parquet_rows_is_bounded(benchmark):
     for _ in range(2):
         for path, image in zip(rows["path"], pixels):
             assert np.array_equal(images.decode_bytes(files.read(path)), image)
-    assert len(files._groups) == 1 and len(pickle.loads(pickle.dumps(files))._groups) == 0
+    assert len(files.rows.groups) == 1 and len(pickle.loads(pickle.dumps(files)).rows.groups) == 0
 
 
 def test_items_of_a_dataset(benchmark):

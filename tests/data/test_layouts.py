@@ -1,9 +1,9 @@
 import pytest
 
 from anl.data.generator_names import canonical, family
-from anl.data.layouts import LAYOUTS, Aside, check_name, guess, place
+from anl.data.layouts import LAYOUTS, Excluded, check_name, guess, place
 from anl.data.walk import Folder
-from anl.errors import UserError
+from anl.io import UserError
 
 # data set -> (layout, its folders, {folder: (label, generator, split, source_real)})
 TREES = {
@@ -80,7 +80,7 @@ def folders(paths, files=10):
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_every_tree_of_the_field_is_recognised_and_read(name):
+def test_published_trees_are_recognised(name):
     wanted, paths, places = TREES[name]
     layout, why = guess(folders([*paths, ""], 10), "root", lambda path: (32, 32))
     assert layout.name == wanted and "% of the files" in why
@@ -90,52 +90,42 @@ def test_every_tree_of_the_field_is_recognised_and_read(name):
         assert found.family == family(found.generator)
 
 
-def test_every_layout_has_a_tree_here():
+def test_every_layout_is_tested():
     assert {wanted for wanted, _, _ in TREES.values()} == set(LAYOUTS)
 
 
-def test_what_was_made_from_the_images_is_set_aside_with_its_reason():
-    assert place(LAYOUTS["diffusionforensics"], "recons/test/imagenet/adm", "root") == Aside(
-        "made from the images, not images of the set")
+def test_derived_images_are_excluded():
+    assert place(LAYOUTS["diffusionforensics"], "recons/test/imagenet/adm", "root") == Excluded(
+        "computed from the images, not images of the set")
     assert "masks" in place(LAYOUTS["deepfakebench"], TREES["FaceForensics++"][1][3], "root").reason
 
 
-def test_cifakes_folders_with_larger_images_are_no_cifake():
+def test_image_size_distinguishes_cifake_from_generic_trees():
     layout, _ = guess(folders(TREES["CIFAKE"][1]), "root", lambda path: (256, 256))
     assert layout.name == "generic"
 
 
-def test_two_layouts_are_refused_with_both_names_and_how_to_choose():
-    paths = ["ADM/train/ai", "ADM/train/nature", "progan/0_real", "progan/1_fake"]
-    with pytest.raises(UserError, match="2 layouts fit") as problem:
+@pytest.mark.parametrize("paths, words", [
+    (["ADM/train/ai", "ADM/train/nature", "progan/0_real", "progan/1_fake"], "2 layouts fit .*--layout binary or --layout genimage"),
+    (["real", "fake", "glide"], "--layout generic or --layout per_generator"),
+    *((paths, "no layout with both real and generated .*missing class folder.*community_forensics: GENERATOR/{real,fake}")
+      for paths in (["train/ai", "val/ai"], ["a/b", "c"], [], ["progan/1_fake"]))])
+def test_ambiguous_or_unknown_trees_are_refused(paths, words):
+    with pytest.raises(UserError, match=words):
         guess(folders(paths), "root")
-    assert all(word in str(problem.value) for word in ("--layout binary", "--layout genimage", "one by one"))
-    assert "\n" not in str(problem.value)
 
 
-def test_a_folder_of_fakes_beside_a_named_generator_can_be_read_two_ways():
-    with pytest.raises(UserError, match="--layout generic or --layout per_generator"):
-        guess(folders(["real", "fake", "glide"]), "root")
-
-
-def test_a_few_stray_folders_do_not_matter():
+def test_stray_folders_are_ignored():
     paths = folders(["ADM/train/ai", "ADM/train/nature", "ADM/val/ai", "ADM/val/nature"], 100) | folders(["docs", ""], 3)
     assert guess(paths, "root")[0].name == "genimage"
 
 
-@pytest.mark.parametrize("paths", [["train/ai", "val/ai"], ["a/b", "c"], [], ["progan/1_fake"]])
-def test_no_layout_or_a_class_missing_is_refused_with_the_list(paths):
-    with pytest.raises(UserError, match="no layout with both real and generated") as problem:
-        guess(folders(paths), "root")
-    assert "class folder missing" in str(problem.value) and "community_forensics: GENERATOR/{real,fake}" in str(problem.value)
-
-
-def test_an_unknown_layout_is_refused():
-    with pytest.raises(UserError, match="no layout 'genimge'; choose one of binary, wildrf"):
+def test_unknown_layout_names_are_refused():
+    with pytest.raises(UserError, match="unknown layout 'genimge'; choose one of binary, wildrf"):
         check_name("genimge")
 
 
-def test_folder_names_with_newlines_dots_and_spaces():
+def test_unusual_folder_names():
     assert place(LAYOUTS["binary"], "my gan v1.2\nbeta/1_fake", "root").generator == "my gan v1.2\nbeta"
     assert place(LAYOUTS["generic"], "real/a\nb", "root").label == 0
 

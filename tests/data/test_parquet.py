@@ -1,185 +1,162 @@
-import io
-import time
+"""Sets whose images are in Parquet files: single rows, columns and labels, and their index."""
 
-import numpy as np
-import pyarrow
+import hashlib
+import json
+import pickle
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from PIL import Image
-from pyarrow import parquet as pq
 
-from anl.data import parquet as module
-from anl.data.parquet import Columns, extract, images, rows, shards
-from anl.errors import UserError
-
-
-def picture(seed, kind="PNG"):
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(buffer, kind)
-    return buffer.getvalue()
+from anl.data import indexing, manifest, parquet
+from anl.data.decode import Refused, decode, read_bytes
+from anl.io import UserError
+from tests.data.trees import encoded
 
 
-def write(path, labels, generators=None, features=None, start=0, row_group=4):
-    """A hub-style shard with an image per label; `features` adds the schema that `datasets` writes."""
+def shard(path, labels, generators=None, data=None, group=3, image="image", generator="generator", classes=None):
+    """Write a Parquet file as on the hub; returns the images' bytes. classes: {column: names}, as `datasets` notes them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = [{"bytes": picture(start + index, ("PNG", "JPEG")[index % 2]), "path": f"{start + index}.png"}
-            for index in range(len(labels))]
-    columns = {"image": data, "label": labels, "caption": ["a"] * len(labels)}
-    if generators:
-        columns["generator"] = generators
-    table = pyarrow.table(columns)
-    if features:
-        table = table.cast(features.arrow_schema)
-    pq.write_table(table, path, row_group_size=row_group)
-    return [item["bytes"] for item in data]
-
-
-def hub_features(**more):
-    import datasets
-
-    return datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["Fake", "Real"]),
-                              "caption": datasets.Value("string"), **more})
+    data = data or [encoded(number, ("PNG", "JPEG")[number % 2], size=16) for number in range(len(labels))]
+    columns = {image: [{"bytes": item, "path": None} for item in data] if image == "image" else data, "label": labels}
+    table = pa.table(columns | ({generator: generators} if generators else {}))
+    if classes:
+        features = {name: {"names": names, "_type": "ClassLabel"} for name, names in classes.items()}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, path, row_group_size=group)
+    return data
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """Two shards of train and one of validation, plain structs, labels 0 and 1, generators by name."""
-    folder = tmp_path / "hub"
-    first = write(folder / "data/train-00000-of-00002.parquet", [0, 1, 1, 0, 1], ["Real", "ADM", "SD 1.5", "Real", "ADM"])
-    second = write(folder / "data/train-00001-of-00002.parquet", [1, 0], ["ADM", "Real"], start=10)
-    third = write(folder / "data/validation-00000-of-00001.parquet", [1], ["GLIDE"], start=20)
-    return folder, first + second + third
+def hub_set(tmp_path):
+    """(root, bytes of its images): a file of train with three row groups, and one of validation."""
+    root = tmp_path / "set"
+    first = shard(root / "data/train-00000-of-00002.parquet", [0, 1, 1, 0, 1, 0, 1],
+                  ["real", "ADM", "ADM", "real", "Midjourney", "real", "ADM"])
+    second = shard(root / "data/validation-00000-of-00001.parquet", [1, 0], ["ADM", "real"], [encoded(10), encoded(11)])
+    (root / "README.md").write_text("# a card")
+    return root, first + second
 
 
-def test_rows_come_in_order_with_untouched_bytes(folder):
-    folder, data = folder
-    found = list(images(folder))
-    assert [row.data for row in found] == data  # PNG and JPEG alike: nothing was decoded
-    assert [row.label for row in found] == [0, 1, 1, 0, 1, 1, 0, 1]
-    assert [row.split for row in found] == ["train"] * 7 + ["validation"]
-    assert [row.generator for row in found][:3] == ["Real", "ADM", "SD 1.5"] and found[5].name == "10.png"
-    assert (found[5].shard, found[5].index) == ("data/train-00001-of-00002.parquet", 0)
+def run(root, **options):
+    out = root.with_suffix(".parquet")
+    summary = indexing.index(root, out, say=lambda line: None, workers=options.pop("workers", 1), **options)
+    return manifest.read(out), summary
 
 
-def test_splits_and_counts_without_reading_images(folder):
-    folder, _ = folder
-    found = shards(folder)
-    assert {split: sum(map(rows, paths)) for split, paths in found.items()} == {"train": 7, "validation": 1}
-    assert [row.split for row in images(folder, split="validation")] == ["validation"]
-    with pytest.raises(UserError, match="no split 'test'; it has train, validation"):
-        next(images(folder, split="test"))
+def rows(path, **columns):
+    return [row for group in range(len(parquet.group_sizes(path)))
+            for row in parquet.group_rows(path, group, parquet.Columns(**columns))]
 
 
-def test_the_batch_changes_nothing(folder):
-    folder, _ = folder
-    assert list(images(folder, batch=1)) == list(images(folder, batch=100))
+# ---- columns and labels --------------------------------------------------------------------------------------------------
+def test_splits_and_numbers_of_rows(hub_set, tmp_path):
+    found = parquet.shards(hub_set[0])
+    assert {split: sum(map(parquet.rows, paths)) for split, paths in found.items()} == {"train": 7, "validation": 2}
+    with pytest.raises(UserError, match="contains no Parquet files"):
+        parquet.shards(tmp_path / "none")
 
 
-def test_classes_go_by_their_names_not_by_their_numbers(tmp_path):
-    """0 is fake here, as in some mirrors of CIFAKE."""
-    import datasets
-
-    features = hub_features(generator=datasets.ClassLabel(names=["Nature", "Stable Diffusion"]))
-    write(tmp_path / "train.parquet", [0, 1], [1, 0], features)
-    found = list(images(tmp_path))
-    assert [(row.label, row.generator) for row in found] == [(1, "Stable Diffusion"), (0, "Nature")]
-    assert all(row.data[:4] in (b"\x89PNG", b"\xff\xd8\xff\xe0") for row in found)
-
-
-@pytest.mark.parametrize("values, expected", [(["real", "fake"], [0, 1]), ([False, True], [0, 1]), (["1", "0"], [1, 0]),
-                                              (["Nature", "AI"], [0, 1])])
-def test_labels_in_the_fields_words(tmp_path, values, expected):
-    write(tmp_path / "train.parquet", values, ["", "x"])
-    found = list(images(tmp_path))
-    assert [row.label for row in found] == expected
-    assert found[0].generator == ("unknown" if expected[0] else "real")
+@pytest.mark.parametrize("values, expected, classes", [
+    (["real", "fake"], [0, 1], None), ([False, True], [0, 1], None), (["1", "0"], [1, 0], None), (["Nature", "AI"], [0, 1], None),
+    ([0, 1], [1, 0], {"label": ["Fake", "Real"], "generator": ["SD", "Nature"]})])
+def test_labels_follow_words_and_class_names(tmp_path, values, expected, classes):
+    path = tmp_path / "train.parquet"
+    data = shard(path, values, [0, 1] if classes else None, classes=classes)
+    found = rows(path, generator="generator" if classes else None)
+    assert [row.label for row in found] == expected and [row.data for row in found] == data  # unchanged bytes
+    names = ["SD", "Nature"] if classes else ["unknown" if label else "real" for label in expected]
+    assert [row.generator for row in found] == names
 
 
-def test_other_labels_need_a_word_from_the_user(tmp_path):
-    write(tmp_path / "train.parquet", [2, 5])
-    columns = Columns(generator=None)
-    with pytest.raises(UserError, match="train.parquet: row 0 has '2' in column 'label'; say which values"):
-        next(images(tmp_path, columns))
-    found = list(images(tmp_path, columns, labels={2: 0, 5: 1}))
-    assert [(row.label, row.generator) for row in found] == [(0, "real"), (1, "unknown")]
+def test_unusable_columns_are_named(tmp_path):
+    path = tmp_path / "train.parquet"
+    shard(path, [2, 5])
+    with pytest.raises(UserError, match="row 0 has '2' in column 'label', which is neither real"):
+        rows(path, generator=None)
+    with pytest.raises(UserError, match="no column 'generator', only image, label"):
+        rows(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match="train.parquet is not a complete Parquet file"):
+        parquet.rows(path)
 
 
-def test_plain_bytes_under_other_names(tmp_path):
-    data = [picture(1), picture(2)]
-    pq.write_table(pyarrow.table({"image_data": data, "label": [1, 0], "model_name": ["GALIP", "RAISE"]}),
-                   tmp_path / "CompEval-00000-of-00001.parquet")
-    found = list(images(tmp_path, Columns("image_data", "label", "model_name")))
-    assert [(row.data, row.label, row.generator, row.split) for row in found] == [
-        (data[0], 1, "GALIP", "CompEval"), (data[1], 0, "RAISE", "CompEval")]
-    with pytest.raises(UserError, match="no column 'image'; it has image_data, label, model_name"):
-        next(images(tmp_path))
+# ---- single rows ---------------------------------------------------------------------------------------------------------
+def test_rows_are_read_by_name(hub_set, monkeypatch):
+    root, data = hub_set
+    place, reader, read = str(root / "data/train-00000-of-00002.parquet"), parquet.RowReader(), []
+    original = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda self, group, **options: read.append(group) or original(self, group, **options))
+    assert [reader.read(f"{place}#{row}") for row in range(7)] == data[:7] and read == [0, 1, 2]  # each group once
+    assert len(reader.groups) == 1 and not pickle.loads(pickle.dumps(reader)).groups
+    for name in (f"{place}#7", f"{root}/data/none.parquet#0", f"{place}#no:1"):
+        with pytest.raises(Refused):
+            read_bytes(name)
+    with pytest.raises(UserError, match="#7' is refused: .*only 7 rows"):
+        decode(f"{place}#7")
 
 
-def test_images_that_are_only_pointed_at(tmp_path):
-    pq.write_table(pyarrow.table({"image": [{"bytes": None, "path": "elsewhere/1.png"}], "label": [1]},
-                                 schema=pyarrow.schema({"image": pyarrow.struct({"bytes": pyarrow.binary(),
-                                                                                 "path": pyarrow.string()}),
-                                                        "label": pyarrow.int64()})), tmp_path / "train.parquet")
-    with pytest.raises(UserError, match="row 0 holds no image bytes, only elsewhere/1.png"):
-        next(images(tmp_path, Columns(generator=None)))
+# ---- the index -----------------------------------------------------------------------------------------------------------
+def test_rows_are_indexed_and_can_be_read_back(hub_set):
+    root, data = hub_set
+    table, summary = run(root)
+    assert summary.images == 9 and summary.skipped == 0 and table["phash"].notna().all()
+    assert list(table["path"]) == [f"data/train-00000-of-00002.parquet#{row}" for row in range(7)] + [
+        f"data/validation-00000-of-00001.parquet#{row}" for row in range(2)]
+    assert list(table["label"]) == [0, 1, 1, 0, 1, 0, 1, 1, 0] and set(table["split"]) == {"train", "val"}
+    assert list(table["generator"][:5]) == ["real", "adm", "adm", "real", "midjourney"]
+    for text, digest, expected in zip(table["path"], table["sha256"], data, strict=True):
+        found = read_bytes(root / manifest.file_path(text))
+        assert found == expected and hashlib.sha256(found).hexdigest() == digest
+    assert run(root, workers=2)[0].equals(table)
 
 
-def test_damaged_and_missing(folder, tmp_path):
-    folder, _ = folder
-    path = folder / "data/train-00001-of-00002.parquet"
-    data = bytearray(path.read_bytes())
-    path.write_bytes(data[:-20])
-    with pytest.raises(UserError, match="train-00001-of-00002.parquet is no whole Parquet file"):
-        list(images(folder))
-    data[4:400] = bytes(396)
-    path.write_bytes(data)
-    with pytest.raises(UserError, match="train-00001-of-00002.parquet"):
-        list(images(folder))
-    with pytest.raises(UserError, match="holds no Parquet files"):
-        list(images(tmp_path / "none"))
+def test_the_record_of_a_fetched_set_names_its_columns(tmp_path):
+    path = tmp_path / "set/CompEval-00000-of-00001.parquet"
+    data = shard(path, [1, 0], ["GALIP", "RAISE"], image="image_data", generator="model_name")
+    thumbnails = pa.array([encoded(90, size=8), encoded(91, size=8)])
+    pq.write_table(pq.read_table(path).add_column(0, "a_thumb", thumbnails), path)  # another image column stands first
+    (tmp_path / "set/source.json").write_text(json.dumps({"id": "x", "hub": {"columns": {
+        "image": "image_data", "label": "label", "generator": "model_name"}}}))
+    found, _ = run(tmp_path / "set")
+    assert [read_bytes(tmp_path / "set" / text) for text in found["path"]] == data
+    assert list(found["split"]) == ["test", "test"] and list(found["source_real"]) == ["", "raise"]
 
 
-def test_extract_writes_the_binary_layout(folder, tmp_path):
-    folder, data = folder
-    assert extract(folder, tmp_path / "out") == 8
-    found = {path.relative_to(tmp_path / "out").as_posix(): path.read_bytes()
-             for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert found["train/ADM/1_fake/00000001.jpg"] == data[1] and found["train/Real/0_real/00000000.png"] == data[0]
-    assert "train/SD_1.5/1_fake/00000002.png" in found and len(found) == 8
+def test_columns_can_be_stated(tmp_path):
+    path = tmp_path / "set/train.parquet"
+    shard(path, [1, 0], image="picture")
+    pq.write_table(pq.read_table(path).rename_columns(["picture", "is_fake"]), path)
+    with pytest.raises(UserError, match="--columns IMAGE,LABEL"):
+        run(tmp_path / "set")
+    table, _ = run(tmp_path / "set", columns=parquet.Columns("picture", "is_fake", None))
+    assert set(table["generator"]) == {"real", "unknown"}
 
 
-def test_a_generators_name_cannot_leave_the_folder(tmp_path):
-    write(tmp_path / "hub/train.parquet", [1, 1], ["../../evil", ".."])
-    extract(tmp_path / "hub", tmp_path / "out")
-    assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").glob("*/*")) == [
-        "train/_.._evil", "train/unknown"]
+def test_rows_without_an_image_are_skipped_with_a_reason(tmp_path):
+    root = tmp_path / "set"
+    shard(root / "train.parquet", [0, 1, 1, 0], data=[encoded(1), b"", b"no image", encoded(2)])
+    with pytest.raises(UserError, match="no row of generated images.*--one-class"):
+        run(root)
+    table, summary = run(root, one_class=True)
+    assert len(table) == 2 and summary.skipped == 2
+    listed = (tmp_path / "set.parquet.skipped.csv").read_text()
+    assert "train.parquet#1,1,train,unknown,1,the row holds no image bytes" in listed and "train.parquet#2,1," in listed
 
 
-def test_memory_does_not_grow_with_the_set(tmp_path):
-    """64 MB in 64 row groups of 1 MB: Arrow holds one of them, also for a reader slower than the disk."""
-    noise = np.random.default_rng(0)
-    for shard in range(2):
-        table = pyarrow.table({"image": [{"bytes": noise.bytes(250_000), "path": None} for _ in range(128)],
-                               "label": [1] * 128})
-        pq.write_table(table, tmp_path / f"train-{shard:05d}-of-00002.parquet", row_group_size=4, compression="none")
-        del table
-    before, most, count = pyarrow.total_allocated_bytes(), 0, 0
-    for _row in images(tmp_path, Columns(generator=None), batch=4):
-        time.sleep(0.002)
-        most, count = max(most, pyarrow.total_allocated_bytes() - before), count + 1
-    assert count == 256 and most < 2_500_000, most
+def test_an_interrupted_run_continues_and_reads_a_row_group_at_a_time(hub_set, monkeypatch):
+    monkeypatch.setattr(indexing, "PARQUET_PART", 3)
+    original, read, stop = parquet.group_rows, [], [2]
 
+    def group_rows(path, group, *arguments):
+        if len(read) == stop[0]:
+            raise KeyboardInterrupt
+        read.append((path.name[:5], group))
+        return original(path, group, *arguments)
 
-def test_nothing_is_asked_of_the_network(folder, monkeypatch):
-    import socket
-
-    def refuse(*arguments):
-        raise AssertionError("a connection was tried")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    assert len(list(images(folder[0]))) == 8
-
-
-def test_endings():
-    assert [module.ending(picture(1, kind)) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")] == [
-        ".png", ".jpg", ".webp", ".gif", ".bmp", ".tif"]
-    assert module.ending(b"?") == ".bin"
+    monkeypatch.setattr(parquet, "group_rows", group_rows)
+    with pytest.raises(KeyboardInterrupt):
+        run(hub_set[0])
+    stop[0] = None
+    assert len(run(hub_set[0])[0]) == 9
+    assert read == [("train", 0), ("train", 1), ("train", 2), ("valid", 0)]

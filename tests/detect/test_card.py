@@ -1,145 +1,148 @@
+"""Packing a run: calibration, measured errors, and a folder that deletes nothing."""
+
 import json
-import shutil
+import sys
+import types
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.special import expit
 
-from anl.data.decode import decode
-from anl.detect import card, explain
-from anl.detect.crops import tile
-from anl.errors import UserError
-from anl.predict import score
-
-
-def test_thresholds_hold_in_every_condition_on_validation(world, run, folder):
-    from anl import detector
-
-    made = card.read(folder)
-    model = detector.load(run / "model.safetensors")
-    table = card._scored(model, world.params, "val")
-    assert set(table["condition"]) == {"raw", card.FILES, *world.params.evaluation.controls}
-    for _, part in table[table["label"] == 0].groupby("condition"):
-        logit = card._photographs(part, made.rule)[1]
-        assert (logit > made.threshold).mean() <= world.params.evaluation.target_fpr
-    assert made.lower <= made.threshold and made.temperature > 0 and made.size == 32
+from anl.detect import card as cards
+from anl.io import UserError, sha256_of, write_json
+from tests.conftest import photograph
+from tests.detect.conftest import CONDITIONS, tiny
 
 
-def test_a_photographs_file_is_scored_in_its_own_size(world, run):
-    from anl import detector
-
-    model = detector.load(run / "model.safetensors")
-    table = card._scored(model, world.params, "test")
-    files = table[table["condition"] == card.FILES]
-    photo = files["photo"].iloc[0]
-    crops, _ = tile(decode(f"{world.root}/photos/{photo}.png"), 32)
-    np.testing.assert_allclose(files.loc[files["photo"] == photo, "logit"], score(model, crops), rtol=1e-5)
+def means(scores, **where):
+    rows = scores[(scores[list(where)] == pd.Series(where)).all(axis=1)]
+    return rows.groupby("group")["logit"].mean().to_numpy()
 
 
-def test_measured_shares_sum_to_one_and_name_every_generator(world, folder):
-    rows = card.read(folder).whole["measured"]
-    assert {row["of"] for row in rows} == {"real", *world.params.families}
-    for row in rows:
-        assert abs(row["called_generated"] + row["called_undecided"] + row["called_real"] - 1) < 1e-4 and row["n"] >= 2
-        assert (row["AP"] is None) == (row["of"] == "real")
+def test_threshold_keeps_the_false_positive_rate_in_every_condition(folder, scores):
+    card = cards.read(folder)
+    assert set(card.calibration.threshold_by_condition) == {*CONDITIONS, "files"}
+    assert card.threshold == max(card.calibration.threshold_by_condition.values())
+    for view in card.calibration.threshold_by_condition:
+        assert (means(scores, split="val", generator="real", view=view) > card.threshold).mean() <= 0.05
+    fake = means(scores, split="val", generator="ddim", view="raw")
+    assert card.lower <= card.threshold and (fake < card.lower).mean() <= 0.05
+    assert (card.calibration.n_real, card.calibration.n_generated) == (40, 40)
 
 
-def test_the_probability_weighs_photographs_files_as_much_as_generated_images(world, run, folder):
-    from anl import detector
-
-    made = card.read(folder)
-    table = card._scored(detector.load(run / "model.safetensors"), world.params, "val")
-    asked = table[(table["label"] == 1) | (table["condition"] == card.FILES)]
-    mean = {label: np.mean([np.mean([made.probability(logit) for logit in card._photographs(part, made.rule)[1]])
-                            for _, part in asked[asked["label"] == label].groupby("condition")]) for label in (0, 1)}
-    # a logistic fit's mean probability is the share of generated ones, here one half
-    assert (mean[0] + mean[1]) / 2 == pytest.approx(0.5, abs=0.02) and mean[0] <= mean[1] + 0.05
-
-
-def test_verdicts_and_probability(folder):
-    made = card.read(folder)
-    assert card.verdict(1.1, 1.0, 0.0) == "generated" and card.verdict(1.0, 1.0, 0.0) == "undecided"
-    assert card.verdict(0.0, 1.0, 0.0) == "undecided" and card.verdict(-0.1, 1.0, 0.0) == "real"
-    assert made.probability(made.midpoint) == 0.5 and made.probability(1e9) == 1.0 and made.probability(-1e9) >= 0
-    assert made.probability(made.midpoint + made.temperature) == pytest.approx(1 / (1 + np.exp(-1)))
+def test_the_probability_is_calibrated_for_half_files_and_half_generated(folder, scores):
+    card = cards.read(folder)
+    real = means(scores, split="test", generator="real", view="files")
+    fake = np.concatenate([means(scores, split="test", generator="ddim", view=view) for view in CONDITIONS])
+    probability = [expit((logit - card.midpoint) / card.temperature) for logit in (real, fake)]
+    assert np.mean([part.mean() for part in probability]) == pytest.approx(0.5, abs=0.05)
+    assert card.probability(card.midpoint) == 0.5 and card.probability(1e9) == 1 and card.probability(-1e9) < 1e-300
+    assert [card.verdict(card.threshold + x) for x in (1e-6, 0)] == ["generated", "undecided"]
+    assert card.verdict(card.lower - 1e-6) == "real"
 
 
-def test_the_explanation_names_errors_and_limits(folder):
-    text = explain.text(card.read(folder), width=80)
-    assert "real photographs" in text and "files" in text and "A verdict is a hint" in text and "Licence: MIT" in text
-    assert all(len(line) <= 80 for line in text.splitlines())
+def test_errors_are_measured_on_test_images_of_every_generator(folder, scores):
+    card = cards.read(folder)
+    table = card.table()
+    assert table["generator"].tolist() == ["real"] * 4 + ["ddim"] * 3 + ["vae"] * 3
+    np.testing.assert_allclose(table[list(cards.VERDICTS)].sum(axis=1), 1, atol=1e-5)
+    row = table[(table["generator"] == "vae") & (table["condition"] == "blur")].iloc[0]
+    assert not row["seen"] and row["n"] == 40
+    assert row["generated"] == pytest.approx((means(scores, split="test", generator="vae", view="blur") > card.threshold).mean())
+    assert table["auroc"].isna().tolist() == [True] * 4 + [False] * 6
+    assert (card.training.seen, card.training.unseen) == (["ddim"], ["vae"])
 
 
-def test_a_card_from_elsewhere_does_not_steer_the_terminal(folder, tmp_path):
-    value = json.loads((folder / card.CARD).read_text()) | {"limits": ["\x1b[2Jnone \u202e"], "licence": "\x07\nMIT"}
-    (tmp_path / card.CARD).write_text(json.dumps(value))
-    assert all(line.isprintable() for line in explain.text(card.read(tmp_path)).splitlines())
+def test_the_card_describes_the_weights(folder):
+    card = cards.read(folder)
+    assert card.weights_sha256 == sha256_of(folder / cards.WEIGHTS)
+    assert card.settings["kind"] == "detector" and card.settings["backbone"] == "test_resnet" and card.size == 32
+    assert card.training.run["identity"] == "0" and card.licence == "MIT"
+    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.safetensors"]
 
 
-@pytest.mark.parametrize("change", [
-    {"version": 1}, {"size": 33}, {"size": 10**6}, {"size": "32"}, {"rule": "__import__"}, {"temperature": 0}, {"lower": 1e9},
-    {"threshold": float("nan")}, {"limits": None}, {"temperature": None}, {"threshold": "x"}, {"threshold": 10**400},
-    {"chosen_on": {}}, {"trained_on": {"generator": "a"}}, {"measured": [{"of": "real"}]}, {"licence": 1}])
-def test_a_card_that_cannot_be_is_refused(folder, tmp_path, change):
-    value = json.loads((folder / card.CARD).read_text()) | change
-    (tmp_path / card.CARD).write_text(json.dumps(value))
-    with pytest.raises(UserError, match="card.json .*(cannot be|misstates)"):
-        card.read(tmp_path)
+def test_nothing_but_a_packaged_detector_is_ever_replaced(config, scores, tmp_path):
+    place = tmp_path / "detector"
+    write = {"config": config, "scores": scores}
+    cards.write(tiny(), place, **write)
+    with pytest.raises(UserError, match="already holds a packaged detector.*--replace"):
+        cards.write(tiny(), place, **write)
+    cards.write(tiny(seed=1), place, **write, replace=True)
+    (place / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds notes.txt.*nothing was deleted"):
+        cards.write(tiny(), place, **write, replace=True)
+    (place / "notes.txt").unlink()
+    (place / cards.WEIGHTS).write_bytes(b"other weights")
+    with pytest.raises(UserError, match="not a packaged detector"):
+        cards.write(tiny(), place, **write, replace=True)
+    (tmp_path / "link").symlink_to(place)
+    with pytest.raises(UserError, match="symbolic link"):
+        cards.write(tiny(), tmp_path / "link", **write, replace=True)
+    assert (place / cards.WEIGHTS).read_bytes() == b"other weights"
 
 
-@pytest.mark.parametrize("text, message", [(None, "is missing"), ("{", "cannot be read"), ("[]", "misstates"), ("{}", "misstates")])
-def test_a_missing_or_damaged_card(tmp_path, text, message):
-    if text is not None:
-        (tmp_path / card.CARD).write_text(text)
-    with pytest.raises(UserError, match=message):
-        card.read(tmp_path)
+def test_scores_without_a_class_are_refused(config, scores, tmp_path):
+    with pytest.raises(UserError, match="lack untouched validation images"):
+        cards.write(tiny(), tmp_path / "x", config=config, scores=scores[scores["generator"] != "ddim"])
+    assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("replace", [False, True])
-def test_a_folder_of_something_else_is_never_deleted(world, run, tmp_path, monkeypatch, replace):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/thesis.tex").write_text("years of work")
-    monkeypatch.setattr(card, "_scored", lambda *a: pytest.fail("computed before the folder was looked at"))
-    with pytest.raises(UserError, match="mine exists and holds .*thesis.tex"):
-        card.make(run, world.params, tmp_path / "mine", "MIT", replace=replace)
-    assert (tmp_path / "mine/thesis.tex").read_text() == "years of work"
+@pytest.mark.parametrize(("change", "message"), [
+    ({"version": 2}, "version"), ({"size": 33}, "size"), ({"temperature": 0.0}, "temperature"),
+    ({"threshold": -100.0}, "lower is above"), ({"measured": [{"generator": "x"}]}, "measured.0"), ({"limits": "x"}, "limits")])
+def test_impossible_cards_are_refused(folder, tmp_path, change, message):
+    value = json.loads((folder / cards.CARD).read_text()) | change
+    write_json(tmp_path / cards.CARD, value)
+    with pytest.raises(UserError, match=rf"not a detector's card \(.*{message}"):
+        cards.read(tmp_path)
 
 
-def test_a_detectors_folder_is_replaced_only_where_that_is_asked_for(world, run, folder, tmp_path):
-    made = shutil.copytree(folder, tmp_path / "made")
-    with pytest.raises(UserError, match="made already holds a detector.*--replace"):
-        card.make(run, world.params, made, "Other")
-    assert card.read(made).whole["licence"] == "MIT"
-    card.make(run, world.params, made, "Other", replace=True)
-    assert card.read(made).whole["licence"] == "Other"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["made"]
+def test_missing_and_broken_cards_are_named(tmp_path):
+    with pytest.raises(UserError, match="card.json is missing"):
+        cards.read(tmp_path)
+    (tmp_path / cards.CARD).write_text("[" * 100000)
+    with pytest.raises(UserError, match="card.json"):
+        cards.read(tmp_path)
 
 
-def test_a_detectors_folder_that_holds_more_is_not_replaced(world, run, folder, tmp_path):
-    made = shutil.copytree(folder, tmp_path / "made")
-    (made / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="notes.txt"):
-        card.make(run, world.params, made, "Other", replace=True)
-    (made / "notes.txt").unlink()
-    (made / card.WEIGHTS).write_bytes(b"other weights")
-    with pytest.raises(UserError, match="exists and holds"):
-        card.make(run, world.params, made, "Other", replace=True)
-    (tmp_path / "link").symlink_to(folder, target_is_directory=True)
-    with pytest.raises(UserError, match="link is a symbolic link"):
-        card.make(run, world.params, tmp_path / "link", "Other", replace=True)
+def test_explained_in_lines_that_cannot_steer_a_terminal(folder):
+    card = cards.read(folder)
+    text = cards.explain(card.model_copy(update={"licence": "\x1b[31mred"}), width=80)
+    assert "\x1b" not in text and "generated" in text and all(limit.split(":")[0][:40] in text.replace("\n  ", " ") for limit in card.limits)
+    assert "vae" in text and len(cards.summary(card).splitlines()) == 3
+    assert cards.model_card(card).startswith("---\nlibrary_name: anl\n")
 
 
-def test_an_empty_folder_is_filled(world, run, tmp_path):
-    (tmp_path / "empty").mkdir()
-    card.make(run, world.params, tmp_path / "empty", "MIT")
-    assert card.read(tmp_path / "empty").size == 32
+def test_pack_scores_untouched_and_processed_images_and_whole_files(config, tmp_path, monkeypatch):
+    """`pack` of a run: benchmark and loader are stand-ins, photographs are files."""
+    from PIL import Image
+
+    config = config.override(data={"card": str(tmp_path / "photos.csv"), "folder": str(tmp_path)},
+                             evaluation={"controls": ["blur"]})
+    rows, lines = [], ["file,sha256,bytes,width,height,format,licence,author,source,package,path_in_package,group"]
+    for index, split in enumerate(["val", "test"] * 3):
+        Image.fromarray(photograph(index, 70, 80)).save(tmp_path / f"p{index}.png")
+        lines.append(f"p{index}.png,0,1,80,70,PNG,CC0,me,,,,")
+        for generator in ("real", "ddim"):
+            rows += [{"image_id": f"{generator}/p{index}@{top}x0", "group": f"p{index}", "pair": f"p{index}@{top}x0",
+                      "generator": generator, "split": split, "label": int(generator != "real"), "jpeg_quality": None,
+                      "format": "PNG"} for top in (0, 9)]
+    (tmp_path / "photos.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run" / "run.json", {"identity": "abc", "seed": 0})
+
+    def pixels(part):
+        return np.stack([photograph(int(row.label), 32, 32) for row in part.itertuples()])
+
+    benchmark = types.SimpleNamespace(rows=pd.DataFrame(rows), folder=tmp_path, pixels=pixels)
+    stand_in = types.ModuleType("anl.training.runs")
+    stand_in.open_benchmark, stand_in.load_run = lambda config: benchmark, lambda run, config, device: tiny()
+    monkeypatch.setitem(sys.modules, "anl.training.runs", stand_in)
+    card = cards.pack(tmp_path / "run", tmp_path / "out", config=config)
+    assert set(card.calibration.threshold_by_condition) == {"raw", "blur", "files"}
+    assert card.calibration.n_real == 3 and card.training.run["identity"] == "abc"
+    assert {(row.generator, row.condition, row.n) for row in card.measured} == {
+        ("real", "raw", 3), ("real", "blur", 3), ("real", "files", 3), ("ddim", "raw", 3), ("ddim", "blur", 3)}
 
 
-def test_the_command_writes_next_to_other_models_and_not_over_the_packaged_detector(monkeypatch):
-    from anl import cli
-
-    asked = []
-    monkeypatch.setattr(card, "make", lambda run, params, out, licence, replace: asked.append((str(out), replace)) or {
-        "rule": "max", "threshold": 0.0, "chosen_on": {"n_real": 1, "n_fake": 1}})
-    assert cli.main(["card", "runs/small/main/plain-s0"]) == 0
-    assert cli.main(["card", "runs/small/main/plain-s0", "--out", "there", "--replace"]) == 0
-    assert asked == [("models/plain-s0", False), ("there", True)]

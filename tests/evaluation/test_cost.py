@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def detectors():
-    made = {"plain": {"noise": False}, "anl": {}, "energy": {"attention": "energy"}}
+    made = {"plain": {"noise": False}, "none": {}, "transfer": {"attention": "transfer"}, "energy": {"attention": "energy"}}
     return {name: Detector("test_resnet", 8, 4, 16, seed=0, **options) for name, options in made.items()}
 
 
@@ -25,22 +25,29 @@ def test_counts_by_hand():
     assert cost.count(model.to("meta"), 8) == (parameters, multiply_adds)
 
 
-def test_the_method_has_the_plain_detectors_cost_at_inference(detectors):
-    table = cost.inference_table(cost.inference_forms(detectors), 16, baseline="plain", device=CPU, repeats=0)
-    table = table.set_index("variant")
-    assert list(table.index) == ["plain", "anl", "anl (inference)", "energy"]
-    for column in ("parameters_ratio", "multiply_adds_ratio"):
-        assert table.loc["plain", column] == table.loc["anl (inference)", column] == 1
-        assert table.loc["anl", column] > 1 and table.loc["energy", column] > 1
-    assert "time_ratio" not in table
+def test_the_method_has_exactly_the_plain_detectors_cost_at_inference(detectors):
+    trained = cost.count_table({name: model.eval() for name, model in detectors.items()}, 16, baselines=["plain"]).set_index("variant")
+    used = cost.count_table(cost.inference_forms(detectors), 16, baselines=["plain"]).set_index("variant")
+    for column in ("parameters_over_plain", "multiply_adds_over_plain"):
+        assert used.loc[["plain", "none", "transfer"], column].eq(1).all() and used.loc["energy", column] > 1
+        assert trained.loc["plain", column] == 1 and trained.loc[["none", "transfer", "energy"], column].gt(1).all()
+
+
+def test_the_bare_backbone_is_the_smallest(detectors):
+    bare = cost.BareBackbone("test_resnet", 8, 16)
+    table = cost.count_table(cost.inference_forms({"bare": bare, **detectors}), 16, baselines=["bare"])
+    assert table["multiply_adds_over_bare"].iloc[0] == 1 and table["multiply_adds_over_bare"].iloc[1:].gt(1).all()
 
 
 def test_times_are_ratios_of_rounds_at_every_batch_size(detectors):
-    table = cost.inference_table(detectors, 16, baseline="plain", device=CPU, batch_sizes=(1, 3), repeats=4)
-    assert len(table) == 6 and set(table["batch_size"]) == {1, 3}
-    plain = table[table["variant"] == "plain"]
-    assert plain["time_ratio"].eq(1).all() and (table["milliseconds"] > 0).all()
-    assert ((table["time_ratio_low"] <= table["time_ratio"]) & (table["time_ratio"] <= table["time_ratio_high"])).all()
+    table = cost.inference_table(cost.inference_forms(detectors), 16, baselines=["plain", "energy"], device=CPU, batch_sizes=(1, 3),
+                                 repeats=4)
+    assert len(table) == 8 and set(table["batch_size"]) == {1, 3}
+    for base in ("plain", "energy"):
+        columns = [f"time_over_{base}{end}" for end in ("_low", "", "_high")]
+        assert table.loc[table["variant"] == base, columns].eq(1).all(axis=None)
+        assert all(table[columns].iloc[row].is_monotonic_increasing for row in range(len(table)))
+    assert table["images_per_second"].to_numpy() == pytest.approx(1000 * table["batch_size"] / table["milliseconds"])
 
 
 def test_calls_take_turns_and_the_slower_one_takes_longer():
@@ -49,7 +56,13 @@ def test_calls_take_turns_and_the_slower_one_takes_longer():
     def call(name, seconds):
         return lambda: (calls.append(name), time.sleep(seconds))
 
-    table = cost.training_table({"short": call("short", 0.001), "long": call("long", 0.008)}, baseline="short", device=CPU,
-                                repeats=5).set_index("variant")
-    assert table.loc["long", "time_ratio_low"] > 1.5 and table.loc["short", "time_ratio"] == 1
+    table = cost.time_table({"short": call("short", 0.001), "long": call("long", 0.02)}, baselines=["short"], device=CPU,
+                            repeats=5).set_index("variant")
+    assert table.loc["long", "time_over_short"] > 1.5 and table.loc["short", "time_over_short"] == 1
     assert all({calls[place], calls[place + 1]} == {"short", "long"} for place in range(0, len(calls), 2))
+
+
+def test_ratios_by_hand():
+    table = cost.ratios({"a": [1.0, 2.0, 4.0], "b": [2.0, 2.0, 2.0]}, ["b"], images=8).set_index("variant")
+    assert table.loc["a", ["time_over_b_low", "time_over_b", "time_over_b_high"]].tolist() == [0.75, 1.0, 1.5]
+    assert table.loc["a", ["milliseconds", "images_per_second"]].tolist() == [2000, 4]

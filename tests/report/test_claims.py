@@ -146,3 +146,17 @@ def test_the_readme_table_stands_between_its_markers(tmp_path):
     path.write_text("no markers")
     with pytest.raises(UserError, match="lacks the markers"):
         claims.fill_readme(path, {"small": ledger_of(0.1, 0.3)})
+
+
+def test_tables_without_rows_decide_nothing_and_ledgers_are_found(tmp_path):
+    folder = tmp_path / "small/tables"
+    folder.mkdir(parents=True)
+    table(0.1, 0.2).to_csv(folder / "main.csv", index=False)
+    table(0.1, 0.2).iloc[:0].to_csv(folder / "peers.csv", index=False)
+    assert list(claims.read_tables(folder)) == ["main"]
+    assert decide(CLAIM, table(0.1, 0.2).iloc[:0]) == "not run"
+    for profile in ("full", "small"):
+        claims.write_ledger(tmp_path / profile / "claims.csv", ledger_of(0.1, 0.3))
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/claims.csv").write_text("id,title\n")
+    assert list(claims.read_ledgers(tmp_path, "small")) == ["small", "full"]

@@ -87,3 +87,42 @@ def test_the_same_table_gives_the_same_bytes(tmp_path):
 def test_the_baseline_is_grey_and_others_differ():
     chosen = figures.colours(["anl", "plain", "dnf"], baseline="plain")
     assert chosen["plain"] == figures.GREY and len(set(chosen.values())) == 3
+
+
+def test_a_sorted_forest_begins_with_the_highest_value():
+    axis = figures.forest(table(), generators=["unseen"], sort=True).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["t=10", "t=1", "plain"]
+
+
+def test_differences_are_drawn_around_zero_and_need_a_baseline():
+    paired = table().assign(difference=[np.nan, 0.1, -0.1] * 2, difference_low=[np.nan, 0.05, -0.2] * 2,
+                            difference_high=[np.nan, 0.15, 0.1] * 2)
+    figure = figures.forest(paired, value="difference")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["t=1", "t=10"]
+    assert any(np.allclose(line, (0, 0)) for line in lines(figure.axes[0]))
+    with pytest.raises(UserError, match="no differences"):
+        figures.forest(table().assign(difference=np.nan), value="difference")
+
+
+def test_a_panel_per_perturbation_with_the_untouched_images_as_a_line():
+    views = ("raw", "jpeg_90", "jpeg_50", "blur_1", "jpeg96")
+    figure = figures.by_strength(table(variants=("plain", "anl"), views=views), baseline="plain")
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["jpeg", "blur"]
+    axis = figure.axes[0]
+    assert axis.xaxis_inverted() and not figure.axes[1].xaxis_inverted()
+    assert sum(list(line.get_xdata()) == [50, 90] for line in axis.lines) == 2
+    assert any(np.allclose(line.get_ydata(), 0.7) and line.get_linestyle() == ":" for line in axis.lines)
+    with pytest.raises(UserError, match="no perturbed images"):
+        figures.by_strength(table())
+
+
+def test_a_reference_without_such_rows_is_left_out_and_another_is_named():
+    reference = table()
+    reference.attrs["note"] = "profile full"
+    assert "profile full" in figures.forest(table(), reference=reference).get_supxlabel()
+    assert figures.forest(table(), reference=table().assign(metric="ap")).get_supxlabel() == ""
+
+
+def test_without_places_the_number_that_ends_a_name_counts():
+    axis = figures.curve(table(variants=("plain", "formats=leaky,t=1", "lambda=0.5")), log=False).axes[0]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["0.5", "1"]

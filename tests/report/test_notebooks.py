@@ -136,3 +136,21 @@ def test_a_kernel_of_another_environment_is_refused(tmp_path):
     path.write_text("{}")
     with pytest.raises(UserError, match="does not describe a kernel"):
         notebooks.check_kernel(tmp_path)
+
+
+SHOW = """
+import base64, io
+from IPython.display import display
+from PIL import Image
+stream = io.BytesIO()
+Image.new("RGB", (width, 10)).save(stream, "png")
+display({"image/png": base64.b64encode(stream.getvalue()).decode(), "text/plain": "x"}, raw=True, metadata={"image/png": {"alt": "A rising line"}})
+"""
+
+
+@pytest.mark.parametrize("width, image", [(720, {"alt": "A rising line", "width": "480px"}),
+                                          (1440, {"alt": "A rising line", "width": "960px", "classes": "wide"})])
+def test_a_figures_alternative_text_moves_to_its_cell(project, width, image):
+    write(project, SHOW, "1", parameters=f"width = {width}")
+    cells = nbformat.read(run(), as_version=4).cells
+    assert cells[-2].metadata["mystnb"]["image"] == image and "mystnb" not in cells[-1].metadata

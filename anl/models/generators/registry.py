@@ -71,7 +71,7 @@ def build(name, config, vae=None):
             "encoder": small.build_encoder(channels, 2 * width, size)}
         return nn.ModuleDict({"model": decoder, **partner})
     if kind == "latent" and vae is None:
-        raise UserError("the model `latent` needs the trained `vae`; make that first with `anl generate vae`")
+        raise UserError("the model `latent` needs the trained `vae`; make that first with `anl make generator vae`")
     in_channels = vae.config.latent_channels if kind == "latent" else 3
     return nn.ModuleDict({"model": diffusion.build_unet(channels, config["layers_per_block"], in_channels)})
 
@@ -178,7 +178,7 @@ def load_model(name, folder, device=None):
         try:
             model = load_weights(model_class, folder, str(folder))
         except UserError as problem:
-            raise UserError(f"{folder} holds no {name} model: {problem} (`dvc pull`, or make it with `anl generate "
+            raise UserError(f"{folder} holds no {name} model: {problem} (`dvc pull`, or make it with `anl make generator "
                             f"{name}`)") from None
     return model.requires_grad_(False).to(device, memory_format=torch.channels_last)
 

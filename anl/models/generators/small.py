@@ -128,5 +128,5 @@ def load_decoder(folder):
             decoder.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
     except Exception as problem:  # the file's, its metadata's or the network's
         raise UserError(f"{path} holds no generator ({reason(problem)}); get it with `dvc pull` or make it with "
-                        f"`anl generate {Path(folder).name}`") from None
+                        f"`anl make generator {Path(folder).name}`") from None
     return decoder.eval()

@@ -1,9 +1,15 @@
-/* "Try it": what the reader sees and does. picture.js reads pictures, scoring.js scores them, files/demo/ holds the numbers. */
+/* "Try it": what the reader sees and does. picture.js reads pictures, scoring.js scores them; samples.js and model.js, which
+   `anl export --to demo` writes, hold the detector and its numbers. */
 document.addEventListener("DOMContentLoaded", () => {
   "use strict";
   const root = document.getElementById("try");
   if (!root) return;
-  const { picture, scoring, samples } = window.anlDemo;
+  const { picture, scoring, built } = window.anlDemo;
+  if (!built) {
+    document.getElementById("try-missing").hidden = false;
+    return;
+  }
+  document.querySelectorAll("[data-word]").forEach((place) => { place.textContent = built.words[place.dataset.word]; });
   const find = (name) => root.querySelector(`[data-part="${name}"]`);
   const SIDE = 768; // pixels of a drawing's longer side, at most
   const make = (tag, properties = {}, ...children) => {
@@ -76,9 +82,9 @@ document.addEventListener("DOMContentLoaded", () => {
   function show(card, bitmap, crops, score, seconds) {
     const bounds = ["lower", "threshold"].map((key) => scoring.probability(card[key], card));
     const meaning = {
-      [card.words.generated]: "above the threshold",
-      [card.words.real]: "below the band in which nothing is said",
-      [card.words.undecided]: "between the two bounds nothing is said",
+      generated: "above the threshold",
+      real: "below the undecided band",
+      undecided: "between the two bounds, where the detector gives no answer",
     }[score.verdict];
     find("verdict").textContent = score.verdict;
     find("verdict").className = `try-verdict ${score.verdict}`;
@@ -95,10 +101,10 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 
   /** The picture among three zones of one width, by its logit: probabilities may lie too close together to be told apart. */
-  function drawScale({ words, lower, threshold }, { logit, probability }, bounds) {
+  function drawScale({ lower, threshold }, { logit, probability }, bounds) {
     const scale = find("scale");
     const zones = ["real", "undecided", "generated"].map((key) => {
-      const part = make("span", { className: `zone ${words[key]}` });
+      const part = make("span", { className: `zone ${key}` });
       part.style.width = `${100 / 3}%`;
       return part;
     });
@@ -106,68 +112,50 @@ document.addEventListener("DOMContentLoaded", () => {
     const place = threshold > lower ? (1 + (logit - lower) / (threshold - lower)) / 3 : Number(logit > threshold);
     mark.style.left = `${100 * Math.max(0.01, Math.min(0.99, place))}%`; // what is far out stands at the end
     scale.replaceChildren(...zones, mark);
-    const legend = `${words.real} below ${percent(bounds[0])}, ${words.undecided} up to ${percent(bounds[1])}, ${words.generated} above`;
+    const legend = `real below ${percent(bounds[0])}, undecided up to ${percent(bounds[1])}, generated above`;
     scale.setAttribute("aria-label", `Three zones: ${legend}; this picture at ${percent(probability)}.`);
     find("legend").textContent = `Three zones: ${legend}.`;
   }
 
-  /** Three drawings in the colours of `anl detect --map`: the picture, the noise, and the attention over the picture. */
+  /** Two drawings in the colours of `anl detect --maps`: the picture, and the evidence of each cell laid over it. */
   function drawPictures(card, bitmap, crops, score) {
-    const { dim, blend, clip, levels } = card.draw;
-    const colours = scoring.fromBase64(card.draw.colours);
+    const { dim, blend, clip, generated, real } = card.draw;
     const [width, height] = [Math.max(bitmap.width, card.size), Math.max(bitmap.height, card.size)];
     const scale = Math.min(1, SIDE / Math.max(width, height));
-    const canvases = ["picture", "noise", "attention"].map((name) => find(name));
-    const [seen, heard, watched] = canvases.map((canvas) => {
+    const canvases = ["picture", "evidence"].map((name) => find(name));
+    const [seen, coloured] = canvases.map((canvas) => {
       canvas.width = Math.max(1, Math.round(width * scale));
       canvas.height = Math.max(1, Math.round(height * scale));
       canvas.classList.toggle("small", scale === 1 && width <= 256);
       const context = canvas.getContext("2d");
       context.scale(scale, scale);
+      context.fillStyle = "white";
+      context.fillRect(0, 0, width, height);
       return context;
     });
     const whole = bitmap.width >= card.size && bitmap.height >= card.size;
-    seen.fillStyle = watched.fillStyle = "white";
-    heard.fillStyle = "rgb(128, 128, 128)";
-    for (const context of [seen, heard, watched]) context.fillRect(0, 0, width, height);
-    if (whole) for (const context of [seen, watched]) context.drawImage(bitmap, 0, 0);
-    watched.fillStyle = `rgba(0, 0, 0, ${1 - dim})`;
-    watched.fillRect(0, 0, width, height);
-    let [peak, squares, many] = [0, 0, 0];
+    if (whole) for (const context of [seen, coloured]) context.drawImage(bitmap, 0, 0);
+    coloured.fillStyle = `rgba(0, 0, 0, ${1 - dim})`;
+    coloured.fillRect(0, 0, width, height);
     crops.forEach(({ top, left, pixels }, index) => {
-      const { noise, attention } = score.crops[index];
+      const { evidence } = score.crops[index];
       if (!whole) put(seen, pixels, left, top);
-      if (!noise) return;
-      const [, channels, high, wide] = noise.dims;
-      const grain = new ImageData(wide, high);
-      for (let i = 0; i < wide * high; i++) {
-        for (let c = 0; c < 3; c++) grain.data[4 * i + c] = Math.floor(Math.max(0, Math.min(255, 128 + levels * noise.data[(c % channels) * wide * high + i])));
-        grain.data[4 * i + 3] = 255;
-      }
-      put(heard, grain, left, top, pixels.width);
-      squares += noise.data.reduce((sum, value) => sum + value * value, 0);
-      many += noise.data.length;
-      const [, rows, columns] = attention.dims;
+      put(coloured, pixels, left, top);
+      if (!evidence) return;
+      const [, rows, columns] = evidence.dims;
       const heat = new ImageData(columns, rows);
-      attention.data.forEach((weight, i) => {
-        const relative = weight * rows * columns; // 1: as much as every other place of its crop
-        peak = Math.max(peak, relative);
-        const shade = Math.min(255, Math.floor(256 * Math.min(1, Math.max(0, relative / clip))));
-        heat.data.set([...colours.subarray(3 * shade, 3 * shade + 3), 255], 4 * i);
+      evidence.data.forEach((value, i) => {
+        const share = blend * Math.min(1, Math.abs(value) / clip);
+        heat.data.set([...(value > 0 ? generated : real), Math.round(255 * share)], 4 * i);
       });
-      put(watched, pixels, left, top);
-      watched.globalAlpha = blend;
-      put(watched, heat, left, top, pixels.width);
-      watched.globalAlpha = 1;
+      put(coloured, heat, left, top, pixels.width);
     });
     const where = crops.length === 1 ? "the crop" : `the ${crops.length} crops`;
-    const labels = [`The picture, ${bitmap.width} by ${bitmap.height} pixels.`,
-      `The noise that the detector predicts in ${where}, mid-grey where it predicts none; root mean square `
-        + `${Math.sqrt(squares / Math.max(1, many)).toFixed(2)} of the training noise's standard deviation.`,
-      `Attention over ${where}: bright places weigh more; the brightest weighs ${peak.toFixed(1)} times the average place.`];
+    const labels = [`The picture, ${bitmap.width} by ${bitmap.height} pixels.`, score.crops[0].evidence
+      ? `Evidence in ${where}: red cells speak for generated, blue ones for real, strong colours more. The mean of all cells is the score.`
+      : "This detector has no evidence map."];
     canvases.forEach((canvas, i) => canvas.setAttribute("aria-label", labels[i]));
-    find("noise-words").textContent = labels[1];
-    find("attention-words").textContent = labels[2];
+    find("evidence-words").textContent = labels[1];
   }
 
   /** Draw an ImageData as a square of `side` pixels, without smoothing. */
@@ -186,7 +174,7 @@ document.addEventListener("DOMContentLoaded", () => {
     button.addEventListener("click", async () => {
       const score = await tryOne(new Blob([scoring.fromBase64(sample.png)], { type: "image/png" }), `Sample ${index + 1}`);
       if (!score) return;
-      words.textContent = `Sample ${index + 1}: ${sample.maker}`;
+      words.textContent = `Sample ${index + 1}: ${sample.generator}`;
       button.setAttribute("aria-pressed", "true");
       find("status").textContent += ` In truth: ${sample.of}.`;
       find("credit").textContent = `Photograph: ${sample.credit}.`;
@@ -204,7 +192,7 @@ document.addEventListener("DOMContentLoaded", () => {
     } else if (files.length === 1) tryOne(files[0], files[0].name);
   }
 
-  samples.forEach(addSample);
+  built.samples.forEach(addSample);
   find("samples").addEventListener("click", () => { find("credit").hidden = true; }, true);
   find("file").addEventListener("change", (event) => {
     tryFiles([...event.target.files]);

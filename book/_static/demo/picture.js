@@ -1,8 +1,8 @@
-/* From a file's bytes to the crops that the detector looks at: anl/data/decode.py and anl/detect/crops.py, in the browser. */
+/* From a file's bytes to the crops that the detector looks at: anl/data/decode.py and anl/detect/tiles.py, in the browser. */
 (window.anlDemo ??= {}).picture = (() => {
   "use strict";
 
-  /** What is not read; its message is the reason, for the reader. */
+  /** A file that is not read; the message is the reason. */
   class Refused extends Error {}
 
   const has = (bytes, text, at = 0) => [...text].every((letter, i) => bytes[at + i] === letter.charCodeAt(0));
@@ -23,7 +23,7 @@
     return -1;
   }
 
-  /** Whether the end that the format asks for is missing; a browser would pad it. */
+  /** Whether the end that the format requires is missing; a browser would pad it. */
   function cutShort(bytes, name) {
     if (name === "JPEG") return lastIndexOf(bytes, "\xff\xd9") < lastIndexOf(bytes, "\xff\xda");
     if (name === "PNG") return lastIndexOf(bytes, "IEND") < 0;
@@ -113,9 +113,9 @@
     return spread(sides[0] - size, rows).flatMap((top) => lefts.map((left) => [top, left]));
   }
 
-  /** The source line of line `i` of a side of `length` that is continued by its mirror image. */
-  function mirrored(i, length) {
-    const at = i % (2 * length);
+  /** The source line of line `i` of a side of `length` that is padded to `size` by its mirror image, equally at both ends. */
+  function mirrored(i, length, size) {
+    const at = (i - Math.floor((size - length) / 2) + 2 * length * size) % (2 * length);
     return at < length ? at : 2 * length - 1 - at;
   }
 
@@ -134,10 +134,10 @@
       const pixels = new ImageData(size, size);
       const [from, to] = [new Uint32Array(found.data.buffer), new Uint32Array(pixels.data.buffer)];
       for (let y = 0; y < size; y++)
-        for (let x = 0; x < size; x++) to[y * size + x] = from[mirrored(y, height) * width + mirrored(x, width)];
+        for (let x = 0; x < size; x++) to[y * size + x] = from[mirrored(y, height, size) * width + mirrored(x, width, size)];
       return { top, left, pixels };
     });
   }
 
-  return { Refused, decode, places, tile };
+  return { Refused, decode, mirrored, places, tile };
 })();

@@ -1,9 +1,9 @@
-/* The exported detector in onnxruntime-web, and the card's rule: anl/detect/scorer.py and crops.py, in the browser. */
+/* The exported detector in onnxruntime-web, with its card's calibration: anl/detect/detector.py and card.py, in the browser. */
 (window.anlDemo ??= {}).scoring = (() => {
   "use strict";
   const VENDOR = "_static/vendor/onnxruntime-web/";
   // scripts, because a page opened from a file may load those and nothing else
-  const SCRIPTS = [`${VENDOR}ort.wasm.min.js`, `${VENDOR}ort-wasm.js`, "files/demo/model.js"];
+  const SCRIPTS = [`${VENDOR}ort.wasm.min.js`, `${VENDOR}ort-wasm.js`, "_static/demo/model.js"];
 
   function addScript(address) {
     return new Promise((done, failed) => {
@@ -28,14 +28,14 @@
     if (!window.WebAssembly || !window.DecompressionStream || !window.createImageBitmap)
       throw new Error("this browser is too old: it lacks WebAssembly, DecompressionStream or createImageBitmap");
     await Promise.all(SCRIPTS.map(addScript));
-    const { runtime, model } = window.anlDemo;
+    const { runtime, onnx, built } = window.anlDemo;
     const wasm = window.ort.env.wasm;
     wasm.numThreads = 1; // more need a server's headers
     wasm.wasmBinary = await inflated(runtime.wasm);
     wasm.wasmPaths = { mjs: URL.createObjectURL(new Blob([await inflated(runtime.module)], { type: "text/javascript" })) };
-    const session = await window.ort.InferenceSession.create(fromBase64(model.onnx), { executionProviders: ["wasm"] });
+    const session = await window.ort.InferenceSession.create(fromBase64(onnx), { executionProviders: ["wasm"] });
     delete runtime.wasm; // some megabytes that are not needed any more
-    return { session, card: model.card };
+    return { session, card: built.card };
   }
 
   /** float32 (1, 3, size, size) in [-1, 1] of a crop's ImageData. */
@@ -47,24 +47,16 @@
   }
 
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-  const sorted = (values) => [...values].sort((a, b) => a - b);
-  const RULES = {
-    mean,
-    median: (values) => mean(sorted(values).slice(Math.floor((values.length - 1) / 2), Math.floor(values.length / 2) + 1)),
-    max: (values) => Math.max(...values),
-    top_quarter: (values) => mean(sorted(values).slice(-Math.max(1, Math.floor(values.length / 4)))),
-  };
-
   const probability = (logit, { midpoint, temperature }) =>
     1 / (1 + Math.exp(-Math.max(-700, Math.min(700, (logit - midpoint) / temperature))));
 
-  function verdict(logit, { threshold, lower, words }) {
-    return logit > threshold ? words.generated : logit < lower ? words.real : words.undecided;
+  function verdict(logit, { threshold, lower }) {
+    return logit > threshold ? "generated" : logit < lower ? "real" : "undecided";
   }
 
   /**
-   * Score crops of anlDemo.picture.tile: { logit, probability, verdict, crops: [{ logit, noise, attention }] }, noise and
-   * attention as ort.Tensor. One crop at a time, `onCrop(done)` after each, so that the page stays alive.
+   * Score crops of anlDemo.picture.tile: { logit, probability, verdict, crops: [{ logit, evidence }] }, evidence as an
+   * ort.Tensor or undefined. One crop at a time, `onCrop(done)` after each, so that the page stays alive.
    */
   async function score({ session, card }, crops, onCrop = () => {}) {
     const found = [];
@@ -74,10 +66,10 @@
       onCrop(found.length);
       await new Promise((done) => setTimeout(done));
     }
-    const logit = RULES[card.rule](found.map((crop) => crop.logit));
+    const logit = mean(found.map((crop) => crop.logit));
     if (!Number.isFinite(logit)) throw new Error("the detector gave a score that is not finite");
     return { logit, probability: probability(logit, card), verdict: verdict(logit, card), crops: found };
   }
 
-  return { load, score, probability, RULES, fromBase64 };
+  return { load, score, probability, fromBase64 };
 })();

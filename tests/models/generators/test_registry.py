@@ -131,7 +131,7 @@ def test_with_a_generator_each_an_image_does_not_depend_on_its_batch(models, nam
 
 def test_a_missing_truncated_or_foreign_model_is_named(saved, tmp_path):
     with pytest.raises(UserError,
-                       match="nowhere holds no pixel model.*`dvc pull`, or make it with `anl generate pixel`"):
+                       match="nowhere holds no pixel model.*`dvc pull`, or make it with `anl make generator pixel`"):
         load_model("pixel", tmp_path / "nowhere")
     with pytest.raises(UserError, match="vq holds no pixel model: .*class ScaledVQModel, not UNet2DModel"):
         load_model("pixel", saved / "vq")

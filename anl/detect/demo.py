@@ -1,0 +1,124 @@
+"""What the book's page "Try it" reads: the packaged detector as ONNX, its card, and patches to try it on, as scripts.
+
+Scripts, because a page opened from a file may load those and nothing else. The page's own code (book/_static/demo) holds
+no number of the detector: it reads them here.
+"""
+
+import base64
+import json
+import tempfile
+from pathlib import Path
+
+from anl.data.decode import MAX_BYTES, MAX_PIXELS
+from anl.data.embedded import encode
+from anl.detect import maps
+from anl.detect.card import FILES, REAL
+from anl.detect.onnx_file import INPUT, export_onnx
+from anl.detect.tiles import MAX_CROPS
+from anl.io import UserError, write_text
+
+RUNTIME = Path("vendor") / "onnxruntime-web"  # beside the demo's folder
+
+
+def write_demo(folder, *, config, detector):
+    """Write model.js (the ONNX file) and samples.js (card and patches) into the demo's folder.
+
+    Parameters
+    ----------
+    folder : path-like
+        The book's `_static/demo`, next to `vendor/onnxruntime-web`.
+    config : Config
+        Its benchmark gives the patches.
+    detector : ImageDetector
+
+    Returns
+    -------
+    list of str
+        Lines that say what was written.
+
+    Raises
+    ------
+    UserError
+        If the runtime or the benchmark is missing.
+    """
+    folder = Path(folder)
+    scripts = [folder.parent / RUNTIME / name for name in ("ort.wasm.min.js", "ort-wasm.js")]
+    for path in scripts:
+        if not path.is_file():
+            raise UserError(f"{path} is missing; get it again with `git checkout {path}`")
+    with tempfile.TemporaryDirectory() as temporary:
+        onnx = Path(temporary) / "detector.onnx"
+        export_onnx(detector, onnx)
+        write_script(folder / "model.js", "onnx", base64.b64encode(onnx.read_bytes()).decode())
+    chosen = samples(detector.card, config)
+    size = sum(path.stat().st_size for path in [*scripts, folder / "model.js"])
+    write_script(folder / "samples.js", "built", {"card": page_card(detector.card), "samples": chosen,
+                                                  "words": words(detector.card, size, len(chosen))})
+    return [f"{folder}: model.js and samples.js with {len(chosen)} patches; the page loads {size / 1e6:.1f} MB"]
+
+
+def write_script(path, name, value):
+    """Write a script that puts `value` (JSON-able) into anlDemo.<name>."""
+    text = json.dumps(value, sort_keys=True, allow_nan=False).replace("</", "<\\/")
+    write_text(path, f"(window.anlDemo ??= {{}}).{name} = {text};\n")
+
+
+def page_card(card):
+    """Everything that the page needs to score, judge and draw as Python does."""
+    return {"size": card.size, "most": MAX_CROPS, "midpoint": card.midpoint, "temperature": card.temperature,
+            "threshold": card.threshold, "lower": card.lower, "input": INPUT,
+            "limits": {"bytes": MAX_BYTES, "pixels": MAX_PIXELS},
+            "draw": {"dim": maps.DIM, "blend": maps.BLEND, "clip": maps.CLIP, "generated": maps.GENERATED, "real": maps.REAL}}
+
+
+def words(card, size, samples):
+    """Texts for the page's prose, by name: no number in it is typed."""
+    rows = {(row.generator, row.condition): row for row in card.measured}
+    real = rows.get((REAL, FILES)) or rows.get((REAL, "raw"))
+    seen = rows.get((card.training.seen[0], "raw"))
+    return {"download": f"{size / 1e6:.1f} MB", "samples": str(samples), "most": str(MAX_CROPS), "size": str(card.size),
+            "pixels": f"{MAX_PIXELS / 1e6:.0f} million", "bytes": f"{MAX_BYTES // 2**20} MiB",
+            "weights": card.weights_sha256[:10], "seen": ", ".join(card.training.seen), "data": card.training.data,
+            "n_real": str(real.n) if real else "no", "real_undecided": f"{real.undecided:.0%}" if real else "none",
+            "real_generated": f"{real.generated:.0%}" if real else "none",
+            "seen_generated": f"{seen.generated:.0%}" if seen else "none"}
+
+
+def samples(card, config):
+    """Patches to try, [{name, generator, of, credit, png}].
+
+    Chosen by rule, unseen: the k-th is the first patch of the k-th test group by name, in turn as it is and as the next
+    generator made it, first those trained on, until each had its turn. Shown in the order of their bytes' hashes, so that
+    the place tells nothing.
+    """
+    from anl.training.runs import open_benchmark
+
+    benchmark = open_benchmark(config)
+    test = benchmark.rows[benchmark.rows["split"] == "test"]
+    generators = [name for name in dict.fromkeys([*card.training.seen, *card.training.unseen]) if name in set(test["generator"])]
+    turns, found, used = [name for generator in generators for name in (REAL, generator)], [], set()
+    for generator in turns:
+        part = test[(test["generator"] == generator) & ~test["group"].isin(used)]
+        if len(part):
+            row = part.sort_values(["group", "image_id"]).head(1)
+            used.add(row["group"].iloc[0])
+            found.append(row)
+    credits, patches = _credits(config), []
+    for row in sorted(found, key=lambda row: row["sha256"].iloc[0]):
+        generator, group = row["generator"].iloc[0], str(row["group"].iloc[0])
+        photo = row["image_id"].iloc[0].partition("/")[2].rpartition("@")[0]
+        seen = "trained on" if generator in card.training.seen else "not trained on"
+        patches.append({"name": row["image_id"].iloc[0], "generator": generator,
+                        "of": "a real photograph" if generator == REAL else f"made by {generator}, {seen}",
+                        "credit": credits.get(photo, group),
+                        "png": base64.b64encode(encode(benchmark.pixels(row)[0])).decode()})
+    return patches
+
+
+def _credits(config):
+    """Photo id -> file, author and licence, for benchmarks of the photographs of data.card."""
+    from anl.data.photos import read_card
+
+    if config.benchmark.kind != "embedded" or config.benchmark.manifest:
+        return {}
+    return {photo.id: f"{photo.file}, {photo.author}, {photo.licence}" for photo in read_card(config.data.card)}

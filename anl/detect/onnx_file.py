@@ -1,0 +1,105 @@
+"""A detector as one ONNX file, checked against PyTorch."""
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anl.detect.detector import InUse
+from anl.io import UserError, atomic_file, reason
+
+INPUT, OUTPUTS = "crops", ("logit", "probability", "evidence")
+TOLERANCE = 1e-4  # of logit and probability against PyTorch; of evidence relative to its largest value
+BATCHES = (1, 3, 16)
+OPSET = 20
+
+
+def export_onnx(detector, path):
+    """Write a detector as one ONNX file: crops in; logit, probability and evidence of each out.
+
+    The batch is free, the crops' size fixed. The card is in the file's metadata under `card`. Cutting up a picture and
+    averaging its logits is left to the caller, as are the card's thresholds.
+
+    Parameters
+    ----------
+    detector : ImageDetector
+    path : path-like
+
+    Returns
+    -------
+    float
+        The largest difference of any output from PyTorch's; see TOLERANCE.
+
+    Raises
+    ------
+    UserError
+        If the network cannot be exported, or the file's outputs differ from PyTorch's.
+    """
+    module = InUse(detector.network, detector.card).cpu().eval()
+    example = torch.rand(2, 3, detector.card.size, detector.card.size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        names = OUTPUTS[:len(module(example))]
+    try:
+        with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+            program = torch.onnx.export(module, (example,), dynamo=True, opset_version=OPSET, input_names=[INPUT],
+                                        output_names=list(names), verbose=False,
+                                        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    except Exception as problem:  # the exporter has many errors
+        raise UserError(f"{detector.folder} cannot be exported as ONNX ({reason(problem)}); use it with PyTorch") from None
+    finally:
+        module.to(detector.device)
+    program.model.metadata_props["card"] = json.dumps(detector.card.model_dump(mode="json"), sort_keys=True)
+    with atomic_file(path) as temporary:
+        program.save(temporary, external_data=False)
+        difference = parity(detector, temporary)
+        if not difference <= TOLERANCE:
+            raise UserError(f"the exported file differs from PyTorch by {difference:.1e}, over {TOLERANCE:g}; nothing was "
+                            "written: report it, with the versions of torch, onnx and onnxruntime")
+    return difference
+
+
+def parity(detector, path):
+    """Largest difference between an ONNX file's outputs and PyTorch's, over random crops in several batch sizes."""
+    session, module, largest = open_session(path), InUse(detector.network, detector.card).cpu().eval(), 0.0
+    generator = torch.Generator().manual_seed(1)
+    for batch in BATCHES:
+        crops = torch.rand(batch, 3, detector.card.size, detector.card.size, generator=generator) * 2 - 1
+        with torch.inference_mode():
+            expected = module(crops)
+        for found, wanted in zip(session.run(None, {INPUT: crops.numpy()}), expected, strict=True):
+            scale = max(1.0, float(wanted.abs().max()))
+            largest = max(largest, float(np.abs(found - wanted.numpy()).max()) / scale)
+    module.to(detector.device)
+    return largest
+
+
+def open_session(path, threads=0):
+    """An onnxruntime session on the CPU; threads: 0 for one per core. Raises UserError if the file is damaged."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        # bytes, so that the file cannot name weights elsewhere
+        return onnxruntime.InferenceSession(Path(path).read_bytes(), options, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # protobuf's and onnxruntime's errors
+        raise UserError(f"{path} is not an ONNX model that can be run ({reason(problem)}); export it again") from None
+
+
+@contextlib.contextmanager
+def _quiet():
+    """No warnings or log messages, which are meant for authors of exporters."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,41 @@
+"""How an image of any size is shown to a detector of small crops.
+
+Nothing is resized: resampling would remove the finest grain, which is what the detector reads. The logit of an image is
+the mean over its crops.
+"""
+
+import numpy as np
+
+from anl.data.images import pad
+
+MAX_CROPS = 16  # of one image
+
+
+def tile(pixels, size, most=MAX_CROPS):
+    """Cut an image into crops on an even grid from edge to edge.
+
+    Parameters
+    ----------
+    pixels : ndarray
+        uint8 (H, W, 3). A side shorter than `size` is continued by its mirror image.
+    size, most : int
+        Pixels on a side, and crops at most: a larger image is sampled.
+
+    Returns
+    -------
+    (ndarray, ndarray)
+        uint8 (N, size, size, 3), and the corners (N, 2), top and left in pixels of the padded image.
+    """
+    pixels = pad(pixels, size)
+    places = np.array(grid(*pixels.shape[:2], size, most))
+    return np.stack([pixels[top:top + size, left:left + size] for top, left in places]), places
+
+
+def grid(height, width, size, most=MAX_CROPS):
+    """Corners (top, left) of the crops of an image whose sides are at least `size`."""
+    rows, columns = (-(-side // size) for side in (height, width))
+    while rows * columns > most:  # the longer line is thinned out first
+        rows, columns = (rows - 1, columns) if rows >= columns else (rows, columns - 1)
+    tops, lefts = (np.linspace(0, side - size, count).round().astype(int).tolist()
+                   for side, count in ((height, rows), (width, columns)))
+    return [(top, left) for top in tops for left in lefts]

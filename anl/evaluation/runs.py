@@ -1,0 +1,159 @@
+"""Scores of trained runs and of whole experiments; what is missing is trained and scored first."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from anl.evaluation.scoring import read_scores, score_benchmark, scores_key, write_scores
+from anl.io import UserError, cores, identity, sha256_of
+from anl.training.experiments import experiment_runs, run_folder, train_experiment
+from anl.training.runs import IN_MEMORY, WEIGHTS, load_run, make_targets, open_benchmark, train_run
+
+__all__ = ["disjoint_models", "experiment_scores", "read_experiment", "score_run", "train", "write_experiment"]
+
+
+def disjoint_models(config):
+    """The trained model behind each generator, for `anl.evaluation.compare.compare(disjoint=...)`.
+
+    Families that share a model or a decoder are not disjoint: samplers of one diffusion model count once.
+    """
+    return {name: name if family.model == "published" else family.decoder or family.model
+            for name, family in config.families.items()}
+
+
+def train(config, name, *, jobs=None, seeds=None):
+    """Train the runs of an experiment that are missing; noise targets are computed first, once for all runs.
+
+    Parameters
+    ----------
+    config : anl.config.Config
+    name : str
+        A key of `config.experiments`.
+    jobs : int, optional
+        Runs trained at a time. Default: `run.jobs`, and where that is 0 one for each core (one in all on a GPU).
+    seeds : list of int, optional
+        Default: those of the experiment.
+
+    Returns
+    -------
+    list of anl.training.experiments.Run
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    runs = experiment_runs(config, name, seeds)
+    missing = [run for run in runs if not (run_folder(run, config.run.runs) / "run.json").is_file()]
+    if missing:
+        benchmark = open_benchmark(config)
+        for variant in {run.variant: run.config for run in missing}.values():
+            if variant.method.target != "none":
+                same = variant.benchmark == config.benchmark
+                make_targets(variant, benchmark if same else None, device)
+    jobs = config.run.jobs if jobs is None else jobs
+    if jobs == 0:
+        jobs = 1 if device == "cuda" else cores()
+    train_experiment(config, name, train_run=train_run, jobs=jobs, root=config.run.runs, seeds=seeds)
+    return runs
+
+
+def score_run(config, variant, seed, folder, device="cpu", *, test_set=None, benchmark=None, treated=None):
+    """Scores of one run on validation and test images, kept in its folder.
+
+    Parameters
+    ----------
+    config : anl.config.Config
+        Of the variant.
+    variant : str
+        Its name in the table.
+    seed : int
+    folder : Path
+        Of the run.
+    device : torch.device or str
+    test_set : str, optional
+        Another data set to test on, see `anl.training.runs.open_benchmark`.
+    benchmark : anl.training.runs.Benchmark, optional
+        Default: the configuration's.
+    treated : dict, optional
+        Images under each view, shared by the runs of one experiment.
+
+    Returns
+    -------
+    DataFrame
+        Columns `anl.evaluation.compare.COLUMNS`.
+    """
+    benchmark, evaluation = benchmark or open_benchmark(config, test_set), config.evaluation
+    key = identity({"weights": sha256_of(folder / WEIGHTS), "images": benchmark.rows[["image_id", "sha256"]].to_numpy().tolist(),
+                    "views": evaluation.views, "controls": evaluation.controls, "mirrored": evaluation.mirrored,
+                    "seen": config.benchmark.seen, "formats": config.benchmark.formats, "seed": config.seed})
+    path = folder / f"{_named('scores', test_set)}.parquet"
+    if scores_key(path) != key:
+        table = score_benchmark(load_run(folder, config, device), benchmark.rows, benchmark.array, variant=variant, run_seed=seed,
+                                seen=config.benchmark.seen, views=evaluation.views, controls=evaluation.controls,
+                                seed=config.seed, device=device, batch_size=config.run.batch_size,
+                                mirrored=evaluation.mirrored, formats=config.benchmark.formats, treated=treated)
+        write_scores(path, table, key)
+    return read_scores(path).assign(variant=variant, seed=seed)
+
+
+def experiment_scores(config, name, *, jobs=None, seeds=None, test_set=None):
+    """Per-image scores of all runs of an experiment; runs that are missing are trained.
+
+    Returns
+    -------
+    DataFrame
+        Columns `anl.evaluation.compare.COLUMNS`.
+    """
+    runs = train(config, name, jobs=jobs, seeds=seeds)
+    device, shared, treated, tables = "cuda" if torch.cuda.is_available() else "cpu", {}, None, []
+    for run in tqdm(runs, desc=f"scores {name}", disable=None):
+        key = identity([run.config.benchmark.model_dump(), run.config.seed, run.config.evaluation.model_dump()])
+        if key not in shared:
+            benchmark = open_benchmark(run.config, test_set)
+            small = len(benchmark.rows) * benchmark.size**2 * 3 < IN_MEMORY / 8
+            shared, treated = {key: benchmark}, {} if small else None
+        tables.append(score_run(run.config, run.variant, run.seed, run_folder(run, config.run.runs), device,
+                                test_set=test_set, benchmark=shared[key], treated=treated))
+    return pd.concat(tables, ignore_index=True)
+
+
+def scores_path(config, name, test_set=None):
+    """Where the scores of an experiment are kept."""
+    return Path(config.run.results) / config.profile / "scores" / f"{_named(name, test_set)}.parquet"
+
+
+def _named(name, test_set):
+    return name if test_set is None else f"{name}@{test_set}"
+
+
+def scores_identity(config, name):
+    """Hash of all variants and seeds of an experiment, and of what is scored."""
+    variants = config.variants(name)
+    return identity({"runs": [[variant, section.identity(), section.seeds] for variant, section in variants.items()],
+                     "evaluation": {key: getattr(config.evaluation, key) for key in ("views", "controls", "mirrored")}})
+
+
+def write_experiment(config, name, *, jobs=None):
+    """Score an experiment, on each of the profile's data sets, and write one table for each; returns the paths."""
+    paths = []
+    for test_set in (None, *config.benchmark.test_sets):
+        paths.append(scores_path(config, name, test_set))
+        scores = experiment_scores(config, name, jobs=jobs, test_set=test_set)
+        write_scores(paths[-1], scores, scores_identity(config, name))
+    return paths
+
+
+def read_experiment(config, name, test_set=None):
+    """The scores of an experiment, if they are those of this configuration.
+
+    Raises
+    ------
+    UserError
+        If they are missing, or of another configuration.
+    """
+    path = scores_path(config, name, test_set)
+    found = scores_key(path)
+    if found is None:
+        raise UserError(f"{path} is missing; make it with `dvc repro score@{name}`")
+    if found != scores_identity(config, name):
+        raise UserError(f"{path} is of another configuration of '{name}'; make it again with `dvc repro score@{name}`")
+    return read_scores(path)

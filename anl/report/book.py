@@ -1,0 +1,232 @@
+"""The Sphinx extension of the book, loaded by book/_config.yml.
+
+The executed notebooks in book/pages are the pages with results. This extension stops a build in which one of them is
+missing, was run with another profile, ended in an error or shows a number that is not one; it fills in the settings that
+the prose mentions and the tables that are made from files of the repository; and it keeps the pages free of CDNs.
+"""
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from sphinx.errors import ExtensionError
+
+from anl.config import load_config
+from anl.data import registry
+from anl.data.crops import split_photos
+from anl.data.photos import read_card
+from anl.io import UserError
+from anl.report import claims
+
+ON_ONE_PAGE = ("demo/", "vendor/")  # folders of book/_static that one page loads itself
+MEANINGLESS = {"smoke"}  # profiles that only test the code
+NOT_A_NUMBER = re.compile(r"(?<![\w.])nan(?![\w.])", re.IGNORECASE)
+UNSHOWN = re.compile(r"<style.*?</style>|<[^>]*>", re.DOTALL)  # a table's styles, and tags with their links
+SAVED_TO = re.compile(r"""^save_to\s*=\s*["']results/([\w-]+)/tables/?["']""", re.MULTILINE)
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+EARLY, LATE = 100, 900  # before the table of contents is read; after MathJax has been added
+
+
+def setup(app):
+    app.connect("config-inited", prepare, priority=EARLY)
+    app.connect("config-inited", leave_thebe_out)
+    app.connect("doctree-read", require_alternative_text)
+    app.connect("html-page-context", leave_mathjax_out, priority=LATE)
+    app.connect("build-finished", leave_icons_to_the_font)
+    for name, table in TABLES.items():
+        app.add_directive(f"anl-{name}", _directive(table))
+    return {"version": "2", "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def prepare(app, config):
+    """Check the executed notebooks; fill in settings and banner; keep scripts off pages that do not need them."""
+    source = Path(app.srcdir)
+    try:
+        profile = load_config(source.parent / "params.yaml")
+        config.myst_substitutions = settings(source.parent, profile)
+    except UserError as problem:
+        raise ExtensionError(str(problem)) from None
+    for name in notebook_pages(source):
+        if problem := problem_of(source / "pages" / f"{name}.ipynb", profile.profile):
+            raise ExtensionError(f"book/pages/{name}.ipynb {problem}; make it with `dvc repro notebook@{name}`")
+    config.html_theme_options = {**config.html_theme_options, "announcement": banner(profile)}
+    # MathJax's usual bundle is half as large again as what the equations need
+    config.mathjax_path = "mathjax/startup.js"
+    config.mathjax3_config = {"loader": {"load": ["input/tex", "output/chtml", "a11y/assistive-mml"]}}
+    # Jupyter Book links every script and style of _static on every page
+    for name in ("html_js_files", "html_css_files"):
+        config[name] = [file for file in config[name] if not str(file).startswith(ON_ONE_PAGE)]
+
+
+def notebook_pages(source):
+    """Names of the notebooks among the pages of `source`/_toc.yml, in their order."""
+    contents = yaml.safe_load((Path(source) / "_toc.yml").read_text(encoding="utf-8"))
+    files = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
+    return [file.removeprefix("pages/") for file in files if file.startswith("pages/")]
+
+
+def problem_of(path, profile):
+    """What makes an executed notebook unfit as a page of this profile's book, as the end of a sentence; "" if nothing."""
+    try:
+        cells = [cell for cell in json.loads(Path(path).read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    except FileNotFoundError:
+        return "is missing"
+    except (ValueError, KeyError, TypeError):
+        return "is not a notebook"
+    source = ["".join(cell["source"]) for cell in cells]
+    outputs = [(number, output) for number, cell in enumerate(cells, 1) for output in cell["outputs"]]
+    if failed := [number for number, output in outputs if output["output_type"] == "error"]:
+        return f"ended in an error in code cell {failed[0]}"
+    if not outputs or any(cell["execution_count"] is None for cell, text in zip(cells, source) if text.strip()):
+        return "has not been executed"
+    if found := [other for text in source for other in SAVED_TO.findall(text) if other != profile]:
+        return f"holds results of profile '{found[-1]}', and params.yaml is of '{profile}'"
+    for number, output in outputs:
+        shown = ["".join(text) for kind, text in output.get("data", {}).items() if "text/" in kind]
+        if any(NOT_A_NUMBER.search(UNSHOWN.sub(" ", text)) for text in shown):
+            return f"shows a value that is not a number (NaN) in code cell {number}"
+    return ""
+
+
+def banner(config):
+    """One line of HTML for the top of every page."""
+    count = len(config.seeds)
+    text = f"Numbers of profile <b>{html.escape(config.profile)}</b>, {count} seed{'' if count == 1 else 's'} unless stated otherwise."
+    if config.profile in MEANINGLESS:
+        return f"{text} It tests the code: <b>its numbers mean nothing</b>. Run <code>make book</code> for real ones."
+    return f"{text} Small generators, small detectors: results are about the mechanism, not the paper's tables."
+
+
+def settings(root, config):
+    """The settings that the prose mentions, dict of str to str."""
+    def listed(names):
+        return ", ".join(f"`{name}`" for name in names)
+
+    def span(bounds):
+        return f"{bounds[0]:g} to {bounds[1]:g}"
+
+    training, method, benchmark = config.training, config.method, config.benchmark
+    return {"profile": f"`{config.profile}`", "seen": listed(benchmark.seen),
+            "families": listed(name for name in config.families if name not in benchmark.seen),
+            "size": str(benchmark.size), "double_size": str(2 * benchmark.size), "least_factor": f"{config.data.least_factor:g}",
+            "step": str(method.step), "attention": f"`{method.attention}`", "loss_weight": f"{method.loss_weight:g}",
+            "backbone": f"`{config.detector.backbone}`", "stride": str(config.detector.stride),
+            "stem_width": str(config.detector.stem_width), "training_steps": f"{training.steps:,}",
+            "batch_size": str(training.batch_size), "augmented": f"{training.augment_probability:.0%}",
+            "augment_jpeg": span(training.jpeg_quality), "augment_resize": span(training.resize_scale),
+            "augment_blur": span(training.blur_radius), "views": listed(config.evaluation.views),
+            "headline": f"`{config.evaluation.headline}`", "controls": listed(config.evaluation.controls),
+            "target_fpr": f"{config.evaluation.target_fpr:.0%}", "bootstrap": f"{config.evaluation.bootstrap:,}",
+            "photographs": str(len(read_card(root / config.data.card)))}
+
+
+# ---- tables made from files of the repository ---------------------------------------------------------------------------
+def claim_table(root, config):
+    """Every rule of the ledger with its verdict, a column per profile, the active one first."""
+    ledgers = claims.read_ledgers(root / config.run.results, config.profile)
+    if next(iter(ledgers), None) != config.profile:
+        raise ExtensionError(f"{config.run.results}/{config.profile}/claims.csv is missing; make it with `dvc repro claims`")
+    rows, last = [], None
+    for row in ledgers[config.profile].to_dict("records"):
+        title = "" if row["claim"] == last else f"<b>{html.escape(row['title'])}</b> ({row['kind']})<br>"
+        cells, last = {"Claim, and what decides it": f"{title}{html.escape(row['measure'])}; {html.escape(row['rule'])}"}, row["claim"]
+        for profile, ledger in ledgers.items():
+            found = ledger[(ledger["claim"] == row["claim"]) & (ledger["measure"] == row["measure"])].to_dict("records")
+            cells[f"Profile <code>{html.escape(profile)}</code>"] = _verdict(found[0]) if found else ""
+        rows.append(cells)
+    return pd.DataFrame(rows)
+
+
+def _verdict(row):
+    badge = f'<span class="verdict {row["verdict"].replace(" ", "-")}">{row["verdict"]}</span>'
+    if pd.isna(row["value"]):
+        return badge
+    return f"{badge}<br>{row['value']:.3f}" + ("" if pd.isna(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]")
+
+
+def licence_table(root, config):
+    """Number of photographs per licence and split."""
+    photos = photograph_table(root, config)
+    table = pd.crosstab(photos["Licence"], photos["Split"]).reindex(columns=list(SPLITS.values()), fill_value=0)
+    table["all"] = table.sum(axis=1)
+    table.loc["all"] = table.sum()
+    return table.reset_index()
+
+
+def photograph_table(root, config):
+    """Every photograph with author, licence, split and origin."""
+    photos = read_card(root / config.data.card)
+    splits = split_photos(photos, config.data.split, config.seed)
+    return pd.DataFrame([{"Photograph": html.escape(photo.file), "Author": html.escape(photo.author),
+                          "Licence": html.escape(photo.licence), "Split": SPLITS[splits[photo.id]],
+                          "Package": html.escape(photo.package)} for photo in photos])
+
+
+def card_table(root, _config):
+    """Measured verdicts of the packaged detector, real images first."""
+    try:
+        card = json.loads((root / "models/detector/card.json").read_text(encoding="utf-8"))
+        rows = sorted(card["measured"], key=lambda row: (row["generator"] != "real", not row["seen"], row["generator"]))
+        return pd.DataFrame([{"Test images": html.escape(row["generator"]) + ("" if row["generator"] == "real" else
+                                                                              ", seen" if row["seen"] else ", unseen"),
+                              "Condition": html.escape(row["condition"]),
+                              **{f"Called {name}": f"{row[name]:.2f}" for name in ("generated", "undecided", "real")},
+                              "AUROC": "" if row["auroc"] is None else f"{row['auroc']:.2f}", "n": row["n"]} for row in rows])
+    except (OSError, ValueError, KeyError, TypeError):
+        return pd.DataFrame({"No packaged detector": ["Get it with <code>dvc pull detector.dvc</code> and build the book again."]})
+
+
+def data_set_table(_root, _config):
+    """The public data sets that `anl data fetch` knows."""
+    return pd.DataFrame([{"Id": f"<code>{html.escape(source.id)}</code>", "Data set": html.escape(source.title),
+                          "Access": source.access, "Licence": html.escape(source.licence)} for source in registry.load().values()])
+
+
+TABLES = {"card": card_table, "claims": claim_table, "licences": licence_table, "photographs": photograph_table, "data-sets": data_set_table}
+
+
+def _directive(table):
+    class Table(Directive):
+        def run(self):
+            root = Path(self.state.document.settings.env.srcdir).parent
+            text = table(root, load_config(root / "params.yaml")).to_html(index=False, escape=False, border=0, classes="results", justify="left")
+            return [nodes.raw("", f'<div class="scroll" tabindex="0" role="region" aria-label="Table">{text}</div>', format="html")]
+
+    return Table
+
+
+# ---- accessibility, and nothing from elsewhere --------------------------------------------------------------------------
+def require_alternative_text(app, doctree):
+    """Raise ExtensionError on an image without alternative text."""
+    for image in doctree.findall(nodes.image):
+        if not image.get("alt", "").strip():
+            raise ExtensionError(f"book/{app.env.docname} shows an image without alternative text; say what it shows in "
+                                 "`show(figure, alt=...)` of the notebook, or in `:alt:` of the page")
+
+
+def leave_thebe_out(app, _config):
+    """Undo sphinx-thebe, which Jupyter Book always loads: its script names a CDN and logs an error on every page."""
+    for listeners in list(app.events.listeners.values()):
+        for listener in list(listeners):
+            if listener.handler.__module__.startswith("sphinx_thebe"):
+                app.disconnect(listener.id)
+    app.registry.css_files[:] = [entry for entry in app.registry.css_files if "thebe" not in entry[0]]
+
+
+def leave_mathjax_out(_app, _page, _template, context, doctree):
+    """Load MathJax only on pages with mathematics."""
+    if doctree is None or not (list(doctree.findall(nodes.math)) or list(doctree.findall(nodes.math_block))):
+        context["script_files"] = [file for file in context["script_files"] if "mathjax" not in
+                                   f"{getattr(file, 'filename', file)}{getattr(file, 'attributes', '')}".lower()]
+
+
+def leave_icons_to_the_font(app, exception):
+    """Empty the theme's script that draws 1.5 MB of icons: its style sheet holds those that are shown, as a font."""
+    script = Path(app.outdir) / "_static/scripts/fontawesome.js"
+    if exception is None and script.is_file():
+        script.write_text("/* the icons come from the style sheet's font */\n", encoding="utf-8")

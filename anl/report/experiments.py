@@ -1,0 +1,346 @@
+"""What a notebook uses: the scores of an experiment, the tables that compare its variants, and their place on a page.
+
+A notebook starts with `from anl.report.experiments import *`. Where the active profile lacks an experiment, its scores
+and tables are None, and what shows them shows the committed reference, or says that there is nothing.
+"""
+
+import base64
+import subprocess
+from pathlib import Path
+
+import myst_nb
+import pandas as pd
+import torch
+from IPython.display import Markdown, display
+from tqdm.auto import tqdm
+
+from anl.config import load_config
+from anl.data import processing
+from anl.evaluation import attention_maps
+from anl.evaluation.compare import UNSEEN, best_of, compare, measure
+from anl.evaluation.cost import count
+from anl.evaluation.runs import disjoint_models, experiment_scores, read_experiment, train
+from anl.evaluation.scoring import read_scores, score, scores_key, treatment, write_scores
+from anl.io import UserError, atomic_file, identity, sha256_of
+from anl.report import figures
+from anl.report.claims import select
+from anl.report.figures import by_strength, curve, forest, heatmap, image_grid, reliability, seen_against_unseen
+from anl.training.experiments import run_folder
+from anl.training.runs import WEIGHTS, load_run, open_benchmark
+
+__all__ = ["UNSEEN", "Markdown", "add_main", "attention_study", "best_variant", "by_strength", "choose", "compare_variants",
+           "curve", "display", "draw", "forest", "gain_gap", "glue", "glue_row", "heatmap", "image_grid", "interval_text",
+           "load_config", "load_reference", "load_scores", "pd", "perturbed_scores", "provenance", "reliability", "rows",
+           "save_table", "seen_against_unseen", "show", "show_best", "show_differences", "show_table", "variants_of"]
+
+REFERENCES = {"smoke": "full", "small": "full"}  # other profiles are compared with their own committed results
+FIRST_EDITION = "measured by the first edition at 280 training steps"
+NOT_MEASURED = "not measured in this profile"
+COLUMNS = ["variant", "generator", "view", "metric", "mean", "low", "high", "difference", "difference_low",
+           "difference_high", "p", "seeds", "n"]
+
+
+# ---- scores and tables -------------------------------------------------------------------------------------------------
+def variants_of(config, name):
+    """The variants of an experiment, dict name -> Config; empty if the profile has no such experiment."""
+    return config.variants(name) if name in config.experiments else {}
+
+
+def load_scores(config, name, seeds=None):
+    """Per-image scores of an experiment; runs that are missing are trained, with a progress bar.
+
+    Returns
+    -------
+    DataFrame or None
+        Columns `anl.evaluation.compare.COLUMNS`. None, and a note on the page, if the profile has no such experiment.
+    """
+    if name not in config.experiments:
+        display(Markdown(f"Profile `{config.profile}` has no experiment `{name}`; `anl profile full && dvc repro score@{name}` "
+                         "runs that of the reference. Committed results are shown where there are any."))
+        return None
+    try:
+        if seeds is None:
+            return read_experiment(config, name)
+    except UserError:  # missing, or of another configuration
+        pass
+    return experiment_scores(config, name, seeds=seeds)
+
+
+def choose(scores, condition):
+    """Scores of the variants whose name fulfils a condition, a callable; None if there are none."""
+    chosen = None if scores is None else scores[scores["variant"].map(condition).astype(bool)]
+    return None if chosen is None or chosen.empty else chosen
+
+
+def add_main(config, scores, *variants):
+    """Scores with those of some variants of experiment `main` in front, on the seeds that both have."""
+    if scores is None or "main" not in config.experiments:
+        return scores
+    main = choose(load_scores(config, "main"), lambda name: name in variants)
+    seeds = set(main["seed"]) & set(scores["seed"])
+    return pd.concat([table[table["seed"].isin(seeds)] for table in (main, scores)], ignore_index=True)
+
+
+def settings(config):
+    """The keyword arguments that `compare`, `best_of` and `measure` share, from the configuration."""
+    evaluation = config.evaluation
+    return {"seen": config.benchmark.seen, "disjoint": disjoint_models(config), "replicates": evaluation.bootstrap,
+            "seed": config.seed, "target_fpr": evaluation.target_fpr}
+
+
+def compare_variants(config, scores, baseline=None, **options):
+    """`anl.evaluation.compare.compare` with the settings of the configuration; None where there are no scores."""
+    defaults = settings(config) | {"views": config.evaluation.views, "level": config.evaluation.confidence}
+    return None if scores is None else compare(scores, baseline, **(defaults | options))
+
+
+def best_variant(config, scores, candidate, rivals=None, **options):
+    """`anl.evaluation.compare.best_of` with the settings of the configuration; None where there are no scores."""
+    defaults = settings(config) | {"view": config.evaluation.headline, "level": config.evaluation.confidence}
+    return None if scores is None else best_of(scores, candidate, rivals, **(defaults | options))
+
+
+def gain_gap(config, scores, baseline, metric="auroc"):
+    """Gain over a baseline on unseen generators minus that on the seen one, on the same bootstrap draws.
+
+    Rows like those of `compare_variants`, of generator `unseen minus seen`.
+    """
+    if scores is None:
+        return None
+    seen, found = config.benchmark.seen[0], []
+    measured = measure(scores, metrics=(metric,), views=config.evaluation.views, **settings(config))
+    for variant, _, view, _ in [key for key in measured.values if key[1] == UNSEEN and key[0] != baseline]:
+        weights = {(name, generator, view, metric): side * sign for name, side in ((variant, 1), (baseline, -1))
+                   for generator, sign in ((UNSEEN, 1), (seen, -1))}
+        if weights.keys() <= measured.values.keys():
+            gap = measured.contrast(weights, config.evaluation.confidence)
+            found.append([variant, "unseen minus seen", view, metric, None, None, None, *map(float, (gap.mean, gap.low, gap.high)),
+                          float(gap.p_value), len(measured.seeds[variant]), measured.photographs[UNSEEN, view][0]])
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def perturbed_scores(config, name="main"):
+    """Scores of an experiment in view `raw`, and with its test images under each perturbation, such as view `jpeg_90`."""
+    scores, runs = load_scores(config, name), train(config, name)
+    views = [processing.name_of(kind, value) for kind, values in config.evaluation.perturbations.items() for value in values]
+    folders = [run_folder(run, config.run.runs) for run in runs]
+    benchmark, device = open_benchmark(config), "cuda" if torch.cuda.is_available() else "cpu"
+    test, mirrored = benchmark.split("test"), config.evaluation.mirrored
+    key = identity([views, config.seed, mirrored, test[["image_id", "sha256"]].to_numpy().tolist(),
+                    [[run.variant, run.seed, sha256_of(folder / WEIGHTS)] for run, folder in zip(runs, folders)]])
+    path = Path(config.run.cache) / "perturbed" / f"{key}.parquet"
+    if scores_key(path) != key:
+        pixels, tables = benchmark.pixels(test), []
+        networks = [load_run(folder, run.config, device) for run, folder in zip(runs, folders)]
+        for view in tqdm(views, desc="perturbations", disable=None):
+            treated = treatment(test, view, config.seed)(pixels, range(len(test)))
+            tables += [test.assign(variant=run.variant, seed=run.seed, view=view,
+                                   logit=score(network, treated, device, config.run.batch_size, mirrored=mirrored))
+                       for run, network in zip(runs, networks)]
+        write_scores(path, pd.concat(tables, ignore_index=True), key)
+    return pd.concat([scores[scores["view"] == "raw"], read_scores(path)], ignore_index=True)
+
+
+def attention_study(config, name, *, pairs=33, kind="evidence"):
+    """Spread of the maps, deletion and insertion for the variants of an experiment, trained with its first seed.
+
+    Parameters
+    ----------
+    pairs : int
+        Test pairs of a photograph and its regeneration by the seen generator, at most.
+    kind : str
+        As of `anl.evaluation.attention_maps.read_out`.
+
+    Returns
+    -------
+    DataFrame or None
+        variant, generator (`real` or the seen one), view, metric, mean, low, high, seeds, n. Metrics are entropy,
+        effective_support and loudest_tenth of the maps, differences between areas such as `deletion minus random`, and
+        extra_parameters and extra_multiply_adds at inference, beyond those of the first variant.
+    """
+    if name not in config.experiments:
+        return None
+    first = next(iter(config.variants(name).values())).seeds[:1]
+    models = {run.variant: [load_run(run_folder(run, config.run.runs), run.config)] for run in train(config, name, seeds=first)}
+    seen, benchmark = config.benchmark.seen[0], open_benchmark(config)
+    test = benchmark.split("test")
+    real, fake = (test.iloc[place] for place in attention_maps.choose_pairs(test, pairs, [seen]))
+    study = attention_maps.study(models, benchmark.pixels(real), benchmark.pixels(fake), real["group"].to_numpy(), device="cpu",
+                                 seed=config.seed, replicates=config.evaluation.bootstrap, kind=kind)
+    found = [(row, row["images"], metric, metric) for row in study.support.to_dict("records") for metric in attention_maps.MEASURES]
+    found += [(row, "generated", f"{row['curve']} minus {row['reference']}", "difference") for row in study.differences.to_dict("records")]
+    counts = [count(network, config.benchmark.size) for network, in models.values()]
+    for variant, own in zip(models, counts):
+        found += [({"variant": variant, "mean": mine - first, "seeds": 1, "n": 1}, seen, f"extra_{word}", "mean")
+                  for word, mine, first in zip(("parameters", "multiply_adds"), own, counts[0])]
+    return pd.DataFrame([{"variant": row["variant"], "generator": "real" if images == "real" else seen, "view": "raw",
+                          "metric": metric, "mean": row[key], "low": row.get(f"{key}_low"), "high": row.get(f"{key}_high"),
+                          "seeds": row["seeds"], "n": row["n"]} for row, images, metric, key in found])
+
+
+# ---- tables on disk ----------------------------------------------------------------------------------------------------
+def load_reference(config, name, experiment=None):
+    """A committed table of the reference results, or None if there is none.
+
+    Parameters
+    ----------
+    name : str
+        Of the notebook that writes it.
+    experiment : str, optional
+        Its rows, where the table holds several experiments; or a table of this name.
+    """
+    profile = REFERENCES.get(config.profile, config.profile)
+    for stem in (name, experiment, "first_edition"):
+        path = Path(config.run.results) / profile / "tables" / f"{stem}.csv"
+        table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+        old = stem == "first_edition" or "experiment" not in table  # notebooks of the second edition write the column
+        if experiment and "experiment" in table:
+            table = table[table["experiment"] == experiment]
+        elif stem not in (experiment, None) and (experiment or stem != name):
+            table = table.iloc[:0]  # of another experiment
+        if len(table):
+            table.attrs["note"] = f"profile {profile}" + (f", {FIRST_EDITION}" if old else "")
+            return table
+    return None
+
+
+def save_table(save_to, name, table):
+    """Write `save_to`/`name`.csv with six significant digits; nothing if `save_to` is None.
+
+    table: DataFrame, or dict experiment -> DataFrame or None, whose tables are put under each other with a column
+    `experiment`. Where nothing was measured, only the column names are written: a pipeline needs the file.
+    """
+    if save_to is None:
+        return
+    if isinstance(table, dict):
+        parts = [part.assign(experiment=experiment) for experiment, part in table.items() if part is not None]
+        table = pd.concat(parts, ignore_index=True) if parts else None
+    table = pd.DataFrame(columns=COLUMNS) if table is None else table
+    with atomic_file(Path(save_to) / f"{name}.csv") as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
+
+
+# ---- on the page -------------------------------------------------------------------------------------------------------
+def show(figure, alt):
+    """Display a matplotlib figure as PNG; `alt`, its alternative text, says what the reader should see."""
+    display({"image/png": base64.b64encode(figures.to_png(figure)).decode(), "text/plain": alt}, raw=True,
+            metadata={"image/png": {"alt": alt}})
+
+
+def draw(function, table, *args, alt, reference=None, **options):
+    """`show` a table over the reference; the reference alone where there is no table; a sentence where there is neither.
+
+    function: of `anl.report.figures`, such as forest or curve, called with the table, `args` and `options`.
+    """
+    if table is None and reference is None:
+        display(Markdown("*No results of this experiment are at hand.*"))
+    elif table is None:
+        known, metric = set(reference["metric"]), options.get("metric", "auroc")
+        options["metric"] = metric if metric in known else "average_precision"  # the first edition's main metric
+        try:
+            show(function(reference, *args, **options), f"{alt} These are committed results.")
+        except UserError:  # of other variants
+            display(Markdown("*The committed results hold nothing for this figure.*"))
+            return
+        display(Markdown(f"*Committed results ({reference.attrs['note']}), not those of the active profile.*"))
+    else:
+        options |= {} if reference is None else {"reference": reference}
+        show(function(table, *args, **options), alt)
+
+
+def rows(table, **where):
+    """Rows of a table whose columns have the given values, or one of a list; None where there is no table or no such row."""
+    try:
+        return None if table is None else select(table, where)
+    except UserError:
+        return None
+
+
+def show_table(table, caption, columns=None, digits=3):
+    """Display a table with a caption and a link to its unrounded CSV; a value and its interval share a column.
+
+    table: DataFrame or None, for which nothing is displayed; columns: those to show, in their order. A generator, view or
+    metric that all rows have in common moves to the caption.
+    """
+    if table is None:
+        return
+    common = [name for name in ("generator", "view", "metric") if name in table and columns is None and table[name].nunique() == 1]
+    caption = " ".join([caption, *(f"{name.capitalize()}: {table[name].iloc[0]}." for name in common)])
+    table = table.drop(columns=common)
+    table = (table if columns is None else table[[name for name in columns if name in table]]).dropna(axis="columns", how="all")
+    text = table.copy()
+    for column, ends in [(column, _ends(column, table)) for column in table]:
+        if ends:
+            text[column] = [_interval(row[column], row[ends[0]], row[ends[1]], digits) for row in table.to_dict("records")]
+            text = text.drop(columns=list(ends), errors="ignore")
+    data = base64.b64encode(table.to_csv(index=False, float_format="%.6g").encode()).decode()
+    link = f'<a download="table.csv" href="data:text/csv;base64,{data}">CSV</a>'
+    style = text.reset_index(drop=True).style.hide(axis="index").format(precision=digits, na_rep="", escape="html")
+    style = style.set_caption(f"{caption} {link}").set_uuid(identity([caption, data]))
+    display({"text/html": style.to_html(), "text/plain": caption}, raw=True)
+
+
+def show_differences(variants):
+    """Display the settings in which variants differ, a row per variant; variants: dict name -> Config."""
+    if variants:
+        flat = pd.concat({name: pd.json_normalize(config.model_dump(exclude={"experiments", "seeds", "run"})).iloc[0].astype(str)
+                          for name, config in variants.items()}, axis=1).T
+        differs = flat.loc[:, flat.nunique() > 1].rename_axis("variant").reset_index()
+        show_table(differs, "Settings that differ between the variants; all others are equal.")
+
+
+def show_best(best, caption, prefix=""):
+    """Display the rivals of a `best_variant` and glue its answer: verdict, above, below, rivals, rival, closest.
+
+    `rival` is the rival with the largest value and `closest` the difference from it; `prefix` is put before these names.
+    """
+    texts = dict.fromkeys(["verdict", "above", "below", "rivals", "rival", "closest"], NOT_MEASURED)
+    if best is not None:
+        closest = best.table.loc[best.table["difference"].idxmin()]
+        texts = {"verdict": best.verdict, "above": best.above, "below": best.below, "rivals": len(best.table),
+                 "rival": closest["rival"], "closest": interval_text(closest, "difference")}
+        show_table(best.table, caption)
+    for name, text in texts.items():
+        glue(prefix + name, text)
+
+
+def interval_text(row, column="mean", digits=3):
+    """`0.031 [0.012, 0.050], n = 3 seeds x 33 photographs` of a row of a comparison table."""
+    low, high = _ends(column, row.index)
+    return (f"{_interval(row[column], row[low], row[high], digits)}, n = {int(row['seeds'])} seeds x {int(row['n'])} "
+            "photographs")
+
+
+def glue(name, text):
+    """Make a text available to the page's prose as {glue:text}`name`."""
+    myst_nb.glue(name, str(text), display=False)
+
+
+def glue_row(name, table, column="mean", **where):
+    """`glue` the value of the first such row with its interval and n; a note where there is none."""
+    found = rows(table, **where)
+    glue(name, NOT_MEASURED if found is None or pd.isna(found.iloc[0][column]) else interval_text(found.iloc[0], column))
+
+
+def provenance(config, name=None, command=None):
+    """Display in one line where the results come from: profile, commit, configuration, seeds, command; no date."""
+    variants = variants_of(config, name) or {"": config}
+    found = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False)
+    commit = [f"commit `{found.stdout.strip()}`"] if found.returncode == 0 else []
+    parts = [f"Profile `{config.profile}`", *commit, f"configuration `{identity([item.identity() for item in variants.values()])}`",
+             f"seeds {', '.join(map(str, next(iter(variants.values())).seeds))}", f"command `{command or f'dvc repro notebook@{name}'}`"]
+    display(Markdown(f"*{', '.join(parts)}.*"))
+
+
+def _ends(column, columns):
+    """Names of the columns that hold the interval of `column`, or None."""
+    for low, high in ((f"{column}_low", f"{column}_high"), ("low", "high")):
+        if {low, high} <= set(columns) and (low != "low" or column in ("mean", "share", "difference", "value")):
+            return low, high
+    return None
+
+
+def _interval(value, low, high, digits):
+    if pd.isna(value):
+        return ""
+    return f"{value:.{digits}f}" + ("" if pd.isna(low) or pd.isna(high) else f" [{low:.{digits}f}, {high:.{digits}f}]")

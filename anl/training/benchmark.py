@@ -1,0 +1,268 @@
+"""Making a profile's benchmark: patches and their regenerations, or published images and samples of our own generators."""
+
+import functools
+import hashlib
+import io
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, JpegImagePlugin
+
+from anl import seeds
+from anl.data import crops, embedded, images, manifest, photos, published
+from anl.data.decode import Refused, read_bytes, refusal
+from anl.data.manifest import REAL, file_path, path_text
+from anl.io import UserError, identity, sha256_of
+from anl.models import generators
+from anl.training.generators import generator_folder, photograph_settings, weights_of
+
+__all__ = ["make_benchmark"]
+
+CUT = ("size", "patches", "least_std", "shrink", "encode", "encode_quality")  # settings that decide a real patch
+CHOICE = ("kind", "manifest", "source", "val_share", "val_most", "test_sets")  # ... which images there are
+
+
+def make_benchmark(config, device=None):
+    """Write what is missing of a profile's benchmark.
+
+    Every part (the reals, each generator) has the identity of what it was made with. Parts that are up to date keep their
+    files; a new family, or training images of another seen generator, are added to them. An interrupted run continues.
+
+    Parameters
+    ----------
+    config : anl.config.Config
+        `anl make generator` must have made its `models`. Experiments whose variants name another `benchmark.folder` have
+        that folder made too.
+    device : torch.device or str, optional
+        Where generators run; by default the GPU if there is one. Random numbers are drawn on the CPU, for each image by its
+        name, so they depend neither on the device nor on batches.
+
+    Returns
+    -------
+    DataFrame
+        The manifest of `benchmark.folder`, with `anl.data.embedded.COLUMNS`.
+
+    Raises
+    ------
+    UserError
+        If photographs, an index or a generator's weights are missing, or the profile lacks a seen generator.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    variants = [config, *(variant for name in config.experiments for variant in config.variants(name).values())]
+    folders = {}
+    for variant in variants:
+        folders.setdefault(variant.benchmark.folder, []).append(variant)
+    for folder, same in folders.items():
+        _check(folder, same)
+        seen = list(dict.fromkeys(name for variant in same for name in variant.benchmark.seen))
+        benchmark = same[0].benchmark.model_copy(update={"seen": seen})
+        make = _Embedded if benchmark.kind == "embedded" else _Published
+        make(same[0], benchmark, device).update()
+    return embedded.read_embedded(config.benchmark.folder)
+
+
+def _check(folder, same):
+    """Raise UserError if variants disagree about a folder, or it holds files that are no benchmark's."""
+    first = same[0].benchmark
+    for variant in same:
+        differs = [key for key in (*CUT, *CHOICE) if getattr(variant.benchmark, key) != getattr(first, key)]
+        if differs:
+            raise UserError(f"two variants of profile {variant.profile} have the benchmark.folder {folder} and differ in "
+                            f"benchmark.{differs[0]}; state a folder for each")
+    known = (embedded.MANIFEST, embedded.IDENTITIES, "images-*.parquet")
+    if foreign := [path.name for path in Path(folder).glob("*") if not any(path.match(pattern) for pattern in known)]:
+        raise UserError(f"{folder} holds {foreign[0]}, which is no part of a benchmark and would be lost; move it, or state "
+                        "another benchmark.folder")
+
+
+class _Maker:
+    """Brings one folder up to date."""
+
+    def __init__(self, config, benchmark, device):
+        self.config, self.benchmark, self.device, self.seed = config, benchmark, device, config.seed
+        self.folder = Path(benchmark.folder)
+        self.cache = Path(config.run.cache) / "benchmark"
+        self.old, self.known = embedded.read_parts(self.folder)
+        self.tables, self.identities, self.changed = {}, {}, False
+
+    def update(self):
+        self.collect()
+        if self.changed or set(self.tables) != set(self.old):
+            embedded.write(self.tables, self.folder, self.identities)
+        shutil.rmtree(self.cache / self.folder.name, ignore_errors=True)
+
+    def kept(self, part, made_with):
+        """The old rows of a part, or None if there are none made with the same."""
+        self.identities[part] = made_with
+        return self.old.get(part) if self.known.get(part) == made_with else None
+
+    def add(self, part, old, new=None):
+        """Put a part's rows in place; `new` ones follow the old."""
+        if new is not None:
+            old = new if old is None else pd.concat([embedded.with_images(old, self.folder), new], ignore_index=True)
+            self.changed = True
+        if len(old):
+            self.tables[part] = old
+
+    def family_identity(self, name, reals):
+        """What decides a generator's images, given the identity of the reals."""
+        family = self.config.families[name]
+        weights = {network: weights_of(generator_folder(self.config, network)) for network in sorted(family.networks)}
+        about = family.model_dump(mode="json", exclude_none=True, exclude={"val_patches"})
+        return identity({"reals": reals, "family": about, "weights": weights, "seed": self.seed})
+
+    @functools.cache  # noqa: B019 - lives as long as the command
+    def networks(self, name):
+        """The networks of a family, loaded."""
+        models = self.config.models
+        return {network: generators.load_model(generators.kind_of(network, models[network]), generator_folder(self.config, network),
+                                               self.device) for network in sorted(self.config.families[name].networks)}
+
+    def generate(self, name, ids, pixels):
+        """uint8 (n, H, W, 3) of a family, from uint8 pixels of that shape; `ids` name the random streams."""
+        draws = [seeds.torch_generator(self.seed, name, image) for image in ids]
+        x = images.to_tensor(pixels).to(self.device, memory_format=torch.channels_last)
+        return images.to_pixels(generators.regenerate(self.config.families[name], self.networks(name), x, draws))
+
+    def chunks(self, part, name, ids, pixels):
+        """`generate`, in chunks that an interrupted run keeps."""
+        return embedded.in_chunks(name, ids, pixels, self.generate, self.cache / self.folder.name, self.identities[part])
+
+
+@dataclass(frozen=True)
+class _IndexedPhoto:
+    id: str
+    cluster: str
+    file: str
+
+
+class _Embedded(_Maker):
+    """Patches of photographs and their regenerations."""
+
+    def collect(self):
+        names = {None: self.benchmark.manifest, **self.benchmark.test_sets}
+        for dataset, index in names.items():
+            self.add_dataset(dataset, index)
+
+    def add_dataset(self, dataset, index):
+        real = f"{dataset}-{REAL}" if dataset else REAL
+        section = self.benchmark.model_dump(mode="json", include=set(CUT))
+        about = {"index": sha256_of(index), **self.config.data.model_dump(mode="json", exclude={"card", "folder"})} if index else (
+            photograph_settings(self.config.data))
+        made_with = identity({"photographs": about, "test": dataset, "benchmark": section, "seed": self.seed})
+        reals = self.kept(real, made_with)
+        cut = functools.cache(functools.partial(self.cut, dataset, index))
+        if reals is None:
+            self.add(real, None, embedded.real_table(*cut(), self.benchmark, self.seed, dataset or embedded.NAME))
+            reals = self.tables[real]
+        else:
+            self.add(real, reals)
+        self.add_families(dataset, reals.drop(columns="image", errors="ignore").reset_index(drop=True), made_with, cut)
+
+    def add_families(self, dataset, reals, made_with, cut):
+        used = set(crops.use_rows(reals, self.few(), self.seed)["pair"])
+        for name, family in self.config.families.items():
+            part = f"{dataset}-{name}" if dataset else name
+            old = self.kept(part, self.family_identity(name, made_with))
+            done = set() if old is None else set(old["image_id"].str.partition("/")[2])
+            chosen = reals.loc[embedded.regenerated_patches(reals, name, family, self.benchmark.seen)]
+            chosen = chosen[chosen["pair"].isin(used) & ~chosen["pair"].isin(done)]
+            if chosen.empty:
+                self.add(part, old if old is not None else reals.head(0))
+                continue
+            patches, pixels = cut()
+            place = {patch.id: number for number, patch in enumerate(patches)}
+            made = self.chunks(part, name, chosen["pair"].tolist(), [pixels[place[pair]] for pair in chosen["pair"]])
+            self.add(part, old, embedded.generated_table(name, family, chosen, made, self.benchmark, self.seed))
+
+    def few(self):
+        """Real images of each split that the profile uses."""
+        use = self.benchmark.use.model_dump()
+        return {split: min(count, self.benchmark.limit or count) for split, count in use.items()}
+
+    def cut(self, dataset, index):
+        if index is None:
+            cards = photos.read_card(self.config.data.card)
+            photos.check_folder(cards, self.config.data.folder)
+            return embedded.cut_patches(cards, self.config.data, self.benchmark, self.seed)
+        rows = manifest.read(index, ["path", "sha256", "split"], label=0).drop_duplicates("sha256")
+        prefix = f"{dataset}/" if dataset else ""  # two data sets may name their files alike
+        found = [_IndexedPhoto(prefix + path, prefix + path, path) for path in rows["path"]]
+        splits = None  # drawn by data.split, unless the index has all three
+        if dataset or set(crops.SPLITS) <= set(rows["split"]):
+            splits = {photo.id: "test" if dataset else split for photo, split in zip(found, rows["split"], strict=True)}
+        data = self.config.data.model_copy(update={"folder": str(manifest.root_of(index))})
+        return embedded.cut_patches(found, data, self.benchmark, self.seed, splits)
+
+
+class _Published(_Maker):
+    """Images as they were published, and samples of our own generators for the test split."""
+
+    def collect(self):
+        made_with = identity({"images": published.settings(self.benchmark), "seed": self.seed})
+        rows = self.kept(embedded.PUBLISHED, made_with)
+        if rows is None:
+            rows = published.rows(self.benchmark, self.seed)
+            root = os.path.relpath(manifest.root_of(self.benchmark.manifest), self.folder)
+            rows["path"] = [path_text(os.path.normpath(os.path.join(root, file_path(path)))) for path in rows["path"]]
+            self.changed = True
+        self.add(embedded.PUBLISHED, rows[list(embedded.COLUMNS)])
+        test = rows[(rows["split"] == "test") & (rows["generator"] == REAL)]
+        main = test[test["dataset"] == test["dataset"].iloc[0]] if len(test) else test
+        models = main.head(self.count(len(main))).reset_index(drop=True)
+        for name, family in self.config.families.items():
+            if family.model == "published":
+                continue
+            old = self.kept(name, self.family_identity(name, made_with))
+            done = set() if old is None else set(old["image_id"])
+            chosen = models[[self.sample_id(name, real) not in done for real in models["image_id"]]]
+            if chosen.empty:
+                self.add(name, old if old is not None else models.head(0))
+            else:
+                self.add(name, old, self.samples(name, family, chosen))
+
+    def count(self, there):
+        benchmark = self.benchmark
+        count = min(benchmark.samples or there, benchmark.use.test)
+        return min(count, benchmark.limit or count)
+
+    @staticmethod
+    def sample_id(name, real):
+        return f"{name}/{real.partition('/')[2]}"
+
+    def samples(self, name, family, reals):
+        """Rows of a generator's samples, each encoded as the real image of its row is."""
+        ids = [self.sample_id(name, real) for real in reals["image_id"]]
+        size = self.benchmark.size
+        empty = [np.zeros((size, size, 3), np.uint8)] * len(ids)
+        files = [os.path.normpath(self.folder / file_path(path)) for path in reals["path"]]  # the folder may not exist yet
+        data = [encode_like(pixels, file) for pixels, file in zip(self.chunks(name, name, ids, empty), files, strict=True)]
+        digests = [hashlib.sha256(one).hexdigest() for one in data]
+        rows = reals.assign(image_id=ids, label=1, generator=name, family=family.model, pair="", width=size, height=size, path="",
+                            bytes=[len(one) for one in data], sha256=digests, group=digests)
+        return rows[list(embedded.COLUMNS)].assign(image=data)
+
+
+def encode_like(pixels, path):
+    """uint8 (H, W, 3) -> bytes of a file of the format of the image at `path`: a JPEG with its quantisation tables and chroma
+    subsampling, or a PNG. Raises UserError if it cannot be read or has another format."""
+    stream = io.BytesIO()
+    try:
+        data = read_bytes(path)
+    except Refused as problem:
+        raise refusal(path, problem) from None
+    with Image.open(io.BytesIO(data)) as image:
+        form = image.format
+        if form == "JPEG":
+            options = {"qtables": image.quantization, "subsampling": JpegImagePlugin.get_sampling(image)}
+        elif form == "PNG":
+            options = {"compress_level": 9}
+        else:
+            raise UserError(f"{path}: samples cannot be written in {form}, as the real images are; use a set of JPEG or PNG files")
+    Image.fromarray(pixels).save(stream, format=form, **options)
+    return stream.getvalue()

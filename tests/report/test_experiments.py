@@ -1,0 +1,213 @@
+"""The functions that notebooks use, and all notebooks of experiments, executed on made-up scores."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from anl import config as configuration
+from anl.evaluation.runs import read_experiment, scores_identity, scores_path
+from anl.evaluation.scoring import write_scores
+from anl.io import UserError
+from anl.report import experiments, figures
+from anl.report.experiments import NOT_MEASURED
+from tests.evaluation.synthetic import scores_table
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+NAMES = ["cross_generator", "step_t", "attention", "targets", "budget", "peers", "robustness", "claims"]
+
+
+def made_up(config, name):
+    """Scores of an experiment: everything but the plain detector separates the classes somewhat better."""
+    shifts = {variant: 0.4 if item.method.target == "none" else 1.0 for variant, item in config.variants(name).items()}
+    generators = (config.benchmark.seen[0], "ddpm", "flow", "vae", "vq")
+    return scores_table(shifts, generators=generators, photographs=8, patches=1,
+                        views=tuple(dict.fromkeys([*config.evaluation.views, *config.evaluation.controls])))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with an active profile, as function of its name; scores files are made up when they are first read."""
+    monkeypatch.chdir(tmp_path)
+
+    def read(config, name):
+        if not scores_path(config, name).is_file():
+            write_scores(scores_path(config, name), made_up(config, name), scores_identity(config, name))
+        return read_experiment(config, name)
+
+    monkeypatch.setattr(experiments, "read_experiment", read)
+
+    def activate(profile):
+        configuration.activate(profile)
+        settings = yaml.safe_load(Path("params.yaml").read_text())
+        settings["evaluation"]["bootstrap"] = 20
+        for experiment in settings["experiments"].values():  # a few values of each setting are enough
+            experiment["vary"] = {key: values[:4] for key, values in experiment.get("vary", {}).items()}
+        Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        return experiments.load_config()
+    return activate
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """What is displayed and glued: a list of (data, metadata), and a dict."""
+    shown, glued = [], {}
+    monkeypatch.setattr(experiments, "display", lambda data, raw=False, metadata=None: shown.append((data, metadata)))
+    monkeypatch.setattr(experiments.myst_nb, "glue", lambda name, text, display: glued.update({name: text}))
+    return shown, glued
+
+
+def test_the_table_follows_the_configuration(project):
+    config = project("small")
+    scores = experiments.load_scores(config, "step_t")
+    table = experiments.compare_variants(config, scores, "t=1")
+    assert list(table) == experiments.COLUMNS and set(table["view"]) == {"raw", "matched", "jpeg96"}
+    assert "unseen" in set(table["generator"]) and set(table["seeds"]) == {3} and set(table["n"]) == {8}
+    with_plain = experiments.add_main(config, scores, "plain")
+    assert list(with_plain["variant"].unique()) == ["plain", *config.variants("step_t")]
+    best = experiments.best_variant(config, with_plain, "t=1", ["plain"])
+    assert best.verdict == "best" and best.table["difference"].item() > 0
+    assert experiments.choose(scores, lambda name: name == "t=1")["variant"].unique().tolist() == ["t=1"]
+    assert experiments.choose(scores, lambda name: False) is None
+
+
+def test_the_gap_is_the_difference_of_two_differences(project):
+    config = project("small")
+    scores = experiments.load_scores(config, "main")
+    table = experiments.compare_variants(config, scores, "plain", metrics=("auroc",))
+    row = experiments.rows(experiments.gain_gap(config, scores, "plain"), view="matched").iloc[0]
+    gains = [experiments.rows(table, variant="anl", view="matched", generator=name).iloc[0]["difference"] for name in ("unseen", "ddim")]
+    assert np.isclose(row["difference"], gains[0] - gains[1]) and row["difference_low"] < row["difference"] < row["difference_high"]
+
+
+def test_scores_of_another_configuration_are_made_again(project, monkeypatch):
+    config = project("small")
+    called, _ = [], experiments.load_scores(config, "main")
+    monkeypatch.setattr(experiments, "experiment_scores", lambda config, name, seeds=None: called.append((name, seeds)))
+    experiments.load_scores(config, "main")
+    assert called == []
+    experiments.load_scores(config.override(training={"steps": 99}), "main")
+    experiments.load_scores(config, "main", seeds=[0])
+    assert called == [("main", None), ("main", [0])]
+
+
+def test_an_experiment_that_the_profile_lacks_is_explained(project, page):
+    shown, glued = page
+    config = project("small")
+    assert experiments.load_scores(config, "peers") is None and experiments.variants_of(config, "peers") == {}
+    assert "`anl profile full && dvc repro score@peers`" in shown[-1][0].data
+    assert experiments.compare_variants(config, None) is experiments.best_variant(config, None, "anl") is None
+    experiments.draw(experiments.forest, None, alt="x")
+    assert "No results" in shown[-1][0].data
+    experiments.glue_row("gain", None, variant="anl")
+    experiments.show_best(None, "caption", "jpeg_")
+    assert glued["gain"] == glued["jpeg_closest"] == experiments.NOT_MEASURED
+
+
+def test_the_reference_is_read_and_named(project, page):
+    shown, _ = page
+    config = project("small")
+    table = experiments.compare_variants(config, experiments.load_scores(config, "main"), "plain")
+    assert experiments.load_reference(config, "cross_generator", "main") is None
+    experiments.save_table("results/full/tables", "main", table)
+    reference = experiments.load_reference(config, "cross_generator", "main")
+    assert len(reference) == len(table) and "first edition at 280 training steps" in reference.attrs["note"]
+    experiments.save_table("results/full/tables", "cross_generator", {"main": table[table["view"] == "raw"], "controls": table, "x": None})
+    assert set(experiments.load_reference(config, "cross_generator", "main")["view"]) == {"raw"}
+    assert experiments.load_reference(config, "cross_generator", "main").attrs["note"] == "profile full"
+    assert experiments.load_reference(config, "cross_generator", "x") is None
+    old = table.assign(experiment="x", metric="average_precision")
+    experiments.save_table("results/full/tables", "first_edition", old[old["view"] == "raw"])
+    found = experiments.load_reference(config, "cross_generator", "x")
+    experiments.draw(experiments.forest, None, reference=found, alt="Points of an older metric.")
+    assert "first edition" in found.attrs["note"] and "image/png" in shown[-2][0]
+    experiments.draw(experiments.forest, None, reference=reference, view="raw", alt="Points.")
+    assert "first edition" in shown[-1][0].data and shown[-2][1]["image/png"]["alt"].startswith("Points.")
+
+
+def test_tables_are_saved_for_the_pipeline_only(tmp_path):
+    table = pd.DataFrame({"variant": ["anl"], "mean": [1 / 3]})
+    experiments.save_table(None, "step_t", table)
+    assert not list(tmp_path.iterdir())
+    experiments.save_table(tmp_path, "step_t", table)
+    assert (tmp_path / "step_t.csv").read_text() == "variant,mean\nanl,0.333333\n"
+    experiments.save_table(tmp_path, "peers", {"peers": None})
+    assert (tmp_path / "peers.csv").read_text().strip() == ",".join(experiments.COLUMNS)
+
+
+def test_a_table_shows_rounded_intervals_and_links_the_numbers(page):
+    shown, _ = page
+    table = pd.DataFrame([{"variant": "<anl>", "mean": 0.81234, "low": 0.79, "high": 0.834, "difference": 0.05, "difference_low": 0.01,
+                           "difference_high": 0.09, "p": np.nan, "seeds": 3, "n": 33}])
+    experiments.show_table(table, "AUROC.")
+    html = shown[-1][0]["text/html"]
+    assert "0.812 [0.790, 0.834]" in html and "0.050 [0.010, 0.090]" in html and "&lt;anl&gt;" in html
+    assert 'href="data:text/csv;base64,' in html and ">p<" not in html
+    experiments.show_table(table, "AUROC.")
+    assert shown[-1] == shown[-2]
+    assert experiments.interval_text(table.iloc[0], "difference") == "0.050 [0.010, 0.090], n = 3 seeds x 33 photographs"
+
+
+def test_differences_between_variants_are_the_only_settings_shown(project, page):
+    shown, _ = page
+    experiments.show_differences(project("small").variants("step_t"))
+    html = shown[-1][0]["text/html"]
+    assert "method.step" in html and "t=1" in html and "method.target" not in html
+
+
+def test_provenance_is_one_line_without_a_date(project, page):
+    shown, _ = page
+    experiments.provenance(project("small"), "step_t")
+    line = shown[-1][0].data
+    assert line.startswith("*Profile `small`") and "seeds 0, 1, 2" in line and "dvc repro notebook@step_t" in line and "\n" not in line
+
+
+def perturbed(config, name="main"):
+    """Stands for scores of trained networks, which this test does not have."""
+    scores = experiments.load_scores(config, name)
+    views = [f"{kind}_{value:g}" for kind, values in config.evaluation.perturbations.items() for value in values[:2]]
+    raw = scores[scores["view"] == "raw"]
+    return pd.concat([raw, *(raw[raw["split"] == "test"].assign(view=view) for view in views)], ignore_index=True)
+
+
+def studied(config, name, *, pairs):
+    metrics = ("entropy", "effective_support", "deletion minus rising", "extra_parameters", "extra_multiply_adds")
+    return pd.DataFrame([{"variant": variant, "generator": "ddim", "view": "raw", "metric": metric, "mean": 0.5, "low": 0.4, "high": 0.6,
+                          "seeds": 1, "n": pairs} for variant in experiments.variants_of(config, name) for metric in metrics]
+                        ) if name in config.experiments else None
+
+
+@pytest.mark.parametrize("name, profile", [*((name, "small") for name in NAMES),
+                                           *((name, "full") for name in ("attention", "budget", "peers")),
+                                           *((name, "paper") for name in ("step_t", "attention", "targets"))])
+def test_a_notebook_runs_and_answers(project, page, monkeypatch, name, profile):
+    """Profile `small` lacks experiments that `full` has, and `paper` has hardly one."""
+    shown, glued = page
+    config = project(profile)
+    Path("claims.yaml").write_text((NOTEBOOKS.parent / "claims.yaml").read_text())
+    monkeypatch.setattr(experiments, "perturbed_scores", perturbed)
+    monkeypatch.setattr(experiments, "attention_study", studied)
+    monkeypatch.setattr(figures, "DPI", 20)
+    cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    prose = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    assert "parameters" in cells[1]["metadata"]["tags"] and "profile = None" in code[0] and "save_to = None" in code[0]
+    assert not any(cell.get("outputs") for cell in cells)
+    space = {}
+    for number, source in enumerate([code[0], "save_to = 'tables'", *code[1:]]):
+        exec(compile(source, f"{name}, code cell {number}", "exec"), space)  # noqa: S102
+    used = set(re.findall(r"\{glue:text\}`(\w+)`", prose))
+    assert used <= glued.keys() and not [key for key in used if glued[key].strip() in ("", "nan", "None")]
+    assert Path(f"tables/{name}.csv").is_file()
+    if name in config.experiments or name in ("cross_generator", "budget", "robustness"):
+        assert any(metadata for _, metadata in shown) and NOT_MEASURED not in [glued[key] for key in used - {"verdict"}]
+
+
+def test_a_missing_variant_is_one_line(project):
+    config = project("small")
+    with pytest.raises(UserError, match="has no scores"):
+        experiments.compare_variants(config, experiments.load_scores(config, "main"), "ablation")
