@@ -189,12 +189,14 @@ def _kept(treated, key, make):
 def write_scores(path, table, key):
     """Write a scores table as Parquet, with the identity of what decided it (weights, images, views) as `key`."""
     table = pa.Table.from_pandas(table[COLUMNS], preserve_index=False)
-    for name in ("variant", "group", "pair", "generator", "split", "view"):
+    repeated = ["variant", "image_id", "group", "pair", "generator", "split", "view"]
+    for name in repeated:
         place = table.schema.get_field_index(name)
         table = table.set_column(place, name, table[name].dictionary_encode())
     metadata = {name: value for name, value in (table.schema.metadata or {}).items() if name != b"pandas"}
     with atomic_file(path) as temporary:
-        parquet.write_table(table.replace_schema_metadata(metadata | {KEY: key.encode()}), temporary)
+        parquet.write_table(table.replace_schema_metadata(metadata | {KEY: key.encode()}), temporary, compression="zstd",
+                            use_dictionary=repeated)
 
 
 def scores_key(path):
