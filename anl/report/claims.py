@@ -186,6 +186,12 @@ def _decide(claim, rule, tables, profile):
     if rule.column not in chosen:
         raise UserError(f"claim {claim.id}: table {rule.table} has no column '{rule.column}'; it has "
                         f"{', '.join(chosen.columns)}")
+    # "better than each of these" needs all of them; one that was not measured leaves the claim undecided
+    listed = [(column, item) for column, values in rule.where.items() if isinstance(values, list) for item in values]
+    missing = [item for column, item in listed if item not in set(chosen[column])]
+    held = UNDECIDED if missing else SUPPORTED
+    if missing:
+        row["rule"] += f"; {len(missing)} of {len(listed)} not measured"
     value = chosen[rule.column].astype(float)
     if value.isna().any():
         raise UserError(f"claim {claim.id}: '{rule.column}' of table {rule.table} holds no number in a row that decides it; "
@@ -193,7 +199,7 @@ def _decide(claim, rule, tables, profile):
     if rule.at_most is not None:
         worst = chosen.iloc[value.argmax()]
         return row | {"value": float(value.max()), "seeds": worst.get("seeds"), "n": worst.get("n"),
-                      "verdict": SUPPORTED if value.max() <= rule.at_most else CONTRADICTED}
+                      "verdict": held if value.max() <= rule.at_most else CONTRADICTED}
     known = {low, high} <= set(chosen.columns) and chosen[[low, high]].notna().all(axis=None)
     # distances of each interval's ends from the bound, positive on the side that the claim needs
     sign, bound = (1, rule.above) if rule.above is not None else (-1, rule.below)
@@ -207,7 +213,7 @@ def _decide(claim, rule, tables, profile):
     if "seeds" in chosen and chosen["seeds"].min() < claim.seeds:
         return row
     if margin.min() > 0:
-        return row | {"verdict": SUPPORTED}
+        return row | {"verdict": held}
     if claim.correction == "holm":
         if "p" not in chosen:
             raise UserError(f"claim {claim.id}: table {rule.table} has no column 'p', which the correction needs; make it again "

@@ -57,6 +57,15 @@ def test_a_baseline_is_best_if_every_rival_is_below_it():
     assert decide(claim, pd.concat([below, above])) == "contradicted"
 
 
+def test_a_rival_that_was_not_measured_leaves_a_claim_undecided():
+    claim = CLAIM | {"rules": [{**RULE, "where": {"generator": "unseen", "variant": ["anl", "other"]}}]}
+    whole = pd.concat([table(0.1, 0.2), table(0.1, 0.3, variants=["other"])])
+    assert decide(claim, whole) == "supported" and decide(claim, table(0.1, 0.2)) == "undecided"
+    assert decide(claim, table(-0.2, -0.1)) == "contradicted"
+    ledger = claims.evaluate([claims.Claim.model_validate(claim)], {"main": table(0.1, 0.2)}, "small")
+    assert ledger["rule"].iloc[0].endswith("1 of 2 not measured")
+
+
 def test_holm_corrects_what_contradicts():
     rule = {**RULE, "where": {"generator": "unseen"}, "above": None, "below": 0}
     claim = CLAIM | {"rules": [rule], "correction": "holm"}
