@@ -200,6 +200,8 @@ def clean(node):
         if cell.cell_type == "code":
             cell.outputs = _clean_outputs(cell.outputs)
             _describe_image(cell)
+        if "injected-parameters" in cell.metadata.get("tags", []):  # folded on a page, like the code of the notebook
+            cell.metadata.tags = list(dict.fromkeys([*cell.metadata.tags, "hide-input"]))
     return node
 
 

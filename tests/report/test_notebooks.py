@@ -46,6 +46,7 @@ def test_parameters_keep_their_types(project):
     write(project, "print(steps, type(quick).__name__, quick)")
     cells = nbformat.read(run({"steps": [1, 10], "quick": True}), as_version=4).cells
     assert cells[-1].outputs[0].text == "[1, 10] bool True\n"
+    assert "hide-input" in cells[1].metadata.tags  # the injected values are folded on the page
 
 
 def test_two_runs_are_byte_identical_and_clean(project):
