@@ -1,15 +1,13 @@
-"""The images of a manifest as arrays and batches: crops without resizing, and a Dataset that decodes when it is read."""
+"""The images of a manifest as arrays: decoded, cropped, never resized."""
 
 import hashlib
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from anl.data import parquet, processing
+from anl.data import parquet
 from anl.data.decode import Refused, decode_bytes, read_bytes, refusal
 from anl.data.manifest import file_path
 from anl.io import UserError
@@ -139,114 +137,3 @@ def _decoded(files, path, sha256):
         return decode_bytes(files.read(path, sha256))
     except Refused as problem:
         raise refusal(os.fspath(files.root / file_path(path)), problem) from None
-
-
-class Draw(NamedTuple):
-    """One image of a training batch: its row, where it is cropped (shares of the room, 0 to 1), and how it is augmented."""
-
-    index: int
-    place: tuple = (0.5, 0.5)
-    flip: bool = False
-    plan: tuple | None = None  # (kind, strength) of `processing.augmentation_plan`
-
-
-class ImageDataset(Dataset):
-    """The images of a manifest, decoded when they are needed (in worker processes of a DataLoader).
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Manifest rows: path, sha256, label; image_id if a processing draws noise.
-    root : path-like
-        The folder that paths are relative to.
-    size : int
-        Side of the crop: the centre for an integer index; for a `Draw` its place.
-    processing : str or sequence of str
-        Names for `anl.data.processing.apply`, one for all or one for each row, applied after the crop.
-    seed : int
-        Of processings that draw.
-    as_float : bool
-        Whether images are float (3, H, W) in [-1, 1] instead of uint8 (H, W, 3).
-
-    Notes
-    -----
-    `dataset[i]` is a dict: image (tensor), label (float32 scalar), index (int). An image that cannot be read raises
-    UserError; `image_batches` passes it on from worker processes as one line.
-    """
-
-    def __init__(self, rows, root, size, *, processing="raw", seed=0, as_float=False):
-        self.paths, self.digests = rows["path"].astype(str).tolist(), rows["sha256"].tolist()
-        self.labels = torch.tensor(rows["label"].to_numpy(np.float32))
-        self.image_ids = rows["image_id"].tolist() if "image_id" in rows else self.paths
-        self.names = [processing] * len(rows) if isinstance(processing, str) else list(processing)
-        if len(self.names) != len(rows):
-            raise ValueError(f"{len(self.names)} names of processings for {len(rows)} rows")
-        self.files, self.size, self.seed, self.as_float = ImageFiles(root), size, seed, as_float
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, item):
-        draw = item if isinstance(item, Draw) else None
-        index = int(item if draw is None else draw.index)
-        pixels = pad(_decoded(self.files, self.paths[index], self.digests[index]), self.size)
-        if draw is None:
-            pixels = crop(pixels, self.size)
-        else:
-            pixels = crop(pixels, self.size, [round(share * (side - self.size)) for share, side in zip(draw.place, pixels.shape)])
-            pixels = np.ascontiguousarray(pixels[:, ::-1]) if draw.flip else pixels
-            pixels = pixels if draw.plan is None else processing.apply_plan([draw.plan], pixels[None])[0]
-        pixels = processing.apply(self.names[index], pixels, self.seed, self.image_ids[index])
-        image = to_tensor(pixels) if self.as_float else torch.from_numpy(np.array(pixels))
-        return {"image": image, "label": self.labels[index], "index": index}
-
-
-def image_batches(dataset, batches, workers=0, pin_memory=False):
-    """Yield batches of an ImageDataset in order, decoded ahead by worker processes.
-
-    Parameters
-    ----------
-    dataset : ImageDataset
-        What items come from.
-    batches : iterable of list
-        Lists of indices or `Draw`, one for each batch. A training that resumes gives the remaining ones.
-    workers : int
-        Processes; 0 decodes in this one. Batches do not depend on it.
-
-    Yields
-    ------
-    dict
-        image, label and index, stacked.
-
-    Raises
-    ------
-    UserError
-        Of the first image that cannot be read.
-    """
-    loader = DataLoader(_Caught(dataset), batch_sampler=batches, num_workers=workers, pin_memory=pin_memory,
-                        collate_fn=_collate)
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
-
-
-class _Caught(Dataset):
-    """Returns a UserError as an item: raised in a worker process, its message would become a traceback."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __getitem__(self, item):
-        try:
-            return self.dataset[item]
-        except UserError as problem:
-            return problem
-
-
-def _collate(items):
-    problem = next((item for item in items if isinstance(item, UserError)), None)
-    return problem or torch.utils.data.default_collate(items)

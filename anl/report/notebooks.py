@@ -61,15 +61,6 @@ def run_notebook(source, target, parameters, *, timeout, failed):
     return target
 
 
-def find_notebook(name, folder="notebooks"):
-    """Path of a notebook's source. Raises UserError, listing the known ones."""
-    known = sorted(path.stem for path in Path(folder).glob("*.ipynb"))
-    if name not in known:
-        raise UserError(f"there is no notebook '{name}'; " + (f"choose one of {', '.join(known)}" if known else
-                                                              f"{folder}/ holds none"))
-    return Path(folder) / f"{name}.ipynb"
-
-
 def read_notebook(path):
     """A notebook bound to this environment's kernel, whatever kernel its author used."""
     try:

@@ -71,12 +71,9 @@ def test_wrong_parameters_are_refused(project, parameters, words):
     assert not (project / "out").exists()
 
 
-def test_unknown_and_broken_notebooks_are_refused(project):
+def test_broken_notebooks_are_refused(project):
     write(project, "1")
     (project / "broken.ipynb").write_text("{")
-    assert notebooks.find_notebook("demo", project).stem == "demo"
-    with pytest.raises(UserError, match="there is no notebook 'demos'; choose one of broken, demo"):
-        notebooks.find_notebook("demos", project)
     for name in ("broken.ipynb", "missing.ipynb"):
         with pytest.raises(UserError, match=f"{name} is not a notebook"):
             notebooks.read_notebook(project / name)
