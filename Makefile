@@ -41,8 +41,8 @@ unexport PYTHONPATH PYTHONHOME JUPYTER_PATH
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
-# made once (hours), kept in .dvc/store, pulled
-PULLED := data.dvc detector.dvc prior generator benchmark
+# Made once (hours), kept in .dvc/store, pulled. The store has the models and the benchmark of the profiles that share them.
+PULLED = data.dvc detector.dvc $(shell grep -qs '^  folder: data/benchmark$$' params.yaml && echo prior generator benchmark)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data book pdf test verify bench fuzz lint clean

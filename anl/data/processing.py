@@ -9,7 +9,6 @@ import io
 
 import numpy as np
 from PIL import Image, ImageFilter
-from scipy.signal import wiener
 
 from anl import seeds
 from anl.io import UserError
@@ -64,6 +63,8 @@ def crop(pixels, share):
 
 def denoise(pixels, deviation=2.0):
     """Adaptive 3 x 3 Wiener filter that assumes noise of `deviation` grey levels: smooths flat regions, keeps edges."""
+    from scipy.signal import wiener  # not above: it takes over a second, in every process that imports this module
+
     values = pixels.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         clean = np.stack([wiener(values[..., channel], 3, deviation**2) for channel in range(3)], axis=-1)
