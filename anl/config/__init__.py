@@ -1,0 +1,433 @@
+"""The configuration: a typed profile with bases, overrides, variants of experiments, and the identity of a run."""
+
+import copy
+import itertools
+import re
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from anl.config.sections import (
+    BASELINE_SETTINGS,
+    NETWORK_TARGETS,
+    PERTURBATIONS,
+    PRIORLESS_BASELINES,
+    STEPLESS_TARGETS,
+    TARGETS,
+    TOKEN_ATTENTIONS,
+    TRAINING_ATTENTIONS,
+    BaselinesConfig,
+    BenchmarkConfig,
+    DataConfig,
+    DetectorConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    FamilyConfig,
+    GeneratorConfig,
+    MethodConfig,
+    PriorConfig,
+    RunConfig,
+    Section,
+    Seed,
+    TrainingConfig,
+    distinct,
+    in_order,
+    need,
+    one_of,
+    suggestion,
+)
+from anl.io import UserError, identity, reason, write_text
+
+__all__ = ["BASELINE_SETTINGS", "NETWORK_TARGETS", "PERTURBATIONS", "PRIORLESS_BASELINES", "PROFILES", "Config", "EvaluationConfig",
+           "MethodConfig", "PriorConfig", "TrainingConfig", "activate", "load_config", "profiles"]
+
+PROFILES = Path(__file__).parents[1] / "profiles"
+SHORT_NAMES = {"method.step": "t", "method.loss_weight": "lambda"}  # other settings: the last part of their key
+
+
+class Config(Section):
+    """A whole profile."""
+
+    profile: str
+    seed: Seed
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    data: DataConfig
+    prior: PriorConfig
+    other_priors: dict[str, PriorConfig] = Field({})
+    models: dict[str, GeneratorConfig] = Field({})
+    families: dict[str, FamilyConfig] = Field({})
+    benchmark: BenchmarkConfig
+    detector: DetectorConfig
+    method: MethodConfig
+    training: TrainingConfig
+    baselines: BaselinesConfig
+    experiments: dict[str, ExperimentConfig] = Field({})
+    evaluation: EvaluationConfig
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _cross_checks(self):
+        benchmark, method = self.benchmark, self.method
+        distinct("seeds", self.seeds)
+        for name in self.other_priors:
+            kind = "other_priors." + name
+            need(re.fullmatch(r"[a-z0-9_]+", name), kind, "its name must be lower case letters, digits and _")
+            need(name not in {*TARGETS, "prior", *self.models} - set(NETWORK_TARGETS), kind,
+                  "is the name of a target or model; choose another one")
+            objective = name if name in NETWORK_TARGETS else "diffusion"
+            need(self.other_priors[name].objective == objective, f"{kind}.objective", f"must be {objective}")
+        need(self.prior.objective == "diffusion", "prior.objective", "must be diffusion")
+        for name, family in self.families.items():
+            self._check_family(f"families.{name}", name, family)
+        for name in benchmark.seen:
+            if benchmark.kind == "embedded":
+                one_of("benchmark.seen", name, self.families, "in families")
+        if benchmark.kind == "embedded" and benchmark.manifest is None:
+            need(2 * benchmark.size <= self.data.source_side, "benchmark.size",
+                  f"twice the crop must fit into data.source_side ({self.data.source_side}); lower it")
+        need(self.detector.patch >= 2 and benchmark.size % self.detector.patch == 0, "detector.patch",
+              f"must be at least 2 and divide benchmark.size ({benchmark.size})")
+        known = [*TARGETS, *self.other_priors]
+        one_of("method.target", method.target, known, "a target")
+        needed = {"ensemble": method.second_prior, **{name: name for name in NETWORK_TARGETS}}.get(method.target)
+        need(needed is None or needed in self.other_priors, "method.target",
+              f"'{method.target}' needs other_priors.{needed}; add it")
+        return self
+
+    def _check_family(self, key, name, family):
+        if family.model == "published":
+            need(self.benchmark.kind == "manifest", f"{key}.model", "'published' needs a benchmark of kind manifest")
+            return
+        for part in ("model", "decoder"):
+            value = getattr(family, part)
+            one_of(f"{key}.{part}", value, [*self.models, None] if part == "decoder" else self.models, "in models")
+        need(self.benchmark.kind == "embedded" or name not in self.benchmark.seen, f"{key}.model",
+              "must be published: the data set holds its images")
+        model = self.models[family.model]
+        if family.model in ("pixel", "flow", "latent"):
+            need(family.strength is not None and family.strength <= model.max_strength, f"{key}.strength",
+                  f"must be above 0 and at most the model's max_strength ({model.max_strength:g})")
+        if family.model in ("pixel", "flow", "latent", "unconditional", "ddpm"):
+            need(family.inference_steps is not None, f"{key}.inference_steps", "is missing; state at least 1")
+        if family.model in ("pixel", "latent", "unconditional"):
+            need(family.sampler is not None, f"{key}.sampler", "is missing; choose ddim, ddpm or dpm")
+        if family.model == "latent":
+            need(family.decoder is not None, f"{key}.decoder", "is missing; name the autoencoder, for example vae")
+        if family.model == "unconditional":
+            need(not family.paired, f"{key}.paired", "must be false: no real image is regenerated")
+            need(model.max_strength == 1, f"models.{family.model}.max_strength", "must be 1: it starts from noise")
+        if family.model == "superres":
+            given = None not in (model.blocks, model.scale, model.texture_weight)
+            need(given, f"models.{family.model}", "needs blocks, scale and texture_weight")
+            divides = model.crop % model.scale == 0 == 2 * self.benchmark.size % model.scale
+            need(divides, f"models.{family.model}.scale", "must divide its crop and twice benchmark.size")
+        in_order(f"{key}.region", family.region, optional=True)
+        need(not family.region or family.model == "pixel", f"{key}.region", "needs the model `pixel`")
+
+    def override(self, **sections):
+        """Return a copy with some settings changed, validated again.
+
+        A change to `method.target: none`, or to a baseline, resets the attention, the front end `noise` and the target,
+        unless the change states them.
+
+        Parameters
+        ----------
+        **sections
+            Nested mappings that are merged, for example `method={"step": 10}`. A mapping set to None is removed.
+
+        Raises
+        ------
+        UserError
+            If the result is not a valid configuration.
+        """
+        return _build(self._changed(sections), f"profile {self.profile}")
+
+    def _changed(self, sections):
+        method = sections.get("method")
+        if isinstance(method, dict) and method.get("baseline"):
+            method = {"target": "none", "front_end": "image", **method}
+        if isinstance(method, dict) and method.get("target") == "none":
+            reset = {} if self.method.front_end != "noise" else {"front_end": "image"}
+            method = {"attention": "none", **reset, **method}
+        return _merge(self.model_dump(), sections | ({"method": method} if method is not None else {}))
+
+    def variants(self, experiment):
+        """The variants of an experiment, in the order of the profile.
+
+        A combination of `vary` is named by its settings, `t=1` or `t=1,lambda=0.3`; the plain detector is `plain`, and
+        a baseline has its own name. Settings without effect are not part of a name: a grid trains nothing twice.
+
+        Parameters
+        ----------
+        experiment : str
+            A key of `experiments`.
+
+        Returns
+        -------
+        dict of str to Config
+            Each with the experiment's seeds.
+
+        Raises
+        ------
+        UserError
+            If the experiment is unknown, a variant is invalid, or two variants are the same detector.
+        """
+        if experiment not in self.experiments:
+            raise UserError(f"profile {self.profile} has no experiment '{experiment}'; "
+                            f"{suggestion(experiment, self.experiments)}")
+        chosen, place = self.experiments[experiment], f"profile {self.profile}: experiments.{experiment}"
+        seeds = chosen.seeds or self.seeds
+        grid = [dict(zip(chosen.vary, values, strict=True)) for values in itertools.product(*chosen.vary.values())]
+        found, names = {}, {}
+        for name, changes in [*((None, changes) for changes in grid if changes), *chosen.variants.items()]:
+            config = _build(self._changed({**_nested(changes, place), "seeds": seeds}), place)
+            label = name or _variant_name(config, changes)
+            key = config.identity()
+            if key in names and (name or names[key] != label):
+                raise UserError(f"{place}: '{names[key]}' and '{label}' are the same detector; remove one")
+            if label in found and names.get(key) != label:
+                raise UserError(f"{place}: two variants are named '{label}'; rename one")
+            found[label], names[key] = config, label
+        return found
+
+    def identity(self, *sections):
+        """Hash of the settings that decide a run's weights and scores (without its seed), or of some sections.
+
+        Settings that have no effect on this variant are left out: a plain detector has the same identity at every step.
+
+        Parameters
+        ----------
+        *sections : str
+            Sections to hash instead, as they are, for example `"data", "prior"`.
+        """
+        value = self.model_dump(mode="json")
+        if sections:
+            return identity({name: value[name] for name in sections})
+        for key in [*_ALWAYS_IGNORED, *self._without_effect()]:
+            *parents, last = key.split(".")
+            place = value
+            for parent in parents:
+                place = place.get(parent, {})
+            place.pop(last, None)
+        return identity(value)
+
+    def _without_effect(self):
+        """Dotted keys of the settings that do not affect this variant."""
+        method, found = self.method, set()
+        members = {"ensemble": {method.second_prior}}.get(method.target, {method.target})
+        found |= {f"other_priors.{name}" for name in self.other_priors if name not in members}
+        used = BASELINE_SETTINGS[method.baseline] if method.baseline else ()
+        found |= {f"baselines.{name}" for name in BaselinesConfig.model_fields if name not in used}
+        parameters = {"multistep": ["multistep"], "ensemble": ["second_prior"], "error": ["error_draws"],
+                      "wavelet": ["wavelet_levels", "wavelet_threshold"], "ffdnet": ["noise_level", "denoiser_weights"]}
+        found |= {f"method.{key}" for kind, keys in parameters.items() if kind != method.target for key in keys}
+        if method.target == "none":
+            found |= {f"method.{key}" for key in ("step", "loss_weight", "noise_on", "detach", "consistent",
+                                                  "scale_images")}
+        if method.target in STEPLESS_TARGETS:
+            found.add("method.step")
+        no_prior = method.target in ("none", *STEPLESS_TARGETS, *self.other_priors)
+        if no_prior and method.baseline in ("", *PRIORLESS_BASELINES):
+            found.add("prior")
+        if method.baseline:
+            found |= {"method.front_end"} | ({"detector.stem_width"} if method.baseline == "univfd" else set())
+        if method.attention not in TRAINING_ATTENTIONS:
+            found.add("method.attention_weight")
+        if method.attention not in TOKEN_ATTENTIONS:
+            found |= {"detector.attention_dim", "detector.patch"}
+        own = {"gate": "detector.gate_width", "erase": "detector.erase_share"}
+        found |= {key for form, key in own.items() if method.attention != form}
+        if self.training.augment_probability == 0:
+            found |= {"method.consistent", "training.jpeg_quality", "training.resize_scale", "training.blur_radius"}
+        if self.benchmark.kind == "manifest":
+            found.add("data")
+        return found
+
+
+_ALWAYS_IGNORED = ("profile", "seeds", "experiments", "run", "training.checkpoint_seconds", "evaluation.headline",
+                   "evaluation.target_fpr", "evaluation.bootstrap", "evaluation.confidence", "evaluation.perturbations",
+                   "benchmark.test_sets")
+
+
+def load_config(path="params.yaml", profile=None, overrides=()):
+    """Read and validate a configuration, with all variants of its experiments.
+
+    Parameters
+    ----------
+    path : path-like
+        A YAML file. It may name a `base`: a packaged profile, or a file in the same folder without its `.yaml`.
+    profile : str, optional
+        The packaged profile to read instead of `path`.
+    overrides : sequence of str
+        Settings to change, `"method.step=10"`; values are YAML.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    UserError
+        If the file is missing or not YAML, or a setting is unknown or invalid: one line with file, dotted key and fix.
+    """
+    path = _profile_path(profile) if profile else Path(path)
+    config = _build(_read(path), str(path))
+    changes = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"override '{text}' is not a setting; write it as method.step=10")
+        try:
+            changes[key.strip()] = yaml.load(value, _Loader)
+        except yaml.YAMLError as problem:
+            raise UserError(f"override '{text}' is not valid YAML ({reason(problem)}); write it as "
+                            "method.step=10") from None
+    if changes:
+        config = _build(config._changed(_nested(changes, "overrides")), f"{path} with overrides")
+    for name in config.experiments:
+        config.variants(name)
+    return config
+
+
+def profiles():
+    """Names of the packaged profiles."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def activate(profile, path="params.yaml"):
+    """Write a packaged profile, complete and with all defaults, to `path`; return whether the file changed."""
+    config = load_config(profile=profile)
+    text = (f"# Written by `anl profile {profile}`; edit it to try other values.\n"
+            + yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False, width=120))
+    if Path(path).is_file() and Path(path).read_text(encoding="utf-8") == text:
+        return False
+    write_text(path, text)
+    return True
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, and no key may occur twice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for index, key in enumerate(keys) if key in keys[:index]]:
+            raise yaml.YAMLError(f"the key '{twice[0]}' occurs twice")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
+                              list("-+0123456789"))
+
+
+def _profile_path(name, folder=None):
+    """The file of a profile: in `folder`, or packaged."""
+    for place in (folder, PROFILES):
+        if place and (path := Path(place) / f"{name}.yaml").is_file():
+            return path
+    raise UserError(f"unknown profile '{name}'; {suggestion(str(name), profiles())}")
+
+
+def _read(path, seen=()):
+    """The plain mapping of a file, merged into its bases."""
+    try:
+        value = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    except OSError:
+        raise UserError(f"{path} cannot be read; write it with `anl profile small`") from None
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as problem:
+        raise UserError(f"{path} is not valid YAML ({reason(problem)}); correct it") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a mapping; write it with `anl profile small`")
+    base = value.pop("base", None)
+    if base is None:
+        return value
+    source = _profile_path(base, Path(path).parent)
+    if source.resolve() in (Path(path).resolve(), *seen):
+        raise UserError(f"{path}: base '{base}' is its own base; name another profile")
+    return _merge(_read(source, (*seen, Path(path).resolve())), value)
+
+
+def _merge(base, change):
+    """`change` merged into `base`; a mapping that it sets to null is removed, and an experiment replaced as a whole."""
+    merged = dict(base)
+    for key, value in change.items():
+        if value is None and isinstance(base.get(key), dict):
+            del merged[key]
+        elif isinstance(value, dict) and isinstance(base.get(key), dict):
+            merged[key] = _merge(base[key], value) if key != "experiments" else _merge_experiments(base[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _merge_experiments(base, change):
+    return {name: value for name, value in {**base, **change}.items() if value is not None}
+
+
+def _nested(changes, place):
+    """{"a.b": 1} -> {"a": {"b": 1}}."""
+    whole = {}
+    for key, value in changes.items():
+        *parents, last = str(key).split(".")
+        here = whole
+        for parent in parents:
+            here = here.setdefault(parent, {})
+            if not isinstance(here, dict):
+                raise UserError(f"{place}: '{key}' contradicts another setting; state one of them")
+        here[last] = copy.deepcopy(value)  # a later key may be stored inside it
+    return whole
+
+
+def _build(value, origin):
+    """A Config, or one readable line for pydantic's first error."""
+    try:
+        return Config.model_validate(value)
+    except ValidationError as problem:
+        error = problem.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "value_error":  # raised by this module: "key|problem" below the section
+        inner, _, text = str(error["ctx"]["error"]).rpartition("|")
+        key = ".".join(part for part in (key, inner) if part)
+        raise UserError(f"{origin}: {_quoted(key)}{text}")
+    if error["type"] == "missing":
+        raise UserError(f"{origin}: the key '{key}' is missing; add it")
+    given = error["input"]
+    text = error["msg"].replace("Input should", "must").replace("a valid integer", "a whole number")
+    text = f"{text[0].lower()}{text[1:]}, not {reason(repr(given), 60)}"
+    if error["type"] == "literal_error" and isinstance(given, str):
+        expected = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        text += f"; {suggestion(given, expected)}"
+    raise UserError(f"{origin}: {_quoted(key)}{text}")
+
+
+def _quoted(key):
+    return f"'{key}' " if key else ""
+
+
+def _variant_name(config, changes):
+    """`t=1`, `plain`, `plain,pairs=60`: the settings of a variant that have an effect."""
+    without, parts = config._without_effect(), []
+    for key in changes:
+        value = config
+        for part in key.split("."):  # an entry that a variant removes is None
+            value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
+        if isinstance(value, (dict, BaseModel)):
+            raise UserError(f"profile {config.profile}: '{key}' under vary holds several settings; use `variants` with "
+                            "names")
+        if key == "method.target" and value == "none":
+            parts.append("plain")
+        elif key == "method.baseline" and value:
+            parts.append(value)
+        elif not any(key == item or key.startswith(f"{item}.") for item in without):
+            parts.append(f"{SHORT_NAMES.get(key, key.rpartition('.')[2])}={_text(value)}")
+    return ",".join(parts) or "plain"
+
+
+def _text(value):
+    """Without loss: 0.3, 1 (also of 1.0), ddpm+flow."""
+    if isinstance(value, list):
+        return "+".join(_text(item) for item in value)
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    return str(value).lower() if isinstance(value, bool) else str(value).replace("/", "_")

@@ -1,0 +1,344 @@
+"""The sections of a profile: which settings there are, and which values each may have."""
+
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+DIFFUSION_STEPS = 1000
+NETWORK_TARGETS = ("denoiser", "blind_denoiser")  # networks trained for it: entries of `other_priors` with these names
+STEPLESS_TARGETS = ("highpass", "random", "wavelet", "ffdnet", *NETWORK_TARGETS)
+TARGETS = ("none", "prior", "multistep", "ensemble", "noised", "error", "shuffled", *STEPLESS_TARGETS)
+TRAINING_ATTENTIONS = ("transfer", "erase", "spread")  # no part of the detector at inference
+TOKEN_ATTENTIONS = ("affinity", "relation", "relation_self", "relation_other")
+PRIORLESS_BASELINES = ("blur_jpeg", "npr", "srm", "spectrum", "univfd")
+BASELINE_SETTINGS = {  # the settings of `baselines` that a method reads
+    "blur_jpeg": ("strong_probability", "strong_blur", "strong_jpeg"), "npr": (), "srm": (), "spectrum": (),
+    "dnf": ("noise_step",), "lare": ("error_step", "error_draws"), "dire": ("inversion_steps",),
+    "distildire": ("noise_step", "inversion_steps", "distillation_weight"),
+    "drct": ("reconstruction_strength", "reconstruction_steps", "contrastive_weight", "margin"),
+    "aeroblade": (), "univfd": ("encoder",)}
+# kind of perturbation: lowest and highest strength (JPEG and WebP quality, pixels, scale, share of a side, grey levels)
+PERTURBATIONS = {"jpeg": (1, 100), "webp": (1, 100), "blur": (0.1, 10), "resize": (0.1, 4), "crop": (0.6, 1),
+                 "noise": (0.1, 64)}
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Step = Annotated[int, Field(ge=1, le=DIFFUSION_STEPS)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+Precision = Literal["fp32", "bf16", "fp16"]
+View = Literal["raw", "matched", "jpeg96"]
+Baseline = Literal["", "blur_jpeg", "npr", "srm", "spectrum", "dnf", "lare", "dire", "distildire", "drct", "aeroblade",
+                   "univfd"]
+
+
+class Section(BaseModel):
+    """A frozen mapping of known keys; values are not converted (`"3"` is not a number, `true` is not 1)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value):
+        unknown = [key for key in value if key not in cls.model_fields] if isinstance(value, dict) else []
+        if unknown:
+            raise ValueError(f"unknown key '{unknown[0]}'; {suggestion(str(unknown[0]), cls.model_fields)}")
+        return value
+
+
+class Split(Section):
+    train: PositiveShare
+    val: PositiveShare
+    test: PositiveShare
+
+    @model_validator(mode="after")
+    def _whole(self):
+        need(abs(self.train + self.val + self.test - 1) < 1e-6, "", "the three shares must sum to 1")
+        return self
+
+
+class Counts(Section):
+    train: Positive
+    val: Positive
+    test: Positive
+
+
+class DataConfig(Section):
+    """The photographs that the prior and the generators are trained on."""
+
+    card: str
+    folder: str
+    least_factor: Annotated[float, Field(ge=2)]  # below 2, the photographs' earlier compression survives
+    source_side: Positive
+    split: Split
+
+
+class FittingConfig(Section):
+    """Training of a generative model. Without `source` it is trained; 0 steps leave it at its initial weights."""
+
+    source: str | None = None                   # a diffusers folder, a preset or a hub id
+    revision: str | None = None                 # the commit of a hub id
+    channels: list[Positive] = []
+    layers_per_block: Positive = 1
+    crop: Positive = 64
+    batch_size: Positive = 8
+    steps: Count = 0
+    learning_rate: PositiveFloat = 0.001
+    weight_decay: Weight = 1e-4
+    warmup_steps: Count = 50
+    final_learning_rate: Share = 0.02           # share of the peak at the end of the cosine
+    clip_norm: PositiveFloat = 1.0
+    ema: Decay = 0.0
+
+    @model_validator(mode="after")
+    def _source_or_training(self):
+        need(self.source or self.channels, "channels", "is missing; state the widths to train, or a `source` to load")
+        need(self.source or not self.revision, "revision", "is the commit of a `source`; state the source too")
+        return self
+
+
+class PriorConfig(FittingConfig):
+    """A diffusion prior, or (objective) a denoiser of the same architecture for comparison."""
+
+    precision: Precision = "bf16"               # of the prior's forward pass: part of a run's identity
+    seed_offset: Count = 1
+    objective: Literal["diffusion", "denoiser", "blind_denoiser"] = "diffusion"
+    noise_step: Step = 100                      # denoiser: the only noise level; blind_denoiser: the highest one
+
+
+class GeneratorConfig(FittingConfig):
+    kind: str | None = None                     # of `anl.models.generators.MODELS`; null = the model's own name
+    max_strength: PositiveShare = 1.0
+    latent_channels: Positive | None = None
+    codes: Positive | None = None
+    quantise_from: Share | None = None
+    adversarial_from: Share | None = None
+    blocks: Positive | None = None
+    scale: Annotated[int, Field(ge=2)] | None = None
+    texture_weight: Weight | None = None
+
+
+class FamilyConfig(Section):
+    """How a model regenerates an image. Families that share a model or a decoder are not disjoint."""
+
+    model: str                                  # of `models`; `published`: the data set holds its images
+    decoder: str | None = None                  # of `models`: the autoencoder that a latent model works in
+    sampler: Literal["ddim", "ddpm", "dpm"] | None = None
+    strength: PositiveShare | None = None
+    inference_steps: Positive | None = None
+    region: list[PositiveShare] = []            # lowest and highest share of the image that is regenerated; [] = all
+    paired: bool = True                         # false: a sample that no real image corresponds to
+    val_patches: Count = 0                      # validation patches per photograph; 0 = as many as the benchmark's
+
+    @property
+    def networks(self):
+        """Names of the trained models its images pass through."""
+        return frozenset(name for name in (self.model, self.decoder) if name)
+
+
+class BenchmarkConfig(Section):
+    """kind `embedded`: patches of photographs and their regenerations; `manifest`: images as they were published."""
+
+    kind: Literal["embedded", "manifest"]
+    folder: str
+    manifest: str | None = None                 # index of the images; embedded: photographs, instead of data.card
+    size: Annotated[int, Field(ge=16, multiple_of=16)]
+    seen: Annotated[list[str], Field(min_length=1)]   # generators trained on
+    source: str | None = None                   # manifest: train on reals of this source only
+    test_sets: dict[str, str] = {}              # name -> manifest of other data sets to score
+    use: Counts                                 # real images of each split, at most
+    patches: Counts = Counts(train=1, val=1, test=1)  # per photograph, at most
+    least_std: Weight = 0.0                     # grey levels; flatter patches are left out
+    formats: Literal["lossless", "leaky"] = "lossless"  # leaky: reals went through JPEG, to show what that does
+    shrink: list[PositiveShare] = []            # range of a random scale of both classes, before regeneration
+    encode: Annotated[list[Literal["png", "jpeg", "webp"]], Field(min_length=1)] = ["png"]  # one per pair, drawn
+    encode_quality: list[Annotated[int, Field(ge=1, le=100)]] = [90, 90]
+    val_share: Decay = 0.0                      # manifest without a validation split: share of the training images
+    val_most: Count = 0                         # ... at most this many per class; 0 = no limit
+    samples: Count = 0                          # test images of each of our own generators; 0 = as many as reals
+    limit: Count = 0                            # images per class, generator and split; 0 = all
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        distinct("seen", self.seen)
+        in_order("shrink", self.shrink, optional=True)
+        in_order("encode_quality", self.encode_quality)
+        need(self.kind == "embedded" or self.manifest, "manifest", "is missing; write one with `anl data index`")
+        return self
+
+
+class DetectorConfig(Section):
+    backbone: str
+    pretrained: bool = False
+    stride: Positive                            # pixels per feature: the deepest stage at most this coarse
+    stem_width: Positive
+    patch: Positive                             # pixels on a side of a noise patch of the attention
+    attention_dim: Positive
+    gate_width: Positive = 16
+    erase_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
+
+
+class MethodConfig(Section):
+    """What is learned. The last eight fields are parameters of single targets."""
+
+    target: str                                 # of TARGETS or other_priors; none = plain detector
+    step: Step
+    attention: Literal["none", "energy", "gate", "affinity", "relation", "relation_self", "relation_other", "transfer",
+                       "erase", "spread"]
+    attention_weight: Weight = 0.1              # of the loss of attentions that act in training only
+    loss_weight: Weight
+    noise_on: Literal["both", "real", "generated"] = "both"
+    detach: bool = False
+    front_end: Literal["image", "residual", "noise"] = "image"
+    consistent: bool = False                    # augmented images keep the noise target of the untouched image
+    baseline: Baseline = ""
+    multistep: Annotated[list[Positive], Field(min_length=1)] = [1, 2, 5]  # multiples of step
+    second_prior: str = "other_prior"           # ensemble: the other member
+    error_draws: Positive = 8
+    noise_level: PositiveFloat = 15.0           # ffdnet: standard deviation in grey levels
+    denoiser_weights: str | None = None         # ffdnet: a safetensors file
+    wavelet_levels: Positive = 3
+    wavelet_threshold: Weight = 3.0             # in robust standard deviations of the finest level
+    scale_images: Count = 0                     # training images that the scale is computed from; 0 = all
+
+    @model_validator(mode="after")
+    def _needs_a_target(self):
+        if self.target == "none":
+            need(self.attention == "none", "attention", f"'{self.attention}' needs predicted noise; set "
+                  "method.target, or attention to none")
+            need(self.front_end != "noise", "front_end", "'noise' reads predicted noise; set method.target")
+        need(not self.baseline or self.target == "none", "target", "must be none for a baseline")
+        need(self.target != "ffdnet" or self.denoiser_weights, "denoiser_weights", "is missing; name ffdnet's file")
+        distinct("multistep", self.multistep)
+        need(self.target != "multistep" or max(self.multistep) * self.step <= DIFFUSION_STEPS, "multistep",
+              f"exceeds the {DIFFUSION_STEPS} diffusion steps; lower method.step")
+        return self
+
+
+class TrainingConfig(Section):
+    steps: Annotated[int, Field(ge=2)]
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: PositiveFloat
+    weight_decay: Weight
+    warmup_steps: Count
+    final_learning_rate: Share                  # share of the peak at the end of the cosine
+    clip_norm: PositiveFloat
+    precision: Precision
+    augment_probability: Share
+    jpeg_quality: list[Annotated[int, Field(ge=1, le=100)]]
+    resize_scale: list[Annotated[float, Field(ge=0.1, le=1)]]
+    blur_radius: list[Annotated[float, Field(ge=0, le=10)]]
+    accumulate: Positive = 1                    # parts that a batch is computed in
+    ema: Decay = 0.0                            # decay of the weights' exponential average; 0 = none
+    flip: bool = False
+    pairs: Count = 0                            # training pairs used; 0 = all
+    validate_every: Count = 0                   # steps between validations; 0 = at the end only
+    checkpoint_seconds: Positive = 45
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        for key in ("jpeg_quality", "resize_scale", "blur_radius"):
+            in_order(key, getattr(self, key))
+        need(self.warmup_steps < self.steps, "warmup_steps", f"must be below training.steps ({self.steps})")
+        return self
+
+
+class BaselinesConfig(Section):
+    """Settings of published methods."""
+
+    noise_step: Step
+    error_step: Step
+    error_draws: Positive
+    inversion_steps: Positive
+    strong_probability: Share
+    strong_blur: Weight
+    strong_jpeg: Annotated[int, Field(ge=1, le=100)]
+    distillation_weight: Weight
+    reconstruction_strength: PositiveShare
+    reconstruction_steps: Positive
+    contrastive_weight: Weight
+    margin: PositiveFloat
+    encoder: Annotated[str, Field(pattern=r"^(timm|untrained):[\w.-]+$")] = "timm:tf_efficientnet_lite0"
+
+
+class ExperimentConfig(Section):
+    """Variants of the profile: all combinations of `vary`, then `variants`; both name settings by dotted keys."""
+
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    variants: dict[str, dict[str, Any]] = {}
+    seeds: list[Seed] = []                      # [] = the profile's
+
+    @model_validator(mode="after")
+    def _not_empty(self):
+        need(self.vary or self.variants, "vary", "is missing; state settings to vary, or `variants`")
+        distinct("seeds", self.seeds)
+        return self
+
+
+class EvaluationConfig(Section):
+    views: list[View]
+    headline: Literal["matched", "jpeg96"]
+    controls: list[Literal["resize75", "blur", "jpeg96", "denoise"]]
+    target_fpr: Annotated[float, Field(gt=0, lt=0.5)]
+    bootstrap: Annotated[int, Field(ge=20)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    perturbations: dict[str, Annotated[list[float], Field(min_length=1)]] = {}
+    mirrored: bool = False                      # a score is the mean over an image and its mirror image
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        distinct("views", self.views)
+        need("raw" in self.views, "views", "must contain raw; add it")
+        need(self.headline in self.views, "headline", f"must be one of the views ({', '.join(self.views)})")
+        for kind, strengths in self.perturbations.items():
+            key = f"perturbations.{kind}"
+            one_of(key, kind, PERTURBATIONS, "a kind of perturbation")
+            low, high = PERTURBATIONS[kind]
+            need(all(low <= strength <= high for strength in strengths), key, f"must be from {low} to {high}")
+            distinct(key, strengths)
+        return self
+
+
+class RunConfig(Section):
+    """How and where the work is done; decides no result and is no part of an identity."""
+
+    models: str = "models"
+    runs: str = "runs"
+    targets: str = "targets"
+    results: str = "results"
+    cache: str = ".cache/anl"
+    jobs: Count = 0                             # trainings at a time; 0 = one per core
+    processes: Count = 1                        # that share one training; 0 = one per GPU
+    workers: Count = 0                          # of a data loader
+    batch_size: Positive = 64                   # of scoring and targets; scores do not depend on it
+    target_gigabytes: PositiveFloat = 200.0     # largest target cache; above, the prior is called for each batch
+    storage: Literal["files", "arrow"] = "files"
+
+
+def need(condition, key, problem):
+    if not condition:
+        raise ValueError(f"{key}|{problem}")
+
+
+def one_of(key, value, known, what):
+    if value not in known:
+        raise ValueError(f"{key}|'{value}' is not {what}; {suggestion(str(value), [name for name in known if name])}")
+
+
+def distinct(key, values):
+    need(len(set(values)) == len(values), key, f"contains an entry twice ({', '.join(map(str, values))}); remove one")
+
+
+def in_order(key, values, optional=False):
+    need((optional and not values) or (len(values) == 2 and values[0] <= values[1]), key,
+          f"must be two numbers, the lower first, not {values}")
+
+
+def suggestion(word, known):
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(map(str, known)) or 'none'}"
