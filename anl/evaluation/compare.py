@@ -122,8 +122,10 @@ def compare(scores, baseline=None, *, metrics=METRICS, seen, disjoint=None, view
     for key in measured.values:
         variant, generator, view, name = key
         own = measured.contrast({key: 1}, level)
+        ends = (float(own.low), float(own.high))
+        low, high = ends if name == "nll" else np.clip(ends, 0, 1)  # no other metric can leave [0, 1]
         row = {"variant": variant, "generator": generator, "view": view, "metric": name, "mean": float(own.mean),
-               "low": float(own.low), "high": float(own.high), "difference": np.nan, "difference_low": np.nan,
+               "low": float(low), "high": float(high), "difference": np.nan, "difference_low": np.nan,
                "difference_high": np.nan, "p": np.nan, "seeds": len(measured.seeds[variant]),
                "n": measured.photographs[generator, view][0]}
         other = (baseline, generator, view, name)

@@ -54,6 +54,15 @@ def test_means_are_scikit_learns_mean_over_seeds(scores, table):
         assert (found["seeds"], found["n"]) == (3, 12)
 
 
+def test_intervals_stay_where_the_metric_can_be():
+    perfect = scores_table({"anl": 50.0})
+    perfect.loc[(perfect["seed"] == 0) & (perfect["label"] == 1), "logit"] -= 60.0  # seeds that disagree: a wide interval
+    table = compare(perfect, metrics=("auroc", "nll"), **OPTIONS)
+    auroc = table[table["metric"] == "auroc"]
+    assert auroc["low"].between(0, 1).all() and auroc["high"].between(0, 1).all() and (auroc["high"] == 1).any()
+    assert (table.loc[table["metric"] == "nll", "high"] > 1).any()
+
+
 def test_differences_are_paired_in_photographs_and_seeds(scores, table):
     place = {"generator": "ddpm", "view": "raw", "metric": "auroc"}
     found = row(table, variant="anl", **place)
