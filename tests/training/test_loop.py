@@ -69,14 +69,20 @@ def test_a_process_killed_by_the_system_resumes(tmp_path, uninterrupted):
     assert same(train(tmp_path, at=6, action=kill), uninterrupted)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
+def number(request):
+    """A signal that is handled: a job in the background ignores SIGINT, and so does a training there."""
+    before = signal.signal(request.param, signal.default_int_handler)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(tmp_path, uninterrupted, number):
-    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, at=5, action=lambda: os.kill(os.getpid(), number), checkpoint_seconds=1000)
     (file,) = tmp_path.iterdir()
     assert torch.load(file, weights_only=True)["step"] == 6
-    assert signal.getsignal(number) is before
+    assert signal.getsignal(number) is signal.default_int_handler
     assert same(train(tmp_path, at=5, action=kill), uninterrupted)
 
 
