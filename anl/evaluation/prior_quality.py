@@ -100,6 +100,13 @@ def clean_noise(prior, pixels, step, batch_size=32):
                       for start in range(0, len(pixels), batch_size)])
 
 
+@torch.no_grad()
+def noise_pair(detector, prior, pixels, step, batch_size=64):
+    """The noise that a detector predicts for uint8 (N, H, W, 3) images and the prior's, each float32 (N, C, h, w)."""
+    predicted = torch.cat([detector(part).noise for part in to_tensor(pixels).split(batch_size)])
+    return predicted, clean_noise(prior, pixels, step)
+
+
 def correlation(prediction, target):
     """Pearson correlation of each image's predicted noise with its target: (N, C, h, w) twice -> float64 (N,)."""
     a, b = (torch.as_tensor(value).double().flatten(1) for value in (prediction, target))

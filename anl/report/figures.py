@@ -52,7 +52,7 @@ def colours(variants, baseline=None):
     return chosen if baseline is None else {baseline: GREY, **chosen}
 
 
-def forest(table, *, metric="auroc", generators=None, view=None, baseline=None, value="mean", sort=False,
+def forest(table, *, metric="auroc", generators=None, view=None, baseline=None, value="mean", sort=False, log=False,
            reference=None):
     """Forest plot: a row per variant, a panel per generator, means with 95 % intervals.
 
@@ -72,6 +72,8 @@ def forest(table, *, metric="auroc", generators=None, view=None, baseline=None, 
         `difference` draws the paired differences from the baseline of the table, with a line at zero.
     sort : bool
         Whether the variants stand in the order of their values in the first panel, the highest at the top.
+    log : bool
+        Whether the horizontal axis is logarithmic, for ratios over powers of ten.
     reference : pandas.DataFrame, optional
         Committed results in the same columns, drawn in light grey behind.
 
@@ -114,7 +116,7 @@ def forest(table, *, metric="auroc", generators=None, view=None, baseline=None, 
                     _interval(axis, mine.loc[name], place, colour[name])
             name = METRIC_NAMES.get(metric, metric)
             axis.set(title=generator, xlabel=f"difference in {name}" if value == "difference" else name,
-                     ylim=(len(variants) - 0.4, -0.6))
+                     ylim=(len(variants) - 0.4, -0.6), xscale="log" if log else "linear")
         axes[0].set_yticks(range(len(variants)), variants)
         for axis in axes[1:]:
             axis.tick_params(left=False)

@@ -6,6 +6,7 @@ import torch
 
 from anl.evaluation import prior_quality
 from anl.io import UserError
+from anl.models.detector import Detector
 from anl.models.generators.diffusion import noise_scheduler
 from anl.models.prior import NoisePrior, build_prior
 
@@ -90,3 +91,13 @@ def test_smoothing_keeps_the_mean_and_width_0_changes_nothing():
     assert prior_quality.smooth(image, 0) is image
     assert np.allclose(prior_quality.smooth(np.ones_like(image), 2.0), 1)
     assert prior_quality.smooth(image, 2.0).std() < image.std() / 2
+
+
+def test_the_detectors_noise_and_the_priors_come_in_the_order_of_the_images(pixels):
+    prior = NoisePrior(build_prior([8, 8], 1), noise_scheduler(), precision="fp32")
+    detector = Detector("test_resnet", 8, 8, 32, noise=True, seed=0).eval()
+    predicted, target = prior_quality.noise_pair(detector, prior, pixels, 1, batch_size=4)
+    assert predicted.shape == target.shape == (6, 3, 32, 32) and not predicted.requires_grad
+    assert torch.equal(target, prior_quality.clean_noise(prior, pixels, 1))
+    last, _ = prior_quality.noise_pair(detector, prior, pixels[4:], 1)
+    assert torch.allclose(predicted[4:], last, atol=1e-6)

@@ -29,6 +29,11 @@ def test_a_forest_draws_each_mean_and_interval():
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["plain", "t=1", "t=10"]
 
 
+def test_ratios_over_powers_of_ten_are_drawn_on_a_logarithmic_axis():
+    assert {axis.get_xscale() for axis in figures.forest(table(), log=True).axes} == {"log"}
+    assert {axis.get_xscale() for axis in figures.forest(table()).axes} == {"linear"}
+
+
 def test_the_reference_is_drawn_behind():
     alone, both = figures.forest(table()), figures.forest(table(), reference=table(shift=0.02))
     assert len(both.axes[0].lines) == 2 * len(alone.axes[0].lines)
