@@ -9,6 +9,7 @@ from anl.io import UserError, atomic_file, printable, reason
 
 __all__ = ["load", "save"]
 
+ENTRY = "network"
 _FIX = "delete it and train the run again"
 
 
@@ -24,9 +25,10 @@ def save(network, path):
         The `.safetensors` file; it appears whole or not at all.
     """
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    metadata = {"kind": network.kind, "settings": json.dumps(network.settings, sort_keys=True)}
+    about = json.dumps({"kind": network.kind, "settings": network.settings}, sort_keys=True)
     with atomic_file(path) as temporary:
-        save_file(weights, temporary, metadata=metadata)
+        # one entry: safetensors writes several in no fixed order, and equal runs would differ in their bytes
+        save_file(weights, temporary, metadata={ENTRY: about})
 
 
 def load(path, builders, device):
@@ -49,9 +51,9 @@ def load(path, builders, device):
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            about = json.loads((file.metadata() or {})[ENTRY])
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open does not iterate)
-        kind, settings = metadata["kind"], json.loads(metadata["settings"])
+        kind, settings = about["kind"], about["settings"]
     except FileNotFoundError:
         raise UserError(f"{path} is missing; train the run with `anl train`") from None
     except KeyError as problem:
