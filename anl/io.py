@@ -7,12 +7,11 @@ import json
 import math
 import os
 import shutil
-import sys
 import tempfile
 from difflib import get_close_matches
 from pathlib import Path
 
-__all__ = ["UserError", "atomic_file", "atomic_folder", "cores", "identity", "peak_memory_mb", "pick", "printable", "read_json", "reason", "rounded", "sha256_of",
+__all__ = ["UserError", "atomic_file", "atomic_folder", "cores", "identity", "pick", "printable", "read_json", "reason", "rounded", "sha256_of",
            "write_json", "write_text"]
 
 
@@ -45,14 +44,6 @@ def cores():
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def peak_memory_mb(usage):
-    """Peak resident memory, MiB, of a result of `resource.getrusage` or `os.wait4`.
-
-    `ru_maxrss` counts KiB on Linux and the BSDs, and bytes on macOS.
-    """
-    return usage.ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
 
 
 @contextlib.contextmanager

@@ -130,25 +130,26 @@ def train(ctx: typer.Context, experiment: str = EXPERIMENT,
     """Train what is missing of an experiment. Under `accelerate launch` the processes share each training."""
     config, chosen = configuration(ctx), parse_seeds(seeds)
     pick("experiment", experiment, config.experiments)
-    from anl.evaluation import runs as scored  # not above: a mistake is reported without waiting for torch
-    from anl.training import runs
-    from anl.training.experiments import experiment_runs, is_finished, run_folder, train_experiment
+    from anl.training import experiments  # without torch: mistakes and finished runs are found at once
 
     root, count = config.run.runs, 1 if launched() else config.run.processes or gpus()
-    if count > 1:
+    missing = launched() or experiments.missing_runs(config, experiment, root, chosen)
+    if missing and count > 1:
         targets_of(config, experiment)  # once, instead of in every process
         return subprocess.call([sys.executable, "-m", "torch.distributed.run", "--standalone",
                                 f"--nproc-per-node={count}", "-m", "anl.cli", *ctx.meta["arguments"]])
-    if launched() or jobs == 0:
-        train_experiment(config, experiment, train_run=runs.train_run, jobs=0, root=root, seeds=chosen)
-    else:
-        scored.train(config, experiment, jobs=jobs, seeds=chosen)
+    if launched() or (missing and jobs == 0):
+        from anl.training.runs import train_run
+
+        experiments.train_experiment(config, experiment, train_run=train_run, jobs=0, root=root, seeds=chosen)
+    elif missing:
+        from anl.evaluation import runs
+
+        runs.train(config, experiment, jobs=jobs, seeds=chosen)
     if os.environ.get("RANK", "0") == "0":
-        listed = [*experiment_runs(config, experiment), *experiment_runs(config, experiment, chosen)]
-        done = {(run.variant, run.seed): run for run in listed if is_finished(run_folder(run, root), run)}
-        path = result(config, "runs", f"{experiment}.csv")
-        write_csv(path, runs.experiment_record(list(done.values()), root))
-        print(f"{path}: {len(done)} runs")
+        path, record = result(config, "runs", f"{experiment}.csv"), experiments.experiment_record(config, experiment, root, chosen)
+        write_csv(path, record)
+        print(f"{path}: {len(record)} runs")
 
 
 @app.command()

@@ -1,10 +1,12 @@
-"""Training all variants and seeds of an experiment, several at a time, resumably."""
+"""The runs of an experiment: which there are, where they lie, and training those that are missing, several at a time.
+
+Importing this module does not import torch, so that a command whose runs are all finished ends at once.
+"""
 
 import contextlib
 import multiprocessing
 import os
 import platform
-import resource
 import shutil
 import signal
 import sys
@@ -17,32 +19,22 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import distributed
+import pandas as pd
 from tqdm.auto import tqdm
 
 from anl import __version__
-from anl.io import UserError, atomic_folder, peak_memory_mb, read_json, reason, write_json
-from anl.training.device import keep_freed_memory
+from anl.io import UserError, atomic_folder, read_json, reason, sha256_of, write_json
 
-__all__ = ["Run", "experiment_runs", "is_finished", "run_folder", "run_name", "train_experiment"]
+__all__ = ["CURVE", "WEIGHTS", "Run", "experiment_record", "experiment_runs", "missing_runs", "read_curve", "run_folder",
+           "run_name", "train_experiment"]
 
-RECORD = "run.json"
+WEIGHTS, CURVE, RECORD = "detector.safetensors", "curve.csv", "run.json"
 GRACE = 60.0  # seconds that a stopped worker has to finish its step and write a checkpoint
 
 
 @dataclass(frozen=True)
 class Run:
-    """One variant trained with one seed.
-
-    Attributes
-    ----------
-    variant : str
-        Name within its experiment.
-    config : anl.config.Config
-        Of the variant.
-    seed : int
-    """
+    """One variant of an experiment trained with one seed."""
 
     variant: str
     config: Any
@@ -59,27 +51,87 @@ def run_name(config, seed):
     return f"{config.identity()}-s{seed}"
 
 
-def train_experiment(config, name, *, train_run, jobs=1, root="runs", seeds=None):
-    """Train every variant and seed of an experiment that is not finished yet.
+def run_folder(run, root="runs"):
+    """Folder of a run."""
+    return Path(root) / run.config.profile / run.name
 
-    Each run is trained in a separate process with one thread, so that its weights do not depend on `jobs`. Its folder
-    appears when it is complete.
+
+def experiment_runs(config, name, seeds=None):
+    """The runs of an experiment, seed by seed, so that the first seed of all variants is complete early.
 
     Parameters
     ----------
     config : anl.config.Config
     name : str
         A key of `config.experiments`.
+    seeds : list of int or None
+        Default: those of each variant.
+
+    Returns
+    -------
+    list of Run
+    """
+    variants = config.variants(name)
+    seeds_of = {variant: list(settings.seeds if seeds is None else seeds) for variant, settings in variants.items()}
+    order = list(dict.fromkeys(seed for values in seeds_of.values() for seed in values))
+    return [Run(variant, variants[variant], seed) for seed in order for variant in variants if seed in seeds_of[variant]]
+
+
+def missing_runs(config, name, root="runs", seeds=None):
+    """The runs of an experiment that are not finished, or cannot be read. Of equal variants one is listed."""
+    unique = {run_folder(run, root): run for run in reversed(experiment_runs(config, name, seeds))}
+    return [run for folder, run in reversed(unique.items()) if not _is_finished(folder, run)]
+
+
+def _is_finished(folder, run):
+    try:
+        record = read_json(folder / RECORD)
+    except UserError:
+        return False
+    return isinstance(record, dict) and record.get("identity") == run.config.identity() and record.get("seed") == run.seed
+
+
+def read_curve(folder):
+    """The training curve of a run: step, learning_rate, losses, val_auroc where it was computed; empty if not trained."""
+    path = Path(folder) / CURVE
+    return pd.read_csv(path) if path.read_text(encoding="utf-8").strip() else pd.DataFrame({"step": [], "val_auroc": []})
+
+
+def experiment_record(config, name, root="runs", seeds=None):
+    """A row for each finished run, of the experiment's seeds and of `seeds`.
+
+    Returns
+    -------
+    DataFrame
+        Columns variant, seed, run, steps, sha256 (of the weights), val_auroc.
+    """
+    rows, listed = [], [*experiment_runs(config, name), *experiment_runs(config, name, seeds)]
+    for run in {(run.variant, run.seed): run for run in listed}.values():
+        folder = run_folder(run, root)
+        if _is_finished(folder, run):
+            curve = read_curve(folder)
+            found = curve["val_auroc"].dropna() if "val_auroc" in curve else []
+            rows.append({"variant": run.variant, "seed": run.seed, "run": run.name,
+                         "steps": int(curve["step"].iloc[-1]) if len(curve) else 0, "sha256": sha256_of(folder / WEIGHTS),
+                         "val_auroc": round(float(found.iloc[-1]), 6) if len(found) else None})
+    return pd.DataFrame(rows)
+
+
+def train_experiment(config, name, *, train_run, jobs=1, root="runs", seeds=None):
+    """Train every variant and seed of an experiment that is not finished yet.
+
+    Parameters
+    ----------
+    config, name, seeds
+        See `experiment_runs`.
     train_run : callable (config, seed, folder)
-        Trains one run and writes its files into `folder`; a module-level function, or another object that can be
-        pickled. `run.json` is written here.
+        Trains one run and writes its files into `folder`, which appears when it is complete. It must be possible to
+        pickle it. `run.json` is written here.
     jobs : int
-        Runs trained at a time. 0 trains in this process, one after another: under `accelerate launch`, whose processes
-        share each run, or in a debugger.
+        Processes, each of which trains one run after another with one thread, so that weights do not depend on `jobs`.
+        0 trains in this process: under `accelerate launch`, whose processes share each run, or in a debugger.
     root : path-like
         Runs are in `root/<profile>/<variant identity>-s<seed>`.
-    seeds : list of int or None
-        Default: `config.seeds` of each variant.
 
     Returns
     -------
@@ -93,129 +145,113 @@ def train_experiment(config, name, *, train_run, jobs=1, root="runs", seeds=None
     """
     if jobs < 0:
         raise UserError(f"--jobs {jobs} is negative; use 1 or more, or 0 to train in this process")
-    runs = experiment_runs(config, name, seeds)
-    folders = {(run.variant, run.seed): run_folder(run, root) for run in runs}
-    unique = {run_folder(run, root): run for run in reversed(runs)}  # of equal variants one is trained
-    missing = _agreed([(run, folder) for folder, run in reversed(unique.items()) if not is_finished(folder, run)])
+    missing = [(run, run_folder(run, root)) for run in missing_runs(config, name, root, seeds)]
     if jobs == 0:
-        for run, folder in missing:
-            _train(run, folder, name, train_run)
-    else:
+        _train_here(missing, name, train_run)
+    elif missing:
         _train_in_workers(missing, name, train_run, jobs)
-    return folders
+    return {(run.variant, run.seed): run_folder(run, root) for run in experiment_runs(config, name, seeds)}
 
 
-def experiment_runs(config, name, seeds=None):
-    """The runs of an experiment, seed by seed, so that the first seed of all variants is complete early."""
-    variants = config.variants(name)
-    seeds_of = {variant: list(seeds if seeds is not None else settings.seeds) for variant, settings in variants.items()}
-    order = list(dict.fromkeys(seed for values in seeds_of.values() for seed in values))
-    return [Run(variant, variants[variant], seed) for seed in order for variant in variants if seed in seeds_of[variant]]
+def _train_here(missing, experiment, train_run):
+    """Train runs in this process, or in all processes of a launcher."""
+    from accelerate.utils import broadcast_object_list
 
+    from anl.training.device import make_accelerator
 
-def run_folder(run, root="runs"):
-    """Folder of a run."""
-    return Path(root) / run.config.profile / run.name
-
-
-def is_finished(folder, run):
-    """Whether a folder holds a complete run with the identity of `run`. One that cannot be read is trained again."""
-    try:
-        record = read_json(Path(folder) / RECORD)
-    except UserError:
-        return False
-    return isinstance(record, dict) and record.get("identity") == run.config.identity() and record.get("seed") == run.seed
+    make_accelerator()  # joins the other processes
+    # the main process's list: a slow disk could show the others another one
+    for run, folder in broadcast_object_list([missing])[0]:
+        _train(run, folder, experiment, train_run)
 
 
 def _train(run, folder, experiment, train_run):
     """Train one run in this process; the folder appears when all is written."""
-    main = not distributed.is_initialized() or distributed.get_rank() == 0
-    started, worked = time.monotonic(), time.process_time()
-    if not main:  # its files are those of the main process
+    import torch
+    from torch import distributed
+
+    shared, started = distributed.is_initialized(), time.monotonic()
+    if shared and distributed.get_rank() > 0:  # the files are those of the main process
         with tempfile.TemporaryDirectory() as discarded:
             train_run(run.config, run.seed, Path(discarded))
+    else:
+        with atomic_folder(folder, replace=True) as temporary:
+            train_run(run.config, run.seed, temporary)
+            write_json(temporary / RECORD, {
+                "identity": run.config.identity(), "seed": run.seed, "variant": run.variant, "experiment": experiment,
+                "profile": run.config.profile, "device": "cuda" if torch.cuda.is_available() else "cpu",
+                "threads": torch.get_num_threads(), "processes": distributed.get_world_size() if shared else 1,
+                "wall_seconds": time.monotonic() - started,
+                "versions": {"anl": __version__, "torch": torch.__version__, "python": platform.python_version()}})
+    if shared:
         distributed.barrier()
-        return
-    with atomic_folder(folder, replace=True) as temporary:
-        train_run(run.config, run.seed, temporary)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        write_json(temporary / RECORD, {
-            "identity": run.config.identity(), "seed": run.seed, "variant": run.variant, "experiment": experiment,
-            "profile": run.config.profile, "device": device, "threads": torch.get_num_threads(),
-            "processes": distributed.get_world_size() if distributed.is_initialized() else 1,
-            "wall_seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - worked,
-            "peak_memory_mb": peak_memory_mb(resource.getrusage(resource.RUSAGE_SELF)),
-            "versions": {"anl": __version__, "torch": torch.__version__, "python": platform.python_version()}})
-    if distributed.is_initialized():
-        distributed.barrier()
-
-
-def _agreed(missing):
-    """The main process's list of runs, in all processes: a slow disk could show them different folders."""
-    if not distributed.is_initialized():
-        return missing
-    found = [missing]
-    distributed.broadcast_object_list(found)
-    return found[0]
 
 
 def _train_in_workers(missing, experiment, train_run, jobs):
-    """Train runs in `jobs` processes at a time; the first failure stops the others."""
+    """Train runs in `jobs` processes; the first failure stops all."""
+    from anl.training.device import keep_freed_memory
+
     keep_freed_memory()  # workers read it from their environment
-    waiting, working = deque(missing), {}
     context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
+    waiting, working = deque(missing), {}
     bar = tqdm(total=len(missing), desc=f"{experiment}: runs", disable=None if len(missing) > 1 else True, file=sys.stderr)
     try:
-        while waiting or working:
-            while waiting and len(working) < jobs:
-                run, folder = waiting.popleft()
-                receiver, sender = context.Pipe(duplex=False)
-                worker = context.Process(target=_work, args=(run, folder, experiment, train_run, sender), daemon=True)
-                # one thread each; of several progress bars none could be read
-                with _environment(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", **({"TQDM_DISABLE": "1"} if jobs > 1 else {})):
-                    worker.start()
-                sender.close()
-                working[worker.sentinel] = worker, receiver, run, folder
-            for sentinel in wait(list(working)):
-                worker, receiver, run, folder = working.pop(sentinel)
-                worker.join()
+        # one thread each; of several progress bars none could be read
+        with _environment(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", **({"TQDM_DISABLE": "1"} if jobs > 1 else {})):
+            for _ in range(min(jobs, len(missing))):
+                connection, end = context.Pipe()
+                worker = context.Process(target=_work, args=(end, experiment, train_run), daemon=True)
+                worker.start()
+                end.close()  # so that the worker's death ends the connection
+                working[connection] = worker, *waiting[0]
+                connection.send(waiting.popleft())
+        while working:
+            for connection in wait(list(working)):
+                worker, run, _ = working[connection]
+                if problem := _answer(connection, worker):
+                    raise UserError(f"{run.variant}, seed {run.seed}: {problem}")
                 bar.update()
-                if worker.exitcode != 0:
-                    _clean(folder)
-                    raise UserError(f"{run.variant}, seed {run.seed}: {_failure(worker.exitcode, receiver)}")
+                if waiting:
+                    working[connection] = worker, *waiting[0]
+                    connection.send(waiting.popleft())
+                else:
+                    del working[connection]
+                    connection.close()
     finally:
         bar.close()
-        _stop([(worker, folder) for worker, _, _, folder in working.values()])
+        _stop([(worker, folder) for worker, _, folder in working.values()])
 
 
-def _work(run, folder, experiment, train_run, sender):
-    """Body of a worker."""
+def _work(connection, experiment, train_run):
+    """Body of a worker: trains the runs it receives, and answers each with None or a line about what failed."""
+    import torch
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops the workers with SIGTERM
     torch.set_num_threads(1)
-    try:
-        _train(run, folder, experiment, train_run)
-    except UserError as problem:
-        sender.send(str(problem))
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as problem:
-        traceback.print_exc()
-        sender.send(f"{type(problem).__name__}: {reason(problem)}")
-        sys.exit(1)
+    with contextlib.suppress(EOFError):  # the parent closes the connection
+        while True:
+            run, folder = connection.recv()
+            try:
+                _train(run, folder, experiment, train_run)
+                connection.send(None)
+            except UserError as problem:
+                connection.send(str(problem))
+            except KeyboardInterrupt:
+                sys.exit(130)
+            except Exception as problem:
+                traceback.print_exc()
+                connection.send(f"{type(problem).__name__}: {reason(problem)}")
 
 
-def _failure(exitcode, receiver):
-    """Why a worker failed, in one line."""
-    try:
-        if receiver.poll():
-            return receiver.recv()
-    except EOFError:
-        pass
-    if exitcode < 0:
-        hint = ", perhaps out of memory; lower --jobs" if -exitcode == signal.SIGKILL else ""
-        return f"its process was killed ({signal.Signals(-exitcode).name}{hint}); run the same command to continue"
-    return f"its process ended with status {exitcode}; run the same command to continue"
+def _answer(connection, worker):
+    """None if the worker's run is finished, or why it failed, in one line."""
+    with contextlib.suppress(EOFError, ConnectionResetError):
+        return connection.recv()
+    worker.join()
+    if worker.exitcode < 0:
+        hint = ", perhaps out of memory; lower --jobs" if -worker.exitcode == signal.SIGKILL else ""
+        return f"its process was killed ({signal.Signals(-worker.exitcode).name}{hint}); run the same command to continue"
+    return f"its process ended with status {worker.exitcode}; run the same command to continue"
 
 
 def _stop(workers):
@@ -228,25 +264,18 @@ def _stop(workers):
         if worker.is_alive():
             worker.kill()
             worker.join()
-        _clean(folder)
-
-
-def _clean(folder):
-    """Remove what a killed worker left of an unfinished folder."""
-    for unfinished in folder.parent.glob(f".{folder.name}.*.new"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for unfinished in folder.parent.glob(f".{folder.name}.*.new"):  # of a killed worker
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _environment(**values):
     """Environment variables of the processes started inside."""
-    before = {name: os.environ.get(name) for name in values}
+    before = os.environ.copy()
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in values:
+            os.environ.pop(name)
+        os.environ.update({name: before[name] for name in values if name in before})

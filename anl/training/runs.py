@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from anl import seeds
 from anl.config import NETWORK_TARGETS
 from anl.data import crops, embedded, images, processing
-from anl.io import UserError, atomic_file, identity, read_json, sha256_of
+from anl.io import UserError, atomic_file, identity
 from anl.models import baselines, checkpoint, generators
 from anl.models.baselines.univfd import Encoder
 from anl.models.detector import Detector, anl_loss
@@ -24,13 +24,12 @@ from anl.models.prior import NoisePrior
 from anl.training import targets
 from anl.training.detector import TrainingData, train_detector
 from anl.training.device import make_accelerator
-from anl.training.experiments import run_folder, run_name
+from anl.training.experiments import CURVE, WEIGHTS, read_curve, run_name
 from anl.training.loop import Checkpoint
 
-__all__ = ["Benchmark", "experiment_record", "load_generator", "load_prior", "load_run", "make_targets", "open_benchmark",
-           "read_curve", "train_run"]
+__all__ = ["WEIGHTS", "Benchmark", "load_generator", "load_prior", "load_run", "make_targets", "open_benchmark", "read_curve",
+           "train_run"]
 
-WEIGHTS, CURVE = "detector.safetensors", "curve.csv"
 AUTOENCODERS = ("vae", "vq", "taef2")
 IN_MEMORY = 4 * 2**30  # bytes of decoded images; larger sets are decoded batch by batch
 
@@ -272,12 +271,6 @@ def train_run(config, seed, folder):
         saved.remove()
 
 
-def read_curve(folder):
-    """The training curve of a run: step, learning_rate, losses, val_auroc where it was computed; empty if not trained."""
-    text = (Path(folder) / CURVE).read_text(encoding="utf-8")
-    return pd.read_csv(Path(folder) / CURVE) if text.strip() else pd.DataFrame({"step": [], "val_auroc": []})
-
-
 def _training_rows(config, benchmark):
     return benchmark.split("train", ["real", *config.benchmark.seen])
 
@@ -424,24 +417,3 @@ def _load_network(path, config, device, inference=True):
     builders = {"detector": Detector, "baseline": baselines.builder(lambda needs, options: _frozen(config, needs, device), cache)}
     network = checkpoint.load(path, builders, device)
     return network.for_inference() if inference and hasattr(network, "for_inference") else network
-
-
-def experiment_record(runs, root):
-    """A row per run: variant, seed, run, steps, sha256 of its weights, val_auroc.
-
-    Parameters
-    ----------
-    runs : list of anl.training.experiments.Run
-    root : path-like
-        Of the runs.
-    """
-    rows = []
-    for run in runs:
-        folder = run_folder(run, root)
-        read_json(folder / "run.json")
-        curve = read_curve(folder)
-        found = curve["val_auroc"].dropna() if "val_auroc" in curve else []
-        rows.append({"variant": run.variant, "seed": run.seed, "run": run.name,
-                     "steps": int(curve["step"].iloc[-1]) if len(curve) else 0, "sha256": sha256_of(folder / WEIGHTS),
-                     "val_auroc": round(float(found.iloc[-1]), 6) if len(found) else None})
-    return pd.DataFrame(rows)
