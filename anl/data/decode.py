@@ -22,6 +22,7 @@ from anl.data import parquet
 from anl.io import UserError, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif", ".ppm"}  # of image sets
 MAX_PIXELS = 89_478_485  # where Pillow starts to warn of a decompression bomb; here it is an error
 MAX_BYTES = 256 * 2**20
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
