@@ -100,10 +100,8 @@ def data_index(folder: Path = typer.Argument(metavar="FOLDER", help="The data se
                one_class: bool = typer.Option(False, "--one-class", help="Accept a set of one class."),
                workers: int = typer.Option(None, min=1, help="Processes; default: one per core.")):
     """Write a manifest of a folder of images. An interrupted run continues."""
-    from anl.data import indexing, layouts, parquet, registry
+    from anl.data import indexing, parquet, registry
 
-    if layout:
-        pick("layout", layout, [*layouts.LAYOUTS, indexing.PARQUET])
     names = columns.split(",") if columns else None
     if names and (len(names) not in (2, 3) or not all(names)):
         raise UserError(f"--columns {columns}: give IMAGE,LABEL or IMAGE,LABEL,GENERATOR")
@@ -112,8 +110,6 @@ def data_index(folder: Path = typer.Argument(metavar="FOLDER", help="The data se
                            one_class=one_class,
                            columns=parquet.Columns(*names, *[None][:3 - len(names)]) if names else None)
     print_table(("split", "generator", "label", "images", "skipped", "expected"), found.rows)
-    for note in found.notes:
-        print(f"note: {note}")
     print(f"{out}: {found.images} images\n{out}.skipped.csv: {found.skipped} left out, each with its reason")
 
 

@@ -75,26 +75,14 @@ def refusal(name, problem):
     return UserError(f"{name!r} is refused: {problem}; replace or remove it")
 
 
-def read_bytes(path, max_bytes=MAX_BYTES, rows=None):
+def read_bytes(path, max_bytes=MAX_BYTES):
     """The bytes of a regular file, or of a row of a Parquet file (FILE.parquet#ROW).
 
-    Parameters
-    ----------
-    path : path-like
-        What to read.
-    max_bytes : int
-        Limit, checked before a file is read.
-    rows : anl.data.parquet.RowReader
-        Keeps row groups between calls; by default the last one is kept.
-
-    Raises
-    ------
-    Refused
-        If there is nothing to read, or too much.
+    Raises Refused if there is nothing to read, or more than `max_bytes`, which is checked before a file is read.
     """
     try:
         if parquet.is_row(path):
-            return _within((rows or _ROWS).read(path), max_bytes)
+            return _within(parquet.read_row(path), max_bytes)
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise Refused("not a regular file")
@@ -105,9 +93,6 @@ def read_bytes(path, max_bytes=MAX_BYTES, rows=None):
         raise Refused(f"cannot be opened ({problem.strerror or problem})") from None
     except UserError as problem:
         raise Refused(str(problem)) from None
-
-
-_ROWS = parquet.RowReader()
 
 
 def _within(data, limit):

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,8 +10,6 @@ from anl.data import parquet
 from anl.data.decode import Refused, decode_bytes, read_bytes, refusal
 from anl.data.manifest import file_path
 from anl.io import UserError
-
-CACHE_BYTES = 256 * 2**20  # of encoded images from Parquet files that one reader keeps
 
 
 def crop(pixels, size, how="center"):
@@ -67,28 +64,6 @@ def to_pixels(tensor):
     return levels.to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
 
 
-class ImageFiles:
-    """Reads the files that a manifest names: plain files and rows of Parquet files (`FILE.parquet#ROW`).
-
-    Parameters
-    ----------
-    root : path-like
-        The folder that paths are relative to.
-    cache_bytes : int
-        See `anl.data.parquet.RowReader`.
-    """
-
-    def __init__(self, root, cache_bytes=CACHE_BYTES):
-        self.root, self.rows = Path(root), parquet.RowReader(cache_bytes)
-
-    def read(self, path, sha256=None):
-        """The bytes of a manifest's `path`. Raises Refused if unreadable or, given `sha256`, altered."""
-        data = read_bytes(self.root / file_path(path), rows=self.rows)
-        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-            raise Refused("not the file that the manifest describes (its SHA-256 differs)")
-        return data
-
-
 def load_pixels(rows, root, size=None, how="center"):
     """Decode the images of manifest rows into one array.
 
@@ -113,9 +88,9 @@ def load_pixels(rows, root, size=None, how="center"):
     UserError
         If an image is missing, damaged, or not the one that the manifest describes, or sizes differ without `size`.
     """
-    files, paths, digests, out = ImageFiles(root), rows["path"].astype(str).tolist(), rows["sha256"].tolist(), None
+    paths, digests, out = rows["path"].astype(str).tolist(), rows["sha256"].tolist(), None
     for index in sorted(range(len(paths)), key=lambda index: _read_order(paths[index])):
-        pixels = _decoded(files, paths[index], digests[index])
+        pixels = _decoded(os.path.join(root, file_path(paths[index])), digests[index])
         pixels = pixels if size is None else crop(pixels, size, how)
         if out is None:
             out = np.empty((len(paths), *pixels.shape), np.uint8)
@@ -127,13 +102,16 @@ def load_pixels(rows, root, size=None, how="center"):
 
 
 def _read_order(path):
-    """Sort key: files together, rows of a Parquet file in their order."""
+    """Sort key: files together, rows of a Parquet file in their order, because its last row group is kept."""
     found = parquet.PLACE.fullmatch(path)
     return (found["file"], int(found["row"])) if found else (path, 0)
 
 
-def _decoded(files, path, sha256):
+def _decoded(path, sha256):
     try:
-        return decode_bytes(files.read(path, sha256))
+        data = read_bytes(path)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise Refused("not the file that the manifest describes (its SHA-256 differs)")
+        return decode_bytes(data)
     except Refused as problem:
-        raise refusal(os.fspath(files.root / file_path(path)), problem) from None
+        raise refusal(path, problem) from None

@@ -23,32 +23,29 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from anl.data import layouts, manifest, parquet
-from anl.data.decode import Refused, decode_bytes, read_bytes, read_header
+from anl.data.decode import SUFFIXES, Refused, decode_bytes, read_bytes, read_header
 from anl.data.duplicates import perceptual_hash
 from anl.data.generator_names import canonical, family
 from anl.data.layouts import Place
 from anl.data.walk import survey, walk
-from anl.io import UserError, atomic_file, cores, identity, read_json
+from anl.io import UserError, atomic_file, cores, identity, pick, read_json
 
 PARQUET = "parquet"  # the layout of sets whose images are in Parquet files
 RECORD = "source.json"  # of anl.data.fetch; states the columns of a set of the hub
-PART = 2048  # files in a part
-PARQUET_PART = 8192  # rows in a part: whole row groups
+PART = 2048  # files in a part; or a Parquet file
 BATCH = 64  # files passed to a worker at once
 SMALL = 2000  # images up to which one process is enough
 ALL = "all"
-IMAGE_NAMES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif", ".ppm"}
 SKIPPED_COLUMNS = ("path", "files", "split", "generator", "label", "reason")
 PART_SCHEMA = pa.schema([*manifest.SCHEMA, ("reason", pa.string())])
 
 
 class Summary(NamedTuple):
-    """Numbers of rows written and skipped, a table (split, generator, label, images, skipped, expected), and notes."""
+    """Numbers of rows written and skipped, and a table (split, generator, label, images, skipped, expected)."""
 
     images: int
     skipped: int
     rows: list
-    notes: list
 
 
 class _Part(NamedTuple):
@@ -60,8 +57,7 @@ class _Part(NamedTuple):
     batches: list
 
 
-def index(root, out, layout=None, dataset=None, expected=None, decode=True, workers=None, one_class=False, say=print,
-          columns=None):
+def index(root, out, layout=None, dataset=None, expected=None, decode=True, workers=None, one_class=False, columns=None):
     """Write the manifest of a folder tree, and `<out>.skipped.csv` with the reason for every file left out.
 
     Parameters
@@ -72,17 +68,14 @@ def index(root, out, layout=None, dataset=None, expected=None, decode=True, work
         Name of the layout; guessed by default. Layout `parquet`: images are FILE.parquet#ROW in the manifest.
     dataset : str, optional
         Name in the manifest; default: the layout's, or the folder's.
-    expected : mapping or callable, optional
-        {(split, generator, label): images} to compare with, None in a key standing for all, or a function from the data
-        set's name to that.
+    expected : callable, optional
+        The data set's name -> {(split, generator, label): images} to compare with, None in a key standing for all.
     decode : bool
         Decode every image, to find damage and compute its perceptual hash; otherwise read headers only.
     workers : int, optional
         Processes; by default one for each core, or 1 for small sets.
     one_class : bool
         Accept a set without real, or without generated, images.
-    say : callable
-        Prints a line.
     columns : anl.data.parquet.Columns, optional
         Default: those in the folder's source.json, or found by name and type.
 
@@ -98,55 +91,58 @@ def index(root, out, layout=None, dataset=None, expected=None, decode=True, work
     root, out = Path(root), Path(out)
     if not root.is_dir():
         raise UserError(f"{str(root)!r} is not a folder; give the data set's root")
-    name = os.path.basename(os.path.realpath(root))
-    notes = []
-    if layout == PARQUET or (layout is None and (columns is not None or _only_parquet(root, out))):
-        layout, dataset, parts, total = _parquet_parts(root, out, dataset or name, columns, decode, say)
-        problems = []
+    name, problems = os.path.basename(os.path.realpath(root)), []
+    if layout == PARQUET or (layout is None and (columns is not None or _only_parquet(root))):
+        layout, dataset, parts, total = _parquet_parts(root, out, dataset or name, columns, decode)
     else:
-        layout, dataset, parts, total, problems, clashes = _file_parts(root, name, layout, dataset, one_class, decode, say)
-        if clashes:
-            notes.append(f"{len(clashes)} pair(s) of names differ only in case or Unicode form, the first {clashes[0]!r}; all "
-                         "are indexed, but some file systems keep one of each pair only")
+        layout, dataset, parts, total, problems = _file_parts(root, name, layout, dataset, one_class, decode)
     work = out.with_name(f".{out.name}.parts")
     made = _describe_parts(parts, work, total, workers or (min(cores(), 16) if total > SMALL else 1))
-    if layout == PARQUET and not one_class:
-        _check_labels(made, root)
-    counted, skipped = _assemble(made, root, out, problems, {"layout": layout, "dataset": dataset, "decoded": str(bool(decode)).lower()})
+    both, labels = _in_both_classes(made)
+    if len(labels) < 2 and not one_class:
+        lacking = "generated" if labels == {0} else "real" if labels == {1} else "readable"
+        raise UserError(f"{root} has no {lacking} images that can be read; see what was refused with --one-class, or choose "
+                        "another label column of Parquet files with --columns")
+    about = {"layout": layout, "dataset": dataset, "decoded": str(decode).lower()}
+    counted, skipped = _assemble(made, both, root, out, problems, about)
     shutil.rmtree(work, ignore_errors=True)
-    wanted = expected(dataset) if callable(expected) else expected
-    return Summary(sum(counted.values()), sum(skipped.values()), _table(counted, skipped, wanted or {}), notes)
+    wanted = expected(dataset) if expected else {}
+    return Summary(sum(counted.values()), sum(skipped.values()), _table(counted, skipped, wanted))
 
 
-def describe_bytes(data, decode=True):
-    """Manifest columns of one image's bytes, a dict; {"reason": ...} if they are refused."""
-    try:
-        header = read_header(data)
-        phash = perceptual_hash(decode_bytes(data)) if decode else None
-    except Refused as problem:
-        return {"reason": str(problem)}
-    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), **header._asdict(), "phash": phash, "reason": None}
+def _describe(images, dataset, decode):
+    """Rows of a part, a dict for each (path, Place, function that reads the bytes); `reason` if an image is refused."""
+    rows = []
+    for path, where, read in images:
+        try:
+            data = read()
+            about = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), **read_header(data)._asdict(),
+                     "phash": perceptual_hash(decode_bytes(data)) if decode else None}
+        except Refused as problem:
+            about = {"reason": str(problem)}
+        rows.append({"path": manifest.path_text(path), "dataset": dataset, **where._asdict(), **about})
+    return rows
 
 
 # ---- folders of files ----------------------------------------------------------------------------------------------------
-def _file_parts(root, name, layout, dataset, one_class, decode, say):
-    """(layout, data set, iterator of parts, number of files, problems, clashing names) of a tree of image files."""
-    folders, clashes = survey(root)
+def _file_parts(root, name, layout, dataset, one_class, decode):
+    """(layout, data set, iterator of parts, number of files, problems) of a tree of image files."""
+    folders, problems = survey(root)
     if layout is None:
         chosen, why = layouts.guess(folders, name, partial(_first_size, root, folders))
     else:
-        chosen, why = layouts.check_name(layout), "chosen with --layout"
-    say(f"layout {chosen.name}: {why}")
+        chosen, why = layouts.LAYOUTS[pick("layout", layout, [*layouts.LAYOUTS, PARQUET])], "chosen with --layout"
+    print(f"layout {chosen.name}: {why}")
     dataset = dataset or (name if chosen.name in ("binary", "generic", "per_generator") else chosen.name)
     places = {path: layouts.place(chosen, path, name) for path in folders}
     missing = _missing_classes(places, one_class, chosen)
-    problems = [(manifest.path_text(path), 1, "", "", "", why) for entries in walk(root) for path, why in entries.problems]
+    problems = [(manifest.path_text(path), 1, "", "", "", why) for path, why in problems]
     problems += [(manifest.path_text(path) + "/", folders[path].files, "", "", "",
                   where.reason if where else f"outside the layout {chosen.name}")
                  for path, where in places.items() if not isinstance(where, Place)]
     problems += [(pair, 0, pair.split("/")[0], "", label, "class folder missing") for pair, label in missing]
     total = sum(folders[path].files for path, where in places.items() if isinstance(where, Place))
-    return chosen.name, dataset, _chunks(root, places, dataset, decode), total, problems, clashes
+    return chosen.name, dataset, _chunks(root, places, dataset, decode), total, problems
 
 
 def _chunks(root, places, dataset, decode):
@@ -167,16 +163,7 @@ def _version(path):
 
 
 def _describe_files(root, dataset, decode, batch):
-    """Rows of a part: a dict for each (path, Place)."""
-    rows = []
-    for path, where in batch:
-        try:
-            about = describe_bytes(read_bytes(os.path.join(root, path)), decode)
-        except Refused as problem:
-            about = {"reason": str(problem)}
-        rows.append({"path": manifest.path_text(path), "label": where.label, "generator": where.generator,
-                     "family": where.family, "dataset": dataset, "split": where.split, "source_real": where.source_real, **about})
-    return rows
+    return _describe([(path, where, partial(read_bytes, os.path.join(root, path))) for path, where in batch], dataset, decode)
 
 
 def _first_size(root, folders, path):
@@ -195,80 +182,60 @@ def _missing_classes(places, one_class, layout):
             found.setdefault(where.pair, set()).add(where.label)
     present = set().union(*found.values())
     if not present:
-        raise UserError(f"layout {layout.name} ({layout.tree}) matches no folder with images; choose another with --layout, or "
-                        "leave it out to guess")
+        raise UserError(f"layout {layout.name} ({layout.tree}) matches no folder with images; choose another with --layout, "
+                        "or leave it out to guess")
     if len(present) == 1 and not one_class:
-        raise UserError(f"the tree has no folder of {'generated' if present == {0} else 'real'} images for layout {layout.name} "
-                        f"({layout.tree}); add them, or index one class with --one-class")
+        raise UserError(f"the tree has no folder of {'generated' if present == {0} else 'real'} images for layout "
+                        f"{layout.name} ({layout.tree}); add them, or index one class with --one-class")
     return [(pair, 1 - next(iter(labels))) for pair, labels in sorted(found.items()) if len(labels) == 1]
 
 
 # ---- Parquet files -------------------------------------------------------------------------------------------------------
-def _only_parquet(root, out):
+def _only_parquet(root):
     """Whether a tree has Parquet files and no file that is named like an image."""
     found = False
     for entries in walk(root):
-        for name in entries.files:
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in IMAGE_NAMES:
-                return False
-            found |= suffix == ".parquet" and os.path.abspath(os.path.join(root, entries.path, name)) != os.path.abspath(out)
+        suffixes = {os.path.splitext(name)[1].lower() for name in entries.files}
+        if suffixes & SUFFIXES:
+            return False
+        found |= ".parquet" in suffixes
     return found
 
 
-def _parquet_parts(root, out, dataset, columns, decode, say):
+def _parquet_parts(root, out, dataset, columns, decode):
     """(layout, data set, iterator of parts, number of rows) of a folder of Parquet files."""
-    files = [(path, split) for split, paths in parquet.shards(root).items() for path in paths if path.resolve() != out.resolve()]
+    files = [(path, split) for split, paths in parquet.shards(root).items() for path in paths
+             if path.resolve() != out.resolve()]
     if not files:
-        raise UserError(f"{root} contains no Parquet files other than {out.name}; choose another folder")
+        raise UserError(f"{root} contains no Parquet files of a data set; choose another folder")
     record = read_json(root / RECORD) if (root / RECORD).is_file() else {}
     known = (record.get("hub") or {}).get("columns")
     columns = columns or (parquet.Columns(**known) if known else parquet.find_columns(files[0][0]))
     dataset = record.get("id") or dataset
-    say(f"layout {PARQUET}: {len(files)} Parquet file(s); images in column {columns.image}, labels in {columns.label}, "
-        f"generators {f'in {columns.generator}' if columns.generator else 'unknown'}")
+    print(f"layout {PARQUET}: {len(files)} Parquet file(s); images in column {columns.image}, labels in {columns.label}, "
+          f"generators {f'in {columns.generator}' if columns.generator else 'unknown'}")
     return PARQUET, dataset, _group_parts(root, files, dataset, columns, decode), sum(parquet.rows(path) for path, _ in files)
 
 
 def _group_parts(root, files, dataset, columns, decode):
+    """A part for each file."""
     for path, split in files:
-        groups, size = [[]], [0]
-        for group, count in enumerate(parquet.group_sizes(path)):
-            if groups[-1] and size[-1] + count > PARQUET_PART:
-                groups.append([])
-                size.append(0)
-            groups[-1].append(group)
-            size[-1] += count
-        name = path.relative_to(root).as_posix()
-        for batch, count in zip(groups, size):
-            key = [PARQUET, dataset, decode, name, *_version(path), split, batch, columns.image, columns.label, columns.generator]
-            yield _Part(key, count, partial(_describe_group, path, name, split, columns, dataset, decode), batch)
+        name, (_, sizes) = path.relative_to(root).as_posix(), parquet.read_footer(path)
+        key = [PARQUET, dataset, decode, name, *_version(path), split, columns.image, columns.label, columns.generator]
+        yield _Part(key, sum(sizes), partial(_describe_group, path, name, split, columns, dataset, decode), range(len(sizes)))
 
 
 def _describe_group(path, name, split, columns, dataset, decode, group):
-    """Rows of a part: a dict for each row of a row group."""
-    schema, rows = parquet.read_schema(path), []
+    schema, _ = parquet.read_footer(path)
     word = layouts.SPLITS.get(split.lower()) or ("test" if "eval" in split.lower() or "test" in split.lower() else "unsplit")
+    rows = []
     for row in parquet.group_rows(path, group, columns):
-        about = describe_bytes(row.data, decode) if row.data else {"reason": "the row holds no image bytes"}
         maker = canonical(row.generator)
         generator = maker if row.label else manifest.REAL
-        rows.append({"path": manifest.path_text(parquet.row_name(name, row.index, schema, columns.image)), "label": row.label,
-                     "generator": generator, "family": family(generator), "dataset": dataset, "split": word,
-                     "source_real": "" if row.label else maker, **about})
+        where = Place(row.label, generator, family(generator), word, "" if row.label else maker, "")
+        place = parquet.row_name(name, row.index, schema, columns.image), where, partial(bytes, row.data)
+        rows += _describe([place], dataset, decode)
     return rows
-
-
-def _check_labels(parts, root):
-    """Raise UserError if the readable images are of one class."""
-    labels = set()
-    for part in parts:
-        table = pq.read_table(part, columns=["label", "reason"])
-        labels.update(table.filter(table["reason"].is_null())["label"].unique().to_pylist())
-    if len(labels) < 2:
-        lacking = "generated" if labels == {0} else "real" if labels == {1} else "readable"
-        raise UserError(f"{root} has no row of {lacking} images; choose another label column with --columns, or index one "
-                        "class with --one-class")
 
 
 # ---- parts to manifest ---------------------------------------------------------------------------------------------------
@@ -296,7 +263,7 @@ def _describe_parts(parts, folder, total, workers):
 
 
 def _in_both_classes(parts):
-    """First 64 bits of the digests of bytes that occur as real and as generated, sorted uint64."""
+    """First 64 bits of the digests of bytes that occur as real and as generated, and the labels of all readable images."""
     digests, labels = [np.zeros(0, np.uint64)], [np.zeros(0, np.int8)]
     for path in parts:
         table = pq.read_table(path, columns=["sha256", "label"])
@@ -304,12 +271,12 @@ def _in_both_classes(parts):
         digests.append(manifest.sha256_prefix(table["sha256"].to_pylist()))
         labels.append(table["label"].to_numpy())
     digest, label = np.concatenate(digests), np.concatenate(labels)
-    return np.intersect1d(digest[label == 0], digest[label == 1])
+    return np.intersect1d(digest[label == 0], digest[label == 1]), set(label.tolist())
 
 
-def _assemble(parts, root, out, problems, metadata):
+def _assemble(parts, both, root, out, problems, metadata):
     """Write the manifest and the list of skipped files; returns two Counters of (split, generator, label)."""
-    both, counted, skipped = _in_both_classes(parts), Counter(), Counter()
+    counted, skipped = Counter(), Counter()
     with atomic_file(out.with_name(f"{out.name}.skipped.csv")) as temporary, \
             open(temporary, "w", newline="", encoding="utf-8") as stream, manifest.writer(out, root, metadata) as write:
         rows, waiting = csv.writer(stream, lineterminator="\n"), []

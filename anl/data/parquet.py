@@ -5,12 +5,13 @@ the format audit sees the published files. Memory holds one row group, however l
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -37,46 +38,23 @@ class Columns:
     generator: str | None = "generator"
 
 
-@dataclass(frozen=True)
-class Row:
-    """An image: its bytes (None if the row has none), label (1 is generated), generator, and row number in the file."""
+class Row(NamedTuple):
+    """An image: its bytes (empty if the row has none), label (1 is generated), generator, and row number in the file."""
 
-    data: bytes | None
+    data: bytes
     label: int
     generator: str
     index: int
 
 
 def shards(folder):
-    """Parquet files below `folder` by split: {split: [path]}. The split is the file's name up to its number.
-
-    Raises UserError if there are none.
-    """
+    """Parquet files below `folder` by split: {split: [path]}. The split is the file's name up to its number."""
     found = {}
     for path in sorted(Path(folder).rglob("*.parquet")):
         if not any(part.startswith(".") for part in path.relative_to(folder).parts):
             match = SHARD.fullmatch(path.stem)
             found.setdefault(match["split"] if match else path.stem, []).append(path)
-    if not found:
-        raise UserError(f"{folder} contains no Parquet files; choose another folder")
     return found
-
-
-def rows(path):
-    """Number of rows of a Parquet file, from its footer. Raises UserError if it is damaged."""
-    return sum(group_sizes(path))
-
-
-def group_sizes(path):
-    """Number of rows of each row group. Raises UserError if the file is damaged."""
-    with _opened(path) as file:
-        return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-
-
-def read_schema(path):
-    """The Arrow schema. Raises UserError if the file is damaged."""
-    with _opened(path) as file:
-        return file.schema_arrow
 
 
 @contextlib.contextmanager
@@ -86,6 +64,17 @@ def _opened(path):
             yield file
     except (OSError, pa.ArrowException) as problem:
         raise UserError(f"{path} is not a complete Parquet file ({reason(problem)}); fetch it again") from None
+
+
+def read_footer(path):
+    """(Arrow schema, list of the number of rows of each row group). Raises UserError if the file is damaged."""
+    with _opened(path) as file:
+        return file.schema_arrow, [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+
+
+def rows(path):
+    """Number of rows of a Parquet file, from its footer. Raises UserError if it is damaged."""
+    return sum(read_footer(path)[1])
 
 
 def image_column(schema):
@@ -99,7 +88,7 @@ def image_column(schema):
 
 def find_columns(path):
     """Columns of a Parquet file, by type and name. Raises UserError if there is no image or label column."""
-    schema = read_schema(path)
+    schema, _ = read_footer(path)
     image = image_column(schema)
     label, generator = (next((name for name in names if name in schema.names), None)
                         for names in (LABEL_COLUMNS, GENERATOR_COLUMNS))
@@ -120,11 +109,11 @@ def group_rows(path, group, columns):
     UserError
         If a column is missing, the file is damaged, or a label is none of these.
     """
-    schema = read_schema(path)
+    schema, sizes = read_footer(path)
     wanted = [name for name in (columns.image, columns.label, columns.generator) if name is not None]
     if missing := [name for name in wanted if name not in schema.names]:
         raise UserError(f"{path} has no column '{missing[0]}', only {', '.join(schema.names)}; state others with --columns")
-    names, index = _class_names(schema), sum(group_sizes(path)[:group])
+    names, index = _class_names(schema), sum(sizes[:group])
     with _opened(path) as file:
         for part in file.iter_batches(BATCH, row_groups=[group], columns=wanted, use_threads=False):
             for row in part.to_pylist():
@@ -157,7 +146,7 @@ def _label(value, where, column):
 
 def _bytes(cell):
     data = cell.get("bytes") if isinstance(cell, dict) else cell
-    return data if isinstance(data, bytes) and data else None
+    return data if isinstance(data, bytes) else b""
 
 
 # ---- one image of one row, named FILE.parquet#ROW ----------------------------------------------------------------------
@@ -172,41 +161,28 @@ def is_row(path):
     return bool(found) and not os.path.exists(path) and os.path.isfile(found["file"])
 
 
-class RowReader:
-    """Reads images by their `row_name`. Row groups are kept until they exceed `cache_bytes`; the last one always is."""
+def read_row(path):
+    """The stored bytes of an image, by its `row_name`. The last row group is kept. Raises UserError if there are none."""
+    found = PLACE.fullmatch(os.fspath(path))
+    file, row, status = found["file"], int(found["row"]), os.stat(found["file"])
+    version = file, status.st_mtime_ns, status.st_size
+    schema, starts = _footer(*version)
+    column = found["column"] or image_column(schema)
+    if column not in schema.names:
+        raise UserError(f"{file} has no image column{f' {column!r}' if column else ''}, only {', '.join(schema.names)}")
+    if row >= starts[-1]:
+        raise UserError(f"{file} has only {starts[-1]} rows, and no row {row}")
+    group = int(np.searchsorted(starts, row, side="right")) - 1
+    return _bytes(_group(*version, group, column)[row - int(starts[group])].as_py())
 
-    def __init__(self, cache_bytes=0):
-        self.cache_bytes, self.groups, self._files = cache_bytes, OrderedDict(), {}
 
-    def __getstate__(self):
-        return {**self.__dict__, "groups": OrderedDict()}  # a worker process fills its own cache
+@functools.lru_cache(maxsize=64)
+def _footer(file, *_version):
+    schema, sizes = read_footer(file)
+    return schema, np.cumsum([0, *sizes])
 
-    def read(self, path):
-        """The stored bytes. Raises UserError if there are none."""
-        found = PLACE.fullmatch(os.fspath(path))
-        file, row = found["file"], int(found["row"])
-        status = os.stat(file)
-        version = (file, status.st_mtime_ns, status.st_size)
-        if version not in self._files:
-            self._files[version] = np.cumsum([0, *group_sizes(file)]), read_schema(file)
-        starts, schema = self._files[version]
-        column = found["column"] or image_column(schema)
-        if column not in schema.names:
-            raise UserError(f"{file} has no image column{f' {column!r}' if column else ''}, only {', '.join(schema.names)}")
-        if row >= starts[-1]:
-            raise UserError(f"{file} has only {starts[-1]} rows, and no row {row}")
-        group = int(np.searchsorted(starts, row, side="right")) - 1
-        data = _bytes(self._group(version, group, column)[row - int(starts[group])].as_py())
-        if data is None:
-            raise UserError(f"{file}: row {row} holds no image bytes")
-        return data
 
-    def _group(self, version, group, column):
-        key = (*version, group, column)
-        if key not in self.groups:
-            with _opened(version[0]) as stream:
-                self.groups[key] = stream.read_row_group(group, columns=[column])[column]
-        self.groups.move_to_end(key)
-        while len(self.groups) > 1 and sum(part.nbytes for part in self.groups.values()) > self.cache_bytes:
-            self.groups.popitem(last=False)
-        return self.groups[key]
+@functools.lru_cache(maxsize=1)
+def _group(file, _changed, _size, group, column):
+    with _opened(file) as stream:
+        return stream.read_row_group(group, columns=[column])[column]

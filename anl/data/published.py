@@ -59,9 +59,9 @@ def rows(benchmark, seed):
     for name in (REAL, *benchmark.seen):
         lacking = {"train", "val"} - set(found.loc[found["generator"] == name, "split"])
         if lacking:
-            raise UserError(f"{benchmark.manifest} has no {'training' if 'train' in lacking else 'validation'} images of '{name}'"
-                            f"{f' and source {benchmark.source}' if benchmark.source else ''}; change benchmark.seen, or "
-                            "val_share")
+            raise UserError(f"{benchmark.manifest} has no {'training' if 'train' in lacking else 'validation'} images of "
+                            f"'{name}'{f' and source {benchmark.source}' if benchmark.source else ''}; change "
+                            "benchmark.seen, or val_share")
     return found
 
 

@@ -4,12 +4,11 @@ The facts stand in registry.yaml; this module gives them types. What is not know
 """
 
 import json
-import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from anl.data import layouts
@@ -19,23 +18,21 @@ from anl.io import UserError, reason
 PATH = Path(__file__).with_name("registry.yaml")
 ACCESS = {"direct": "download", "hub": "download from the hub", "manual": "by hand", "agreement": "by agreement only"}
 UNKNOWN = "unknown"
+LAYOUTS = (*layouts.LAYOUTS, "parquet")
 
 
-def _file_name(name):
-    if PurePosixPath(name).name != name or name.startswith("."):
-        raise ValueError(f"'{name}' is not a plain file name")
-    return name
+def _require(holds, problem):
+    if not holds:
+        raise ValueError(problem)
 
 
-def _inner_folder(path):
-    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-        raise ValueError(f"'{path}' leaves the data set's folder")
+def _inside(path):
+    _require(not path.startswith("/") and ".." not in PurePosixPath(path).parts, f"'{path}' leaves the data set's folder")
     return path
 
 
 def _layout(name):
-    if name not in (*layouts.LAYOUTS, "parquet"):
-        raise ValueError(f"choose one of {', '.join(layouts.LAYOUTS)}, parquet")
+    _require(name in LAYOUTS, f"choose one of {', '.join(LAYOUTS)}")
     return name
 
 
@@ -48,12 +45,12 @@ validated = dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True
 class File:
     """An archive. `url` is None if only a person can download it; `into` is the subfolder that it is unpacked into."""
 
-    name: Annotated[str, AfterValidator(_file_name)]
+    name: Annotated[str, StringConstraints(pattern=r"^[^./\\][^/\\]*$")]
     url: Annotated[str, StringConstraints(pattern="^https?://")] | None = None
     bytes: Positive | None = None
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None = None
     md5: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")] | None = None
-    into: Annotated[str, AfterValidator(_inner_folder)] = ""
+    into: Annotated[str, AfterValidator(_inside)] = ""
 
 
 @validated
@@ -90,7 +87,7 @@ class Source:
         Whether we have opened the data ourselves, and where the other facts come from.
     """
 
-    id: str
+    id: Annotated[str, StringConstraints(pattern="^[a-z0-9]+(-[a-z0-9]+)*$")]
     title: Text
     contents: Text
     home: Text
@@ -113,6 +110,22 @@ class Source:
     counts_complete: bool = False
     steps: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _consistent(self):
+        direct = [file.url for file in self.files]
+        if self.access == "direct":
+            _require(direct and all(file.url and (file.sha256 or file.md5) for file in self.files),
+                     "access is direct, so `files` need a `url` and a `sha256` or `md5` each")
+        else:
+            _require(not any(direct), f"a file has a `url`, so access must be direct, not {self.access}")
+        _require((self.access == "hub") == (self.hub is not None), "`hub` is needed with access hub, and only there")
+        _require(self.steps or self.access in ("direct", "hub"), f"access is {self.access}, so `steps` are needed")
+        _require(self.layout != "parquet" or not self.hub or set(self.hub.columns or ()) == {"image", "label", "generator"},
+                 "hub.columns: state the image, label and generator columns")
+        _require(len({file.name for file in self.files}) == len(self.files), "two files have the same name")
+        _require(self.counts or not self.counts_complete, "counts_complete needs `counts`")
+        return self
+
     @property
     def images(self):
         """Number of images in the whole set, or None if it is not known."""
@@ -127,43 +140,26 @@ class Source:
 
 
 def load(path=PATH):
-    """Read the registry.
-
-    Returns
-    -------
-    dict of str to Source
-        By id, in the order of the file.
-
-    Raises
-    ------
-    UserError
-        Naming the file, the data set and the field that is wrong.
-    """
+    """The registry, a dict of str to Source. Raises UserError that names the file, the data set and the wrong field."""
     try:
         entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise UserError(f"{path} cannot be read as YAML ({reason(problem)}); restore it with `git checkout`") from None
-    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()) or not entries:
-        raise UserError(f"{path} is not a mapping of data sets; restore it with `git checkout`")
-    return {name: _source(name, entry, f"{path}: {name}") for name, entry in entries.items()}
-
-
-def get(name, path=PATH):
-    """The Source called `name`. Raises UserError if there is none."""
-    sources = load(path)
-    if name not in sources:
-        raise UserError(f"unknown data set '{name}'; choose one of {', '.join(sources)}")
-    return sources[name]
+        # in JSON mode, strict types take lists for tuples
+        texts = {name: json.dumps({"id": name, **entry}) for name, entry in entries.items()}
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as problem:
+        raise UserError(f"{path} is no registry in YAML ({reason(problem)}); restore it with `git checkout`") from None
+    sources = {}
+    for name, text in texts.items():
+        try:
+            sources[name] = TypeAdapter(Source).validate_json(text)
+        except ValidationError as problem:
+            first = problem.errors()[0]
+            where = ".".join(map(str, (name, *first["loc"])))
+            raise UserError(f"{path}: {where}: {reason(first['msg'].removeprefix('Value error, '))}") from None
+    return sources
 
 
 def expected_counts(dataset):
-    """Numbers of images that the registry states for a data set's manifest.
-
-    Returns
-    -------
-    dict of (split, generator, label) to int
-        With the names of manifests; None stands for all. Empty if the data set is unknown.
-    """
+    """{(split, generator, label): images} that the registry states, with the names of manifests; None stands for all."""
     source = load().get(dataset.lower().replace("_", "-"))
     return {(layouts.SPLITS.get(count.split, count.split), count.generator and canonical(count.generator), count.label):
             count.images for count in (source.counts if source else ())}
@@ -171,41 +167,5 @@ def expected_counts(dataset):
 
 def size_text(count):
     """Bytes as text with three digits and decimal units: 8360000000 -> '8.36 GB'."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{float(f'{count:.3g}'):g} {unit}"
-        count /= 1000
-    return f"{float(f'{count:.3g}'):g} TB"
-
-
-def _source(name, entry, where):
-    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", str(name)):
-        raise UserError(f"{where}: an id has lower-case letters, digits and hyphens only")
-    try:  # in JSON mode, strict types take lists for tuples
-        source = TypeAdapter(Source).validate_json(json.dumps({"id": name, **entry}))
-    except (ValidationError, TypeError) as problem:
-        first = problem.errors()[0] if isinstance(problem, ValidationError) else {"loc": (), "msg": problem}
-        raise UserError(f"{where}.{'.'.join(map(str, first['loc']))}: {reason(first['msg'])}") from None
-    _check(source, where)
-    return source
-
-
-def _check(source, where):
-    """Raise UserError if the fields of a Source contradict one another."""
-    addresses = [file.url for file in source.files]
-    if source.access == "direct" and not (addresses and all(addresses)):
-        raise UserError(f"{where}: access is direct, so `files` need a `url` each")
-    if source.access != "direct" and any(addresses):
-        raise UserError(f"{where}: a file has a `url`, so access must be direct, not {source.access}")
-    if any(not (url or "https://").startswith("https://") for url in addresses):
-        raise UserError(f"{where}: a `url` must start with https://")
-    if (source.access == "hub") != (source.hub is not None):
-        raise UserError(f"{where}: `hub` is needed with access hub, and only there")
-    if source.access in ("manual", "agreement") and not source.steps:
-        raise UserError(f"{where}: access is {source.access}, so `steps` are needed")
-    if source.layout == "parquet" and source.hub and set(source.hub.columns or ()) != {"image", "label", "generator"}:
-        raise UserError(f"{where}.hub.columns: state the image, label and generator columns")
-    if len({file.name for file in source.files}) < len(source.files):
-        raise UserError(f"{where}: two files have the same name")
-    if source.counts_complete and not source.counts:
-        raise UserError(f"{where}: counts_complete needs `counts`")
+    power = min(len(str(count)) - 1, 12) // 3
+    return f"{float(f'{count / 1000**power:.3g}'):g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

@@ -1,21 +1,16 @@
 """The files of a folder tree, in a fixed order, and what cannot be entered."""
 
 import os
-import unicodedata
 from collections import deque
 from typing import NamedTuple
 
-LISTED = "symbolic link to a folder that is already listed"
-
 
 class Entries(NamedTuple):
-    """A folder: its path from the root (parts joined by "/"), sorted file names, [(path, reason)] of entries that cannot be
-    read, and pairs of names that are equal on file systems that ignore case or Unicode form."""
+    """A folder: its path from the root (parts joined by "/"), sorted file names, and [(path, reason)] if it is not entered."""
 
     path: str
     files: list
     problems: list
-    clashes: list
 
 
 class Folder(NamedTuple):
@@ -31,65 +26,38 @@ def walk(root):
     Symbolic links are followed, and each folder (device and inode) is entered once. Folders reached through a link come
     last, so that a folder inside the tree is listed under its real path.
     """
-    seen, stack, links = {_inode(root)}, [""], deque()
+    seen, stack, links = set(), [""], deque()
     while stack or links:
-        if stack:
-            path = stack.pop()
-        else:
-            path, mark = links.popleft()
-            if mark in seen:
-                yield Entries(path, [], [(path, LISTED)], [])
-                continue
-            seen.add(mark)
+        path = stack.pop() if stack else links.popleft()
         try:
+            status = os.stat(os.path.join(root, path))
+            if (status.st_dev, status.st_ino) in seen:
+                yield Entries(path, [], [(path, "symbolic link to a folder that is already listed")])
+                continue
+            seen.add((status.st_dev, status.st_ino))
             with os.scandir(os.path.join(root, path)) as found:
                 entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
         except OSError as problem:
-            yield Entries(path, [], [(path, f"folder cannot be read ({problem.strerror})")], [])
+            yield Entries(path, [], [(path, f"folder cannot be read ({problem.strerror})")])
             continue
-        files, problems, below = [], [], []
+        files, below = [], []
         for entry in entries:
             inner = f"{path}/{entry.name}" if path else entry.name
-            try:
-                entry.stat()
-                mark = _inode(entry.path) if entry.is_dir() else None
-            except OSError as problem:
-                what = "broken or circular symbolic link" if entry.is_symlink() else "cannot be opened"
-                problems.append((inner, f"{what} ({problem.strerror})"))
-                continue
-            if mark is None:
-                files.append(entry.name)
-            elif mark in seen:
-                problems.append((inner, LISTED))
-            elif entry.is_symlink():
-                links.append((inner, mark))
-            else:
-                seen.add(mark)
+            if entry.is_dir(follow_symlinks=False):
                 below.append(inner)
+            elif entry.is_symlink() and os.path.isdir(entry.path):
+                links.append(inner)
+            else:
+                files.append(entry.name)
         stack.extend(reversed(below))
-        yield Entries(path, files, problems, _clashes(path, entries))
-
-
-def _inode(path):
-    status = os.stat(path)  # DirEntry.stat has no inode on Windows
-    return status.st_dev, status.st_ino
-
-
-def _clashes(path, entries):
-    seen, found = {}, []
-    for entry in entries:
-        key = unicodedata.normalize("NFC", entry.name).casefold()
-        if key in seen:
-            found.append((f"{path}/{seen[key]}", f"{path}/{entry.name}"))
-        seen[key] = entry.name
-    return found
+        yield Entries(path, files, [])
 
 
 def survey(root):
-    """The folders that contain files, {path: Folder}, and all pairs of clashing names."""
-    folders, clashes = {}, []
+    """The folders that contain files, {path: Folder}, and [(path, reason)] of those that are not entered."""
+    folders, problems = {}, []
     for entries in walk(root):
-        clashes += entries.clashes
+        problems += entries.problems
         if entries.files:
             folders[entries.path] = Folder(len(entries.files), entries.files[0])
-    return folders, clashes
+    return folders, problems

@@ -9,14 +9,9 @@ from PIL import Image, ImageFile
 from anl.data import decode
 from anl.io import UserError
 from tests.conftest import photograph
+from tests.data.trees import encode
 
 RGB = photograph(3, 40, 60)
-
-
-def encoded(image, kind="PNG", **options):
-    stream = io.BytesIO()
-    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(stream, format=kind, **options)
-    return stream.getvalue()
 
 
 def refused(data, **limits):
@@ -27,23 +22,23 @@ def refused(data, **limits):
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
 def test_lossless_formats_are_exact(tmp_path, kind):
-    (tmp_path / "x.jpg").write_bytes(encoded(RGB, kind))  # the name's suffix does not matter
-    for source in (tmp_path / "x.jpg", str(tmp_path / "x.jpg"), encoded(RGB, kind)):
+    (tmp_path / "x.jpg").write_bytes(encode(RGB, kind))  # the name's suffix does not matter
+    for source in (tmp_path / "x.jpg", str(tmp_path / "x.jpg"), encode(RGB, kind)):
         pixels = decode.decode(source)
         assert np.array_equal(pixels, RGB) and pixels.dtype == np.uint8 and pixels.flags.writeable
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF", "GIF"])
 def test_lossy_formats(kind):
-    pixels = decode.decode(encoded(RGB, kind))
+    pixels = decode.decode(encode(RGB, kind))
     assert pixels.shape == RGB.shape and np.abs(pixels.astype(float) - RGB).mean() < 12
-    assert decode.read_header(encoded(RGB, kind)) == (60, 40, kind, 75 if kind == "JPEG" else None)
+    assert decode.read_header(encode(RGB, kind)) == (60, 40, kind, 75 if kind == "JPEG" else None)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("keep", [0.3, 0.97])
 def test_truncated_files_are_refused(kind, keep, monkeypatch):
-    data = encoded(photograph(5, 200, 200), kind)
+    data = encode(photograph(5, 200, 200), kind)
     data = data[:int(len(data) * keep)]
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # set by another library
     with pytest.raises(decode.Refused, match="truncated|cannot be decoded"):
@@ -52,7 +47,7 @@ def test_truncated_files_are_refused(kind, keep, monkeypatch):
 
 
 def test_damage_inside_is_found_by_decoding():
-    data = bytearray(encoded(RGB, "PNG"))
+    data = bytearray(encode(RGB, "PNG"))
     start = data.index(b"IDAT") + 200
     data[start:start + 40] = bytes(40)
     assert decode.read_header(bytes(data)).width == 60
@@ -64,13 +59,13 @@ def test_damage_inside_is_found_by_decoding():
     (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image"),  # a format that runs a program
     (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "(HEIC: save it as JPEG or PNG)"), (b"\0\0\0\x18ftypmp42" + bytes(9), "(a video)"),
     (b"<?xml version='1.0'?>\n<svg/>", "(SVG, a vector drawing)"), (b"\n<!DOCTYPE html><p>", "(a web page)"),
-    (b"%PDF-1.7\n", "(PDF)"), (encoded(np.zeros((3, 3), np.float32), "TIFF"), "floating-point")])
+    (b"%PDF-1.7\n", "(PDF)"), (encode(np.zeros((3, 3), np.float32), "TIFF"), "floating-point")])
 def test_other_files_are_refused_with_what_they_are(data, words):
     assert words in refused(data)
 
 
 def test_limits_are_checked_before_decoding(tmp_path, monkeypatch):
-    whole = encoded(RGB)
+    whole = encode(RGB)
     (tmp_path / "a.png").write_bytes(whole)
     heads = []
     for size in ((30000, 30000), (10000, 9000)):  # Pillow only warns of the second
@@ -87,18 +82,18 @@ def test_limits_are_checked_before_decoding(tmp_path, monkeypatch):
 
 
 def test_long_and_narrow_images_are_read():
-    assert decode.decode(encoded(Image.new("RGB", (30000, 2), "red"))).shape == (2, 30000, 3)
+    assert decode.decode(encode(Image.new("RGB", (30000, 2), "red"))).shape == (2, 30000, 3)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_several_frames_are_refused(kind):
     frames = [Image.fromarray(photograph(seed, 20, 20)) for seed in range(3)]
-    assert "(3 frames)" in refused(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+    assert "(3 frames)" in refused(encode(frames[0], kind, save_all=True, append_images=frames[1:]))
 
 
 def test_the_first_of_a_multi_picture_jpeg_is_read():
     first, second = Image.fromarray(RGB), Image.fromarray(RGB[:, ::-1].copy())
-    data = encoded(first, "MPO", save_all=True, append_images=[second], quality=95)
+    data = encode(first, "MPO", save_all=True, append_images=[second], quality=95)
     assert decode.read_header(data).format == "JPEG"
     assert np.abs(decode.decode(data).astype(float) - RGB).mean() < 10
 
@@ -107,26 +102,26 @@ def test_the_first_of_a_multi_picture_jpeg_is_read():
 def test_exif_rotation_is_applied(kind):
     exif = Image.Exif()
     exif[decode.ORIENTATION] = 6
-    data = encoded(RGB, kind, exif=exif)
+    data = encode(RGB, kind, exif=exif)
     assert decode.read_header(data)[:2] == (40, 60) and decode.decode(data).shape == (60, 40, 3)
     assert kind == "JPEG" or np.array_equal(decode.decode(data), np.rot90(RGB, -1))
 
 
 def test_other_modes_become_rgb():
-    cmyk = encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG", quality=98)
+    cmyk = encode(Image.fromarray(RGB).convert("CMYK"), "JPEG", quality=98)
     assert np.abs(decode.decode(cmyk).astype(float) - RGB).mean() < 4
     for mode in ("P", "L", "1"):
         image = Image.fromarray(RGB).convert(mode)
-        assert np.array_equal(decode.decode(encoded(image)), np.asarray(image.convert("RGB")))
+        assert np.array_equal(decode.decode(encode(image)), np.asarray(image.convert("RGB")))
     sixteen = np.array([[0, 257, 32896, 65535]], np.uint16)
-    assert decode.decode(encoded(sixteen))[0].tolist() == [[0] * 3, [1] * 3, [128] * 3, [255] * 3]
+    assert decode.decode(encode(sixteen))[0].tolist() == [[0] * 3, [1] * 3, [128] * 3, [255] * 3]
     image = Image.new("RGBA", (2, 1), (10, 20, 30, 0))
     image.putpixel((1, 0), (10, 20, 30, 255))
-    assert decode.decode(encoded(image)).tolist() == [[[255] * 3, [10, 20, 30]]]
+    assert decode.decode(encode(image)).tolist() == [[[255] * 3, [10, 20, 30]]]
     palette = Image.new("P", (2, 1), 0)
     palette.putpalette([9, 9, 9, 200, 0, 0])
     palette.putpixel((1, 0), 1)
-    assert decode.decode(encoded(palette, transparency=0)).tolist() == [[[255] * 3, [200, 0, 0]]]
+    assert decode.decode(encode(palette, transparency=0)).tolist() == [[[255] * 3, [200, 0, 0]]]
 
 
 def test_messages_are_one_line(tmp_path, monkeypatch):
@@ -139,12 +134,12 @@ def test_messages_are_one_line(tmp_path, monkeypatch):
         raise SyntaxError("two\nlines")
 
     monkeypatch.setattr(decode, "to_rgb", fail)
-    assert "two lines" in refused(encoded(RGB))
+    assert "two lines" in refused(encode(RGB))
 
 
 # ---- JPEG quality --------------------------------------------------------------------------------------------------------
 def tables(mode="RGB", **options):
-    return Image.open(io.BytesIO(encoded(Image.fromarray(RGB).convert(mode), "JPEG", **options))).quantization
+    return Image.open(io.BytesIO(encode(Image.fromarray(RGB).convert(mode), "JPEG", **options))).quantization
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

@@ -96,7 +96,7 @@ def test_a_wrong_hash_keeps_nothing_of_that_file(served, tmp_path):
 
 def test_unsafe_archives_leave_no_data_set(served, archives, tmp_path):
     make_tar(archives[1], {"../evil.png": b"evil"})
-    wanted = replace(served[0], files=(served[0].files[0], replace(served[0].files[1], sha256=None)))
+    wanted = replace(served[0], files=(served[0].files[0], replace(served[0].files[1], sha256=sha256(archives[1]))))
     with pytest.raises(UserError, match="not safe to unpack"):
         fetch.fetch(wanted, tmp_path / "out/tiny")
     assert names(tmp_path / "out") == [".tiny.parts"]
@@ -165,7 +165,7 @@ def test_other_folders_are_not_overwritten(archives, tmp_path):
 # ---- the hub -----------------------------------------------------------------------------------------------------------
 def hub_source(**fields):
     hub = Hub("tiny/set", COMMIT, ("*.parquet", "*.zip", "*.7z"), {})
-    return source(**{"access": "hub", "steps": (), "layout": "parquet", "hub": hub} | fields)
+    return source(**{"access": "hub", "steps": (), "hub": hub} | fields)
 
 
 @pytest.fixture

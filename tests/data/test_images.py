@@ -1,24 +1,16 @@
 import hashlib
-import io
-import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 from anl.data import images
 from anl.io import UserError
 from tests.conftest import photograph
+from tests.data.trees import encode
 
 RGB = photograph(3, 40, 60)
-
-
-def encoded(image, kind="PNG", **options):
-    stream = io.BytesIO()
-    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(stream, format=kind, **options)
-    return stream.getvalue()
 
 
 # ---- crops and tensors ---------------------------------------------------------------------------------------------------
@@ -50,7 +42,7 @@ def test_pixels_survive_a_round_trip_through_a_tensor():
 def benchmark(tmp_path):
     """(rows, folder, pixels): three files and three rows of a Parquet file, shuffled."""
     pixels = [photograph(seed, 40, 60) for seed in range(6)]
-    data = [encoded(image) for image in pixels]
+    data = [encode(image) for image in pixels]
     (tmp_path / "sub").mkdir()
     for index in range(3):
         (tmp_path / "sub" / f"{index}.png").write_bytes(data[index])
@@ -69,14 +61,6 @@ def test_pixels_come_in_the_order_of_the_rows(benchmark):
     assert images.load_pixels(rows.head(0), folder, 20).shape == (0, 20, 20, 3)
 
 
-def test_rows_and_images_of_the_hub_are_read(tmp_path):
-    table = pd.DataFrame({"label": [0], "picture": [{"bytes": encoded(RGB), "path": "x.png"}]})
-    table.to_parquet(tmp_path / "hub.parquet")
-    files = images.ImageFiles(tmp_path)
-    assert np.array_equal(images.decode_bytes(files.read("hub.parquet#0")), RGB)
-    assert files.read("hub.parquet#picture:0") == encoded(RGB)
-
-
 def test_missing_altered_and_misfit_images_are_named(benchmark):
     rows, folder, _ = benchmark
     cases = [(rows.assign(sha256="0"), "SHA-256 differs"), (rows.assign(path="none.png"), "none.png' is refused: cannot be opened"),
@@ -92,18 +76,9 @@ def test_missing_altered_and_misfit_images_are_named(benchmark):
 
 def test_sizes_that_differ_need_a_crop(benchmark):
     rows, folder, _ = benchmark
-    (folder / "odd.png").write_bytes(encoded(photograph(9, 30, 30)))
+    (folder / "odd.png").write_bytes(encode(photograph(9, 30, 30)))
     odd = pd.DataFrame({"path": ["odd.png"], "sha256": [hashlib.sha256((folder / "odd.png").read_bytes()).hexdigest()]})
     both = pd.concat([rows, odd], ignore_index=True)
     with pytest.raises(UserError, match="state a crop size"):
         images.load_pixels(both, folder)
     assert images.load_pixels(both, folder, 24).shape == (7, 24, 24, 3)
-
-
-def test_the_cache_of_parquet_rows_is_bounded(benchmark):
-    rows, folder, pixels = benchmark
-    files = images.ImageFiles(folder, cache_bytes=1)
-    for _ in range(2):
-        for path, image in zip(rows["path"], pixels):
-            assert np.array_equal(images.decode_bytes(files.read(path)), image)
-    assert len(files.rows.groups) == 1 and len(pickle.loads(pickle.dumps(files)).rows.groups) == 0

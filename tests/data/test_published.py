@@ -18,7 +18,7 @@ def folder(tmp_path_factory):
     write(place / "other", {"test/REAL/a.png": shared.read_bytes(), "test/FAKE/b.png": encoded(7000), "train/REAL/c.png": encoded(7001),
                             "train/FAKE/d.png": encoded(7002)})
     for name in ("genimage", "other"):
-        indexing.index(place / name, place / f"{name}.parquet", say=lambda line: None, layout=None if name == "genimage" else "cifake")
+        indexing.index(place / name, place / f"{name}.parquet", layout=None if name == "genimage" else "cifake")
     return place
 
 

@@ -2,15 +2,21 @@
 
 import io
 
+import numpy as np
 from PIL import Image
 
 from tests.conftest import photograph
 
 
-def encoded(seed, kind="PNG", size=24, **options):
+def encode(image, kind="PNG", **options):
+    """Bytes of a Pillow image or a uint8 array."""
     stream = io.BytesIO()
-    Image.fromarray(photograph(seed, size, size)).save(stream, format=kind, **options)
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(stream, format=kind, **options)
     return stream.getvalue()
+
+
+def encoded(seed, kind="PNG", size=24, **options):
+    return encode(photograph(seed, size, size), kind, **options)
 
 
 def write(root, files):

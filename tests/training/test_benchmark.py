@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from anl.data import embedded, images, indexing
-from anl.data.decode import read_header
+from anl.data.decode import read_bytes, read_header
 from anl.io import UserError
 from anl.training import benchmark, generators
 from anl.training.runs import open_benchmark
@@ -140,7 +140,7 @@ def test_a_limit_makes_few_images(copy):
 def test_photographs_of_an_index_and_another_data_set(copy):
     for name, first in (("photographs", 0), ("others", 50)):
         write(copy / name, {f"real/cat{i % 2}/{i}.png": encoded(first + i, size=80) for i in range(8)})
-        indexing.index(copy / name, copy / f"{name}.parquet", one_class=True, layout="generic", say=lambda line: None)
+        indexing.index(copy / name, copy / f"{name}.parquet", one_class=True, layout="generic")
     changes = {"manifest": str(copy / "photographs.parquet"), "folder": str(copy / "indexed"), "shrink": [0.5, 0.9],
                "encode": ["jpeg", "webp"], "test_sets": {"others": str(copy / "others.parquet")}}
     config = tiny.embedded_profile(copy, benchmark=changes)
@@ -169,7 +169,7 @@ def test_published_files_and_samples_of_our_generators(tmp_path):
     published = rows[rows["generator"].isin(["real", "sd14"])]
     assert published["path"].str.startswith("../set/").all() and not any(os.path.isabs(path) for path in rows["path"])
     sample = rows[rows["generator"] == "gan"].iloc[0]
-    header = read_header(images.ImageFiles(folder).read(sample["path"], sample["sha256"]))
+    header = read_header(read_bytes(folder / sample["path"]))
     assert (header.format, header.jpeg_quality) == ("JPEG", 75) == (sample["format"], sample["jpeg_quality"])
     before = states(folder)
     pd.testing.assert_frame_equal(benchmark.make_benchmark(config), rows)
@@ -186,7 +186,7 @@ def test_parquet_sets_and_test_sets_of_an_index(tmp_path):
     data = [encoded(9000 + i, "PNG", 40) for i in range(6)]
     (tmp_path / "other").mkdir()
     pd.DataFrame({"image": data, "label": [0, 1] * 3}).to_parquet(tmp_path / "other/test-00000.parquet")
-    indexing.index(tmp_path / "other", tmp_path / "other.parquet", say=lambda line: None)
+    indexing.index(tmp_path / "other", tmp_path / "other.parquet")
     sets = {"cifake": str(tmp_path / "set.parquet"), "other": str(tmp_path / "other.parquet")}
     config = tiny.published_profile(tmp_path, families=dict.fromkeys(("vae", "gan", "ddpm32")), benchmark={"test_sets": sets})
     rows = benchmark.make_benchmark(config)

@@ -57,7 +57,7 @@ def write_cifake(folder, each=12):
              for i, split in enumerate(("train", "test")) for j, label in enumerate(("REAL", "FAKE")) for number in range(each)}
     files["train/REAL/0.jpg"] = files["test/REAL/0.jpg"]
     write(folder / "set", files)
-    indexing.index(folder / "set", folder / "set.parquet", say=lambda line: None)
+    indexing.index(folder / "set", folder / "set.parquet")
     return folder
 
 
