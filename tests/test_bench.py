@@ -63,12 +63,12 @@ def test_jobs_train_the_same_runs(config, tmp_path, monkeypatch):
     assert set(measured(config, tmp_path, "jobs")["variant"]) == {"one", "two"} and asked == [(1, [0, 1]), (2, [0, 1])]
 
 
-def test_a_manifest_is_read_filtered_and_sampled(tmp_path):
+def test_a_manifest_is_read_and_filtered(tmp_path):
     with manifest.writer(tmp_path / "m.parquet", tmp_path) as append:
         append(module._manifest_rows(0, 2000))
     rows = {row["variant"]: row for row in module._use_manifest(tmp_path / "m.parquet", 2)}
-    assert list(rows) == ["read all", "filter", "count", "balanced sample"] and rows["read all"]["rows"] == 2000
-    assert 100 < rows["filter"]["rows"] < 1000 and rows["balanced sample"]["rows"] == 2 * 2 * 4
+    assert list(rows) == ["read all", "filter"] and rows["read all"]["rows"] == 2000
+    assert 100 < rows["filter"]["rows"] < 1000
 
 
 def test_another_backbone_has_its_own_name_and_other_sections_stay(config, tmp_path):

@@ -48,7 +48,7 @@ def decode(path_or_bytes, max_pixels=MAX_PIXELS, max_bytes=MAX_BYTES):
     Parameters
     ----------
     path_or_bytes : path-like or bytes
-        A regular file, an image in a row of a Parquet file (``FILE.parquet#ROW``), or image bytes.
+        A regular file, a row of a Parquet file (``FILE.parquet#ROW``), or image bytes.
     max_pixels, max_bytes : int
         Limits, checked before pixels are decoded.
 
@@ -199,35 +199,22 @@ def to_rgb(image):
 
 
 # ---- JPEG quality --------------------------------------------------------------------------------------------------------
-# Tables K.1 (luminance) and K.2 (chrominance) of ITU-T T.81, row by row: which libjpeg scales by the quality.
-LUMINANCE = (16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29,
-             51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121,
-             120, 101, 72, 92, 95, 98, 112, 100, 103, 99)
-CHROMINANCE = (17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99,
-               99, 99, 99, 99) + (99,) * 32
-
-
 @functools.cache
 def standard_tables():
-    """libjpeg's tables at every quality, int64 (100, 2, 64): [quality - 1, luminance or chrominance], natural order."""
-    quality = np.arange(1, 101)[:, None, None]
-    scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    return np.clip((np.array([LUMINANCE, CHROMINANCE]) * scale + 50) // 100, 1, 255)
+    """libjpeg's quantisation tables at every quality, int64 (100, 2, 64): [quality - 1, luminance or chrominance]."""
+    found = []
+    for quality in range(1, 101):
+        stream = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(stream, "JPEG", quality=quality)
+        tables = Image.open(stream).quantization
+        found.append((tables[0], tables[1]))
+    return np.array(found)
 
 
 def estimate_quality(tables):
-    """Estimate the quality at which a JPEG was saved from its quantisation tables.
+    """The quality (1 to 100) whose tables are nearest to those of a JPEG, by mean absolute difference; None without tables.
 
-    Parameters
-    ----------
-    tables : mapping of int to sequence
-        Pillow's `image.quantization`: 64 numbers in natural order for table 0, and 1 if there is one.
-
-    Returns
-    -------
-    int or None
-        The quality (1 to 100) whose standard tables are nearest (mean absolute difference): exact for libjpeg, approximate
-        for encoders with other tables (cameras, Photoshop). None without tables.
+    `tables` is Pillow's `image.quantization`. Exact for libjpeg, approximate for other encoders (cameras, Photoshop).
     """
     if not tables:
         return None

@@ -57,14 +57,8 @@ def file_path(text):
 def writer(path, root, metadata=None):
     """Yield a function that appends a pyarrow table of SCHEMA. The file is complete or absent.
 
-    Parameters
-    ----------
-    path : path-like
-        The manifest.
-    root : path-like
-        The folder that paths are relative to; stored relative to the manifest, so that both can be moved together.
-    metadata : dict of str to str
-        Stored in the file.
+    `root`, the folder that paths are relative to, is stored relative to the manifest, so that both can be moved together;
+    `metadata`, a dict of str to str, too.
     """
     path = Path(path)
     relative = os.path.relpath(os.path.abspath(root), os.path.abspath(path.parent))
@@ -105,7 +99,6 @@ def read(path, columns=None, **where):
     Parameters
     ----------
     path : path-like
-        The manifest.
     columns : list of str, optional
         All by default.
     **where : str, int or list
@@ -119,12 +112,9 @@ def read(path, columns=None, **where):
     Raises
     ------
     UserError
-        If the file is not a manifest or damaged, or a column is unknown.
+        If the file is missing, damaged, or not a manifest.
     """
     where = {name: [value] if isinstance(value, (str, int)) else list(value) for name, value in where.items()}
-    unknown = {*(columns or ()), *where} - set(SCHEMA.names)
-    if unknown:
-        raise UserError(f"a manifest has no column {', '.join(sorted(unknown))}, only {', '.join(SCHEMA.names)}")
     present = _schema(path).names
     columns = [name for name in columns or SCHEMA.names if name in present]
     try:
@@ -134,30 +124,6 @@ def read(path, columns=None, **where):
     except (OSError, MemoryError, pa.ArrowException) as problem:  # the footer is intact, the pages are not
         raise UserError(f"{path} is damaged ({reason(problem)}); index the images again") from None
     return table.unify_dictionaries().combine_chunks().to_pandas(split_blocks=True)
-
-
-def counts(path, by=("split", "generator", "label"), **where):
-    """Number of images for each combination of the columns `by`, in the column `images`; `where` as in `read`."""
-    return read(path, list(by), **where).groupby(list(by), observed=True).size().rename("images").reset_index()
-
-
-def sample(path, per_generator, seed, **where):
-    """Draw a balanced sample: `per_generator` different images of each generator, and as many reals as of all of them.
-
-    The draw depends on the seed and each image's SHA-256 only, not on the order of rows. `where` as in `read`. Raises
-    UserError if there are too few images.
-    """
-    rows = read(path, **where)
-    factor = np.random.SeedSequence(seed).generate_state(1, np.uint64) | np.uint64(1)
-    rows = rows.assign(draw=sha256_prefix(rows["sha256"]) * factor).sort_values(["draw", "path"]).drop_duplicates("sha256")
-    generators = [name for name in sorted(rows["generator"].unique()) if name != REAL]
-    parts = []
-    for name, wanted in {REAL: per_generator * len(generators), **dict.fromkeys(generators, per_generator)}.items():
-        parts.append(rows[rows["generator"] == name].head(wanted))
-        if len(parts[-1]) < max(wanted, 1):
-            raise UserError(f"{path}: a balanced sample needs {max(wanted, 1)} different images of '{name}', and there are "
-                            f"{len(parts[-1])}; use a smaller sample")
-    return pd.concat(parts).drop(columns="draw").reset_index(drop=True)
 
 
 def sha256_prefix(column):

@@ -61,22 +61,6 @@ def test_rows_and_columns_are_selected(path):
     kept = (everything["split"] == "test") & everything["generator"].isin(["adm", "real"])
     assert list(some) == ["path", "label"] and some["path"].tolist() == everything["path"][kept].tolist() and kept.any()
     assert manifest.read(path, label=1)["label"].eq(1).all() and manifest.read(path, split="none").empty
-    with pytest.raises(UserError, match="no column colour, only path, sha256"):
-        manifest.read(path, colour=1)
-
-
-def test_counts_and_balanced_samples(path, tmp_path):
-    everything, found = manifest.read(path), manifest.counts(path)
-    assert found["images"].sum() == 1000 and manifest.counts(path, ("label",), split="test")["images"].sum() == (everything["split"] == "test").sum()
-    drawn = manifest.sample(path, 10, seed=4, split="test")
-    assert drawn["generator"].value_counts().to_dict() == {"real": 30, "adm": 10, "glide": 10, "sd14": 10}
-    assert drawn["split"].eq("test").all() and drawn["sha256"].is_unique
-    assert set(drawn["path"]) != set(manifest.sample(path, 10, seed=5, split="test")["path"])
-    with manifest.writer(tmp_path / "shuffled.parquet", tmp_path) as append:
-        append(pa.concat_tables([rows(500, 500), rows(0, 500)]).take(np.random.default_rng(0).permutation(1000)))
-    assert drawn["path"].tolist() == manifest.sample(tmp_path / "shuffled.parquet", 10, seed=4, split="test")["path"].tolist()
-    with pytest.raises(UserError, match="needs 15000 different images of 'real', and there are .*; use a smaller sample"):
-        manifest.sample(path, 5000, 0)
 
 
 def test_other_and_damaged_files_are_refused(path, tmp_path):
