@@ -386,6 +386,7 @@ def _manifest_rows(start, count):
 
 def _use_manifest(path, repeats):
     """Rows of the section `manifest`, measured in this process."""
+    count = len(manifest.read(path, ["label"]))
     calls = {"read all": lambda: manifest.read(path), "filter": lambda: manifest.read(path, split="test", generator=["adm", "real"])}
     found = []
     for name, call in calls.items():
