@@ -11,8 +11,10 @@ import tempfile
 from difflib import get_close_matches
 from pathlib import Path
 
-__all__ = ["UserError", "atomic_file", "atomic_folder", "cores", "identity", "pick", "printable", "read_json", "reason", "rounded", "sha256_of",
-           "write_json", "write_text"]
+__all__ = ["UserError", "atomic_file", "atomic_folder", "cores", "identity", "pick", "printable", "read_json", "reason",
+           "rounded", "sha256_of", "suggestion", "write_json", "write_text"]
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 class UserError(Exception):
@@ -30,13 +32,18 @@ def printable(text):
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
+def suggestion(name, known):
+    """A hint for an unknown name: the nearest known one, or all."""
+    known = [str(one) for one in known if one]
+    close = get_close_matches(str(name), known, 1)
+    return f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(known)}" if known else "none are here"
+
+
 def pick(what, name, known):
-    """`name` if it is known. Raises UserError with the nearest known one."""
-    if name in known:
-        return name
-    close = get_close_matches(name, list(known), 1)
-    hint = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(known)}" if known else "none are here"
-    raise UserError(f"there is no {what} '{name}'; {hint}")
+    """`name` if it is known. Raises UserError with a suggestion."""
+    if name not in known:
+        raise UserError(f"there is no {what} '{name}'; {suggestion(name, known)}")
+    return name
 
 
 def cores():
@@ -56,25 +63,17 @@ def atomic_file(path):
         If the disk is full or the folder cannot be written; the message names the file.
     """
     path = Path(path)
-    try:
+    with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    except OSError as problem:
-        raise _disk_error(path, problem) from problem
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
-        os.replace(temporary, path)
-    except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise _disk_error(path, problem) from problem
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -97,30 +96,35 @@ def atomic_folder(path, *, replace=False):
     occupied = path.is_file() or path.is_symlink() or (path.is_dir() and any(path.iterdir()))
     if occupied and not (replace and path.is_dir() and not path.is_symlink()):
         raise UserError(f"{path} already exists and is not empty; remove it or choose another folder")
-    try:
+    with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new"))
-    except OSError as problem:
-        raise _disk_error(path, problem) from problem
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            if path.exists():
+                shutil.rmtree(path)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _disk_errors(path):
+    """A full disk or a folder that cannot be written, as one line that names `path`."""
     try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
+        yield
     except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise _disk_error(path, problem) from problem
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if problem.errno not in DISK_ERRORS:
+            raise
+        raise UserError(f"cannot write {path}: {problem.strerror}; free some space or check the folder's permissions, then "
+                        "run the same command again") from problem
 
 
-def _disk_error(path, problem):
-    return UserError(f"cannot write {path}: {problem.strerror or problem}; free some space or check the folder's "
-                     "permissions, then run the same command again")
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path, text):

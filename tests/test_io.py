@@ -26,6 +26,9 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, code):
     with pytest.raises(UserError, match="cannot write .*folder"), io.atomic_folder(tmp_path / "folder"):
         raise OSError(code, os.strerror(code))
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write .*file/x"):
+        io.write_text(tmp_path / "file" / "x", "")
 
 
 def test_files_are_readable_by_everyone_whom_the_umask_allows(tmp_path):

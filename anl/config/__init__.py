@@ -1,13 +1,14 @@
 """The configuration: a typed profile with bases, overrides, variants of experiments, and the identity of a run."""
 
 import copy
+import functools
 import itertools
 import re
 from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from anl.config.sections import (
     BASELINE_SETTINGS,
@@ -36,14 +37,20 @@ from anl.config.sections import (
     in_order,
     need,
     one_of,
-    suggestion,
 )
-from anl.io import UserError, identity, reason, write_text
+from anl.io import UserError, identity, pick, reason, suggestion, write_text
 
 __all__ = ["BASELINE_SETTINGS", "NETWORK_TARGETS", "PERTURBATIONS", "PRIORLESS_BASELINES", "PROFILES", "Config", "EvaluationConfig",
            "MethodConfig", "PriorConfig", "TrainingConfig", "activate", "load_config", "profiles"]
 
 PROFILES = Path(__file__).parents[1] / "profiles"
+FAMILY_SETTINGS = {  # that families of a model must state
+    "pixel": ("strength", "inference_steps", "sampler"), "flow": ("strength", "inference_steps"),
+    "latent": ("strength", "inference_steps", "sampler", "decoder"), "unconditional": ("inference_steps", "sampler"),
+    "ddpm": ("inference_steps",)}
+NO_IDENTITY = ("profile", "seeds", "experiments", "run", "training.checkpoint_seconds", "evaluation.headline",
+               "evaluation.target_fpr", "evaluation.bootstrap", "evaluation.confidence", "evaluation.perturbations",
+               "benchmark.test_sets")  # settings that decide no weights and no scores
 SHORT_NAMES = {"method.step": "t", "method.loss_weight": "lambda"}  # other settings: the last part of their key
 
 
@@ -100,21 +107,15 @@ class Config(Section):
         if family.model == "published":
             need(self.benchmark.kind == "manifest", f"{key}.model", "'published' needs a benchmark of kind manifest")
             return
-        for part in ("model", "decoder"):
-            value = getattr(family, part)
-            one_of(f"{key}.{part}", value, [*self.models, None] if part == "decoder" else self.models, "in models")
+        one_of(f"{key}.model", family.model, self.models, "in models")
+        one_of(f"{key}.decoder", family.decoder, [*self.models, None], "in models")
         need(self.benchmark.kind == "embedded" or name not in self.benchmark.seen, f"{key}.model",
               "must be published: the data set holds its images")
+        for setting in FAMILY_SETTINGS.get(family.model, ()):
+            need(getattr(family, setting) is not None, f"{key}.{setting}", f"is missing; the model {family.model} needs it")
         model = self.models[family.model]
-        if family.model in ("pixel", "flow", "latent"):
-            need(family.strength is not None and family.strength <= model.max_strength, f"{key}.strength",
-                  f"must be above 0 and at most the model's max_strength ({model.max_strength:g})")
-        if family.model in ("pixel", "flow", "latent", "unconditional", "ddpm"):
-            need(family.inference_steps is not None, f"{key}.inference_steps", "is missing; state at least 1")
-        if family.model in ("pixel", "latent", "unconditional"):
-            need(family.sampler is not None, f"{key}.sampler", "is missing; choose ddim, ddpm or dpm")
-        if family.model == "latent":
-            need(family.decoder is not None, f"{key}.decoder", "is missing; name the autoencoder, for example vae")
+        need((family.strength or 0) <= model.max_strength, f"{key}.strength",
+              f"must be at most the model's max_strength ({model.max_strength:g})")
         if family.model == "unconditional":
             need(not family.paired, f"{key}.paired", "must be false: no real image is regenerated")
             need(model.max_strength == 1, f"models.{family.model}.max_strength", "must be 1: it starts from noise")
@@ -127,56 +128,36 @@ class Config(Section):
         need(not family.region or family.model == "pixel", f"{key}.region", "needs the model `pixel`")
 
     def override(self, **sections):
-        """Return a copy with some settings changed, validated again.
+        """A copy with some settings changed, `method={"step": 10}`, validated again. A mapping set to None is removed.
 
         A change to `method.target: none`, or to a baseline, resets the attention, the front end `noise` and the target,
         unless the change states them.
-
-        Parameters
-        ----------
-        **sections
-            Nested mappings that are merged, for example `method={"step": 10}`. A mapping set to None is removed.
-
-        Raises
-        ------
-        UserError
-            If the result is not a valid configuration.
         """
         return _build(self._changed(sections), f"profile {self.profile}")
 
     def _changed(self, sections):
         method = sections.get("method")
-        if isinstance(method, dict) and method.get("baseline"):
-            method = {"target": "none", "front_end": "image", **method}
-        if isinstance(method, dict) and method.get("target") == "none":
-            reset = {} if self.method.front_end != "noise" else {"front_end": "image"}
-            method = {"attention": "none", **reset, **method}
-        return _merge(self.model_dump(), sections | ({"method": method} if method is not None else {}))
+        if isinstance(method, dict):
+            if method.get("baseline"):
+                method = {"target": "none", "front_end": "image", **method}
+            if method.get("target") == "none":
+                reset = {"front_end": "image"} if self.method.front_end == "noise" else {}
+                method = {"attention": "none", **reset, **method}
+            sections = sections | {"method": method}
+        return _merge(self.model_dump(), sections)
 
     def variants(self, experiment):
-        """The variants of an experiment, in the order of the profile.
+        """The variants of an experiment in the order of the profile: dict of str to Config, each with its seeds.
 
         A combination of `vary` is named by its settings, `t=1` or `t=1,lambda=0.3`; the plain detector is `plain`, and
         a baseline has its own name. Settings without effect are not part of a name: a grid trains nothing twice.
-
-        Parameters
-        ----------
-        experiment : str
-            A key of `experiments`.
-
-        Returns
-        -------
-        dict of str to Config
-            Each with the experiment's seeds.
 
         Raises
         ------
         UserError
             If the experiment is unknown, a variant is invalid, or two variants are the same detector.
         """
-        if experiment not in self.experiments:
-            raise UserError(f"profile {self.profile} has no experiment '{experiment}'; "
-                            f"{suggestion(experiment, self.experiments)}")
+        pick("experiment", experiment, self.experiments)
         chosen, place = self.experiments[experiment], f"profile {self.profile}: experiments.{experiment}"
         seeds = chosen.seeds or self.seeds
         grid = [dict(zip(chosen.vary, values, strict=True)) for values in itertools.product(*chosen.vary.values())]
@@ -193,66 +174,49 @@ class Config(Section):
         return found
 
     def identity(self, *sections):
-        """Hash of the settings that decide a run's weights and scores (without its seed), or of some sections.
+        """Hash of the settings that decide a run's weights and scores (without its seed), or of whole `sections`.
 
         Settings that have no effect on this variant are left out: a plain detector has the same identity at every step.
-
-        Parameters
-        ----------
-        *sections : str
-            Sections to hash instead, as they are, for example `"data", "prior"`.
         """
         value = self.model_dump(mode="json")
         if sections:
             return identity({name: value[name] for name in sections})
-        for key in [*_ALWAYS_IGNORED, *self._without_effect()]:
+        for key in (*NO_IDENTITY, *self._without_effect()):
             *parents, last = key.split(".")
-            place = value
-            for parent in parents:
-                place = place.get(parent, {})
-            place.pop(last, None)
+            functools.reduce(lambda place, name: place.get(name, {}), parents, value).pop(last, None)
         return identity(value)
 
     def _without_effect(self):
         """Dotted keys of the settings that do not affect this variant."""
-        method, found = self.method, set()
-        members = {"ensemble": {method.second_prior}}.get(method.target, {method.target})
-        found |= {f"other_priors.{name}" for name in self.other_priors if name not in members}
-        used = BASELINE_SETTINGS[method.baseline] if method.baseline else ()
-        found |= {f"baselines.{name}" for name in BaselinesConfig.model_fields if name not in used}
-        parameters = {"multistep": ["multistep"], "ensemble": ["second_prior"], "error": ["error_draws"],
-                      "wavelet": ["wavelet_levels", "wavelet_threshold"], "ffdnet": ["noise_level", "denoiser_weights"]}
-        found |= {f"method.{key}" for kind, keys in parameters.items() if kind != method.target for key in keys}
-        if method.target == "none":
-            found |= {f"method.{key}" for key in ("step", "loss_weight", "noise_on", "detach", "consistent",
-                                                  "scale_images")}
-        if method.target in STEPLESS_TARGETS:
-            found.add("method.step")
-        no_prior = method.target in ("none", *STEPLESS_TARGETS, *self.other_priors)
-        if no_prior and method.baseline in ("", *PRIORLESS_BASELINES):
-            found.add("prior")
-        if method.baseline:
-            found |= {"method.front_end"} | ({"detector.stem_width"} if method.baseline == "univfd" else set())
-        if method.attention not in TRAINING_ATTENTIONS:
-            found.add("method.attention_weight")
-        if method.attention not in TOKEN_ATTENTIONS:
-            found |= {"detector.attention_dim", "detector.patch"}
-        own = {"gate": "detector.gate_width", "erase": "detector.erase_share"}
-        found |= {key for form, key in own.items() if method.attention != form}
-        if self.training.augment_probability == 0:
-            found |= {"method.consistent", "training.jpeg_quality", "training.resize_scale", "training.blur_radius"}
-        if self.benchmark.kind == "manifest":
-            found.add("data")
-        return found
-
-
-_ALWAYS_IGNORED = ("profile", "seeds", "experiments", "run", "training.checkpoint_seconds", "evaluation.headline",
-                   "evaluation.target_fpr", "evaluation.bootstrap", "evaluation.confidence", "evaluation.perturbations",
-                   "benchmark.test_sets")
+        method, target, baseline = self.method, self.method.target, self.method.baseline
+        prior = baseline not in ("", *PRIORLESS_BASELINES) or target not in ("none", *STEPLESS_TARGETS, *self.other_priors)
+        other = method.second_prior if target == "ensemble" else target
+        used = BASELINE_SETTINGS.get(baseline, ())
+        unused = [
+            (True, [f"other_priors.{name}" for name in self.other_priors if name != other]),
+            (True, [f"baselines.{name}" for name in BaselinesConfig.model_fields if name not in used]),
+            (not prior, ["prior"]),
+            (self.benchmark.kind == "manifest", ["data"]),
+            (target == "none", ["method.loss_weight", "method.noise_on", "method.detach", "method.consistent",
+                                "method.scale_images"]),
+            (target in ("none", *STEPLESS_TARGETS), ["method.step"]),
+            (target != "multistep", ["method.multistep"]),
+            (target != "ensemble", ["method.second_prior"]),
+            (target != "error", ["method.error_draws"]),
+            (target != "wavelet", ["method.wavelet_levels", "method.wavelet_threshold"]),
+            (baseline, ["method.front_end"]),
+            (baseline == "univfd", ["detector.stem_width"]),
+            (method.attention not in TRAINING_ATTENTIONS, ["method.attention_weight"]),
+            (method.attention not in TOKEN_ATTENTIONS, ["detector.attention_dim", "detector.patch"]),
+            (method.attention != "gate", ["detector.gate_width"]),
+            (method.attention != "erase", ["detector.erase_share"]),
+            (self.training.augment_probability == 0, ["method.consistent", "training.jpeg_quality", "training.resize_scale",
+                                                      "training.blur_radius"])]
+        return {key for condition, keys in unused if condition for key in keys}
 
 
 def load_config(path="params.yaml", profile=None, overrides=()):
-    """Read and validate a configuration, with all variants of its experiments.
+    """Read and validate a `Config`, with all variants of its experiments.
 
     Parameters
     ----------
@@ -262,10 +226,6 @@ def load_config(path="params.yaml", profile=None, overrides=()):
         The packaged profile to read instead of `path`.
     overrides : sequence of str
         Settings to change, `"method.step=10"`; values are YAML.
-
-    Returns
-    -------
-    Config
 
     Raises
     ------
@@ -277,13 +237,12 @@ def load_config(path="params.yaml", profile=None, overrides=()):
     changes = {}
     for text in overrides:
         key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"override '{text}' is not a setting; write it as method.step=10")
         try:
             changes[key.strip()] = yaml.load(value, _Loader)
         except yaml.YAMLError as problem:
-            raise UserError(f"override '{text}' is not valid YAML ({reason(problem)}); write it as "
-                            "method.step=10") from None
+            raise UserError(f"override '{text}' is not valid YAML ({reason(problem)}); write it as method.step=10") from None
+        if not equals or not key.strip():
+            raise UserError(f"override '{text}' is not a setting; write it as method.step=10")
     if changes:
         config = _build(config._changed(_nested(changes, "overrides")), f"{path} with overrides")
     for name in config.experiments:
@@ -326,7 +285,7 @@ def _profile_path(name, folder=None):
     for place in (folder, PROFILES):
         if place and (path := Path(place) / f"{name}.yaml").is_file():
             return path
-    raise UserError(f"unknown profile '{name}'; {suggestion(str(name), profiles())}")
+    raise UserError(f"unknown profile '{name}'; {suggestion(name, profiles())}")
 
 
 def _read(path, seen=()):
@@ -348,21 +307,17 @@ def _read(path, seen=()):
     return _merge(_read(source, (*seen, Path(path).resolve())), value)
 
 
-def _merge(base, change):
+def _merge(base, change, deep=True):
     """`change` merged into `base`; a mapping that it sets to null is removed, and an experiment replaced as a whole."""
     merged = dict(base)
     for key, value in change.items():
         if value is None and isinstance(base.get(key), dict):
             del merged[key]
-        elif isinstance(value, dict) and isinstance(base.get(key), dict):
-            merged[key] = _merge(base[key], value) if key != "experiments" else _merge_experiments(base[key], value)
+        elif deep and isinstance(value, dict) and isinstance(base.get(key), dict):
+            merged[key] = _merge(base[key], value, deep=key != "experiments")
         else:
             merged[key] = value
     return merged
-
-
-def _merge_experiments(base, change):
-    return {name: value for name, value in {**base, **change}.items() if value is not None}
 
 
 def _nested(changes, place):
@@ -385,34 +340,26 @@ def _build(value, origin):
         return Config.model_validate(value)
     except ValidationError as problem:
         error = problem.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "value_error":  # raised by this module: "key|problem" below the section
-        inner, _, text = str(error["ctx"]["error"]).rpartition("|")
-        key = ".".join(part for part in (key, inner) if part)
-        raise UserError(f"{origin}: {_quoted(key)}{text}")
+    key, given = ".".join(str(part) for part in error["loc"]), error["input"]
     if error["type"] == "missing":
         raise UserError(f"{origin}: the key '{key}' is missing; add it")
-    given = error["input"]
-    text = error["msg"].replace("Input should", "must").replace("a valid integer", "a whole number")
-    text = f"{text[0].lower()}{text[1:]}, not {reason(repr(given), 60)}"
+    if error["type"] == "value_error":  # of a section: "key|problem"
+        inner, _, text = str(error["ctx"]["error"]).rpartition("|")
+        key = ".".join(part for part in (key, inner) if part)
+    else:
+        text = error["msg"].replace("Input should", "must").replace("a valid integer", "a whole number")
+        text = f"{text[0].lower()}{text[1:]}, not {reason(repr(given), 60)}"
     if error["type"] == "literal_error" and isinstance(given, str):
-        expected = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-        text += f"; {suggestion(given, expected)}"
-    raise UserError(f"{origin}: {_quoted(key)}{text}")
-
-
-def _quoted(key):
-    return f"'{key}' " if key else ""
+        text += "; " + suggestion(given, re.findall(r"'([^']*)'", error["ctx"]["expected"]))
+    raise UserError(f"{origin}: '{key}' {text}" if key else f"{origin}: {text}")
 
 
 def _variant_name(config, changes):
     """`t=1`, `plain`, `plain,pairs=60`: the settings of a variant that have an effect."""
-    without, parts = config._without_effect(), []
-    for key in changes:
-        value = config
-        for part in key.split("."):  # an entry that a variant removes is None
-            value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
-        if isinstance(value, (dict, BaseModel)):
+    settings, without, parts = config.model_dump(), config._without_effect(), []
+    for key in changes:  # an entry that a variant removes is None
+        value = functools.reduce(lambda place, name: place.get(name) if isinstance(place, dict) else None, key.split("."), settings)
+        if isinstance(value, dict):
             raise UserError(f"profile {config.profile}: '{key}' under vary holds several settings; use `variants` with "
                             "names")
         if key == "method.target" and value == "none":

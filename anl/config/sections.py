@@ -1,13 +1,14 @@
 """The sections of a profile: which settings there are, and which values each may have."""
 
-import difflib
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from anl.io import suggestion
+
 DIFFUSION_STEPS = 1000
 NETWORK_TARGETS = ("denoiser", "blind_denoiser")  # networks trained for it: entries of `other_priors` with these names
-STEPLESS_TARGETS = ("highpass", "random", "wavelet", "ffdnet", *NETWORK_TARGETS)
+STEPLESS_TARGETS = ("highpass", "random", "wavelet", *NETWORK_TARGETS)
 TARGETS = ("none", "prior", "multistep", "ensemble", "noised", "error", "shuffled", *STEPLESS_TARGETS)
 TRAINING_ATTENTIONS = ("transfer", "erase", "spread")  # no part of the detector at inference
 TOKEN_ATTENTIONS = ("affinity", "relation", "relation_self", "relation_other")
@@ -32,9 +33,6 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Precision = Literal["fp32", "bf16", "fp16"]
-View = Literal["raw", "matched", "jpeg96"]
-Baseline = Literal["", "blur_jpeg", "npr", "srm", "spectrum", "dnf", "lare", "dire", "distildire", "drct", "aeroblade",
-                   "univfd"]
 
 
 class Section(BaseModel):
@@ -47,7 +45,7 @@ class Section(BaseModel):
     def _known_keys(cls, value):
         unknown = [key for key in value if key not in cls.model_fields] if isinstance(value, dict) else []
         if unknown:
-            raise ValueError(f"unknown key '{unknown[0]}'; {suggestion(str(unknown[0]), cls.model_fields)}")
+            raise ValueError(f"unknown key '{unknown[0]}'; {suggestion(unknown[0], cls.model_fields)}")
         return value
 
 
@@ -184,24 +182,21 @@ class DetectorConfig(Section):
 
 
 class MethodConfig(Section):
-    """What is learned. The last eight fields are parameters of single targets."""
+    """What is learned. The last six fields are parameters of single targets."""
 
     target: str                                 # of TARGETS or other_priors; none = plain detector
     step: Step
-    attention: Literal["none", "energy", "gate", "affinity", "relation", "relation_self", "relation_other", "transfer",
-                       "erase", "spread"]
+    attention: Literal["none", "energy", "gate", *TOKEN_ATTENTIONS, *TRAINING_ATTENTIONS]
     attention_weight: Weight = 0.1              # of the loss of attentions that act in training only
     loss_weight: Weight
     noise_on: Literal["both", "real", "generated"] = "both"
     detach: bool = False
     front_end: Literal["image", "residual", "noise"] = "image"
     consistent: bool = False                    # augmented images keep the noise target of the untouched image
-    baseline: Baseline = ""
+    baseline: Literal["", *BASELINE_SETTINGS] = ""
     multistep: Annotated[list[Positive], Field(min_length=1)] = [1, 2, 5]  # multiples of step
     second_prior: str = "other_prior"           # ensemble: the other member
     error_draws: Positive = 8
-    noise_level: PositiveFloat = 15.0           # ffdnet: standard deviation in grey levels
-    denoiser_weights: str | None = None         # ffdnet: a safetensors file
     wavelet_levels: Positive = 3
     wavelet_threshold: Weight = 3.0             # in robust standard deviations of the finest level
     scale_images: Count = 0                     # training images that the scale is computed from; 0 = all
@@ -213,7 +208,6 @@ class MethodConfig(Section):
                   "method.target, or attention to none")
             need(self.front_end != "noise", "front_end", "'noise' reads predicted noise; set method.target")
         need(not self.baseline or self.target == "none", "target", "must be none for a baseline")
-        need(self.target != "ffdnet" or self.denoiser_weights, "denoiser_weights", "is missing; name ffdnet's file")
         distinct("multistep", self.multistep)
         need(self.target != "multistep" or max(self.multistep) * self.step <= DIFFUSION_STEPS, "multistep",
               f"exceeds the {DIFFUSION_STEPS} diffusion steps; lower method.step")
@@ -281,7 +275,7 @@ class ExperimentConfig(Section):
 
 
 class EvaluationConfig(Section):
-    views: list[View]
+    views: list[Literal["raw", "matched", "jpeg96"]]
     headline: Literal["matched", "jpeg96"]
     controls: list[Literal["resize75", "blur", "jpeg96", "denoise"]]
     target_fpr: Annotated[float, Field(gt=0, lt=0.5)]
@@ -317,17 +311,17 @@ class RunConfig(Section):
     workers: Count = 0                          # of a data loader
     batch_size: Positive = 64                   # of scoring and targets; scores do not depend on it
     target_gigabytes: PositiveFloat = 200.0     # largest target cache; above, the prior is called for each batch
-    storage: Literal["files", "arrow"] = "files"
 
 
 def need(condition, key, problem):
+    """Refuse a value; `anl.config` puts the key of the section before `key`."""
     if not condition:
         raise ValueError(f"{key}|{problem}")
 
 
 def one_of(key, value, known, what):
     if value not in known:
-        raise ValueError(f"{key}|'{value}' is not {what}; {suggestion(str(value), [name for name in known if name])}")
+        raise ValueError(f"{key}|'{value}' is not {what}; {suggestion(value, known)}")
 
 
 def distinct(key, values):
@@ -337,8 +331,3 @@ def distinct(key, values):
 def in_order(key, values, optional=False):
     need((optional and not values) or (len(values) == 2 and values[0] <= values[1]), key,
           f"must be two numbers, the lower first, not {values}")
-
-
-def suggestion(word, known):
-    close = difflib.get_close_matches(word, list(known), 1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(map(str, known)) or 'none'}"
