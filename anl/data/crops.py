@@ -6,7 +6,6 @@ a benchmark and training crops for prior and generators are cut from sources.
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -38,28 +37,23 @@ class Patch:
 
 
 def split_photos(photos, shares, seed):
-    """Assign photographs to train, val and test by cluster, so that near-duplicates stay together.
+    """Assign photographs to train, val and test by cluster, so that near-duplicates stay together: {photo id: split}.
 
     Parameters
     ----------
     photos : sequence
         Objects with `id` and `cluster` (strings).
-    shares : mapping or section
+    shares : mapping or pydantic section
         Shares `train`, `val` and `test` of the clusters, which sum to 1.
     seed : int
         The draw depends on the seed and the set of clusters only.
-
-    Returns
-    -------
-    dict of str to str
-        Photo id -> split.
 
     Raises
     ------
     UserError
         If a split is empty.
     """
-    shares = as_mapping(shares)
+    shares = dict(shares)
     clusters = sorted({photo.cluster for photo in photos})
     order = seeds.generator(seed, "split").permutation(len(clusters))
     bounds = np.rint(np.cumsum([shares[name] for name in SPLITS]) * len(clusters)).astype(int)
@@ -69,45 +63,29 @@ def split_photos(photos, shares, seed):
     return {photo.id: place[photo.cluster] for photo in photos}
 
 
-def as_mapping(section):
-    """A mapping, or a pydantic section, as a dict."""
-    return section.model_dump() if hasattr(section, "model_dump") else dict(section)
-
-
 # ---- sources and patches -----------------------------------------------------------------------------------------------
 def load_source(path, least_factor, target_side):
-    """Decode a photograph and downsample it: by `least_factor`, or further until its short side is `target_side`.
-
-    Returns
-    -------
-    ndarray
-        uint8 (H, W, 3).
-
-    Raises
-    ------
-    UserError
-        If the file cannot be decoded.
-    """
+    """Decode a photograph to uint8 (H, W, 3) and downsample it by `least_factor`, or until its short side is `target_side`."""
     pixels = decode(path)
     height, width = pixels.shape[:2]
     factor = max(least_factor, min(height, width) / target_side)
     return resize(pixels, round(height / factor), round(width / factor))
 
 
-def shrink(source, factor, least=1):
-    """Downsample uint8 (H, W, 3) by `factor` (0 to 1), but not below `least` pixels on the short side."""
+def shrink(source, factor, least):
+    """Downsample by `factor` (0 to 1), but not below `least` pixels on the short side."""
     height, width = source.shape[:2]
     factor = max(factor, min(1.0, least / min(height, width)))
     return source if factor >= 1 else resize(source, max(least, round(height * factor)), max(least, round(width * factor)))
 
 
 def resize(pixels, height, width):
-    """Anti-aliased bicubic resize of a uint8 (H, W, 3) array."""
+    """Anti-aliased bicubic resize of uint8 (H, W, 3)."""
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def halve(pixels):
-    """Halve a uint8 (H, W, 3) array: the last step that real and generated patches share."""
+    """Halve uint8 (H, W, 3): the last step that real and generated patches share."""
     height, width = pixels.shape[:2]
     return resize(pixels, height // 2, width // 2)
 
@@ -126,7 +104,6 @@ def choose_patches(source, photo, group, split, *, size, count, least_std, seed)
     least_std : float
         Grey-level standard deviation below which a patch counts as flat.
     seed : int
-        Base seed.
 
     Returns
     -------
@@ -156,28 +133,18 @@ def choose_patches(source, photo, group, split, *, size, count, least_std, seed)
     return sorted(chosen, key=lambda patch: (patch.top, patch.left))
 
 
-def load_sources(photos, folder, least_factor, target_side):
-    """Sources of photographs (objects with `file`), a list of uint8 (H, W, 3)."""
-    return [load_source(Path(folder) / photo.file, least_factor, target_side) for photo in photos]
-
-
 class CropSampler:
     """Random square crops with flips for generative training; batch k is a pure function of (seed, name, k).
 
     Parameters
     ----------
     sources : sequence of ndarray
-        uint8 (H, W, 3); those smaller than a crop are left out. Drawn with a probability proportional to the root of
-        their area.
+        uint8 (H, W, 3), drawn with a probability proportional to the root of their area; those smaller than a crop are left
+        out. Raises UserError if none is left.
     size, batch_size : int
         Pixels on a side; crops in a batch.
     seed, name : int, str
         Name the random stream.
-
-    Raises
-    ------
-    UserError
-        If no source is large enough.
     """
 
     def __init__(self, sources, size, batch_size, seed, name):
@@ -202,7 +169,7 @@ class CropSampler:
 
 # ---- the rows of a manifest that are used --------------------------------------------------------------------------------
 def draw_order(rows, seed):
-    """A random but reproducible key for each row, by the seed and the image's bytes alone: a list of hex strings."""
+    """A random key for each row, a hex string that follows from the seed and the image's bytes alone."""
     return [hashlib.sha256(f"{seed}/{digest}".encode()).hexdigest() for digest in rows["sha256"]]
 
 
@@ -257,8 +224,8 @@ def use_rows(rows, use, seed):
     Parameters
     ----------
     rows : DataFrame
-        Manifest rows with split, label, generator, group, pair, sha256.
-    use : mapping or section
+        Manifest rows with split, generator, group, sha256, and `pair` where images have one.
+    use : mapping or pydantic section
         Real images at most of the splits `train`, `val` and `test`.
     seed : int
         Which ones follows from the seed and their bytes, whatever the order of the rows.
@@ -269,24 +236,18 @@ def use_rows(rows, use, seed):
         The chosen rows in their order: reals; paired images whose real is chosen; of other images, for each generator and
         split, as many as there are reals, also spread over groups.
     """
-    draw, pair = pd.Series(draw_order(rows, seed), rows.index), _pairs(rows)
+    draw = pd.Series(draw_order(rows, seed), rows.index)
+    pair = rows["pair"].fillna("").astype(str) if "pair" in rows else pd.Series("", rows.index)
     real = rows["generator"] == REAL
     chosen = []
-    for split, limit in as_mapping(use).items():
+    for split, limit in dict(use).items():
         here = rows["split"] == split
         reals = _spread(rows[here & real], draw, limit)
         chosen.append(reals)
-        known = set(pair[reals]) - {""}
-        chosen.append(rows.index[here & ~real & pair.isin(known)])
+        chosen.append(rows.index[here & ~real & pair.isin(set(pair[reals]) - {""})])
         for _, part in rows[here & ~real & (pair == "")].groupby("generator", observed=True):
             chosen.append(_spread(part, draw, len(reals)))
-    keep = set().union(*map(set, chosen)) if chosen else set()
-    return rows[rows.index.isin(keep)].reset_index(drop=True)
-
-
-def _pairs(rows):
-    """The column `pair`, empty where it is missing."""
-    return rows["pair"].fillna("").astype(str) if "pair" in rows else pd.Series("", rows.index)
+    return rows[rows.index.isin(np.concatenate(chosen))].reset_index(drop=True)
 
 
 def _spread(part, draw, limit):

@@ -20,18 +20,9 @@ def _cosines():
 
 
 def perceptual_hash(pixels):
-    """A 64-bit hash that compression and resizing hardly change.
+    """A 64-bit hash (int) of uint8 (H, W, 3) that compression and resizing hardly change.
 
     Signs, relative to their median, of the 8 x 8 lowest DCT frequencies of a 32 x 32 grey copy.
-
-    Parameters
-    ----------
-    pixels : ndarray
-        uint8 (H, W, 3).
-
-    Returns
-    -------
-    int
 
     References
     ----------
@@ -42,8 +33,8 @@ def perceptual_hash(pixels):
     return int.from_bytes(np.packbits(low > np.median(low[1:])).tobytes(), "big")
 
 
-def near_pairs(hashes, most=NEAR):
-    """Pairs of different hashes that differ in at most `most` bits (up to 3).
+def near_pairs(hashes):
+    """Pairs of different hashes that differ in at most NEAR bits.
 
     Only hashes that agree in one of four 16-bit bands are compared, so the time grows with the number of similar images,
     not with N squared.
@@ -52,8 +43,6 @@ def near_pairs(hashes, most=NEAR):
     ----------
     hashes : ndarray
         uint64 (N,), without repetitions.
-    most : int
-        Number of bits.
 
     Returns
     -------
@@ -62,8 +51,6 @@ def near_pairs(hashes, most=NEAR):
     left_out : int
         Comparisons skipped because more than CROWD hashes share a band.
     """
-    if most >= BANDS:
-        raise ValueError(f"{BANDS} bands find pairs of at most {BANDS - 1} bits")
     hashes = np.asarray(hashes, np.uint64)
     pairs, left_out = set(), 0
     for band in range(BANDS):
@@ -76,7 +63,7 @@ def near_pairs(hashes, most=NEAR):
             here, there = order[:-step], order[step:]
             same = key[here] == key[there]
             here, there = here[same], there[same]
-            close = np.bitwise_count(hashes[here] ^ hashes[there]) <= most
+            close = np.bitwise_count(hashes[here] ^ hashes[there]) <= NEAR
             pairs.update(zip(np.minimum(here, there)[close].tolist(), np.maximum(here, there)[close].tolist()))
     first, second = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
     return first, second, np.bitwise_count(hashes[first] ^ hashes[second]).astype(int), left_out

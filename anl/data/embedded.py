@@ -41,13 +41,10 @@ def cut_patches(photos, data, benchmark, seed, splits=None):
     ----------
     photos : sequence
         Photographs with `id`, `cluster` and `file` (below `data.folder`, as a manifest writes paths).
-    data : DataConfig
-        folder, split, least_factor and source_side.
-    benchmark : BenchmarkConfig
-        size, patches, least_std and shrink.
+    data, benchmark : DataConfig, BenchmarkConfig
     seed : int
     splits : mapping of str to str, optional
-        Photo id -> split, for photographs that come with a split; by default drawn by `data.split`.
+        Photo id -> split; by default drawn by `data.split`.
 
     Raises
     ------
@@ -55,7 +52,7 @@ def cut_patches(photos, data, benchmark, seed, splits=None):
         If a photograph cannot be read or is too small.
     """
     splits = splits or crops.split_photos(photos, data.split, seed)
-    size, counts = 2 * benchmark.size, crops.as_mapping(benchmark.patches)
+    size, counts = 2 * benchmark.size, dict(benchmark.patches)
     patches, pixels = [], []
     for photo in tqdm(photos, desc="photographs", mininterval=5, file=sys.stderr, disable=None):
         path = Path(data.folder) / file_path(photo.file)
@@ -74,8 +71,9 @@ def cut_patches(photos, data, benchmark, seed, splits=None):
 
 def real_table(patches, pixels, benchmark, seed, dataset=NAME):
     """Manifest rows of real patches, with the encoded images in the column `image`."""
-    rows = pd.DataFrame({"label": 0, "generator": REAL, "family": REAL, "dataset": dataset, "split": [p.split for p in patches],
-                         "source_real": dataset, "group": [p.group for p in patches], "pair": [p.id for p in patches]})
+    rows = pd.DataFrame({"label": 0, "generator": REAL, "family": REAL, "dataset": dataset, "source_real": dataset,
+                         "split": [patch.split for patch in patches], "group": [patch.group for patch in patches],
+                         "pair": [patch.id for patch in patches]})
     return encoded_table(rows.assign(place=rows["pair"]), pixels, benchmark, seed)
 
 
@@ -87,9 +85,11 @@ def generated_table(name, family, reals, pixels, benchmark, seed):
 
 def encoded_table(rows, pixels, benchmark, seed):
     """Rows of patches at twice the benchmark's size, halved and encoded; `place` names the patch."""
-    found = []
+    found, (low, high) = [], benchmark.encode_quality
     for place, patch in zip(rows["place"], pixels, strict=True):
-        form, quality = draw_encoding(place, benchmark, seed)
+        rng = seeds.generator(seed, "encode", place)  # both images of a pair have one encoding
+        form = benchmark.encode[int(rng.integers(len(benchmark.encode)))]
+        quality = int(rng.integers(low, high + 1))
         small = crops.halve(patch)
         data = encode(small, form, quality)
         found.append({"sha256": hashlib.sha256(data).hexdigest(), "width": small.shape[1], "height": small.shape[0],
@@ -98,15 +98,6 @@ def encoded_table(rows, pixels, benchmark, seed):
     found = pd.DataFrame(found, columns=["sha256", "width", "height", "format", "jpeg_quality", "bytes", "image"])
     table = rows.drop(columns=[name for name in found if name in rows]).reset_index(drop=True).join(found)
     return table.assign(path="", image_id=table["generator"] + "/" + table["place"])[[*COLUMNS, "image"]]
-
-
-def draw_encoding(pair, benchmark, seed):
-    """(format, quality) of both images of a pair, drawn from `benchmark.encode` and `encode_quality`; PNG has none."""
-    rng = seeds.generator(seed, "encode", pair)
-    form = benchmark.encode[int(rng.integers(len(benchmark.encode)))]
-    low, high = benchmark.encode_quality
-    quality = int(rng.integers(low, high + 1))
-    return form, None if form == "png" else quality
 
 
 def encode(pixels, form="png", quality=None):
@@ -119,8 +110,8 @@ def encode(pixels, form="png", quality=None):
 
 
 def regenerated_patches(rows, name, family, seen):
-    """Which reals (rows) a generator regenerates, their index: training ones if it is seen, and up to `val_patches` of each
-    photograph for validation, spread over it."""
+    """Index of the reals (rows) that a generator regenerates: all test patches, training patches if it is seen, and up to
+    `val_patches` of each photograph for validation, spread over it."""
     photo = rows["pair"].str.rpartition("@")[0]
     found = rows.index[(rows["split"] == "test") | ((rows["split"] == "train") & (name in seen))].tolist()
     for places in rows[rows["split"] == "val"].groupby(photo, sort=False).groups.values():
@@ -130,8 +121,7 @@ def regenerated_patches(rows, name, family, seen):
 
 
 def in_chunks(name, ids, pixels, make, cache, about):
-    """Images made chunk by chunk: `make(name, ids, pixels)` -> uint8 (n, H, W, 3), each chunk kept in `cache` until the
-    folder is written.
+    """A generator's images, a list of uint8 (H, W, 3), made in chunks that an interrupted run keeps.
 
     Parameters
     ----------
@@ -142,13 +132,11 @@ def in_chunks(name, ids, pixels, make, cache, about):
     pixels : list of ndarray
         uint8 (H, W, 3), what they are made from.
     make : callable
+        `make(name, ids, pixels)` -> uint8 (n, H, W, 3).
     cache : path-like
+        The folder of the chunks.
     about : JSON-able
         What the images depend on besides ids and pixels: chunks kept for something else are not used.
-
-    Returns
-    -------
-    list of ndarray
     """
     made = []
     for start in tqdm(range(0, len(ids), CHUNK), desc=name, mininterval=5, file=sys.stderr, disable=None):
@@ -170,7 +158,7 @@ def in_chunks(name, ids, pixels, make, cache, about):
 
 # ---- the folder ----------------------------------------------------------------------------------------------------------
 def write(tables, folder, identities):
-    """Write a benchmark's folder, which appears whole or not at all.
+    """Write a benchmark's folder, which appears whole or not at all and replaces an old one; returns the manifest.
 
     Parameters
     ----------
@@ -178,14 +166,8 @@ def write(tables, folder, identities):
         For each part (a generator, of a data set) rows with COLUMNS. With a column `image`, encoded bytes, they are
         written to images-PART.parquet; without it the paths stay, and a file of that name is taken from the old folder.
     folder : path-like
-        Replaced if it exists.
     identities : mapping of str to str
         What each part was made with.
-
-    Returns
-    -------
-    DataFrame
-        The manifest.
     """
     with atomic_folder(folder, replace=True) as temporary:
         manifests = []
@@ -204,22 +186,9 @@ def write(tables, folder, identities):
 
 
 def read_embedded(folder):
-    """The manifest of a benchmark's folder.
+    """The manifest of a benchmark's folder, a DataFrame with COLUMNS and paths relative to the folder.
 
-    Parameters
-    ----------
-    folder : path-like
-        Holds manifest.parquet and the image files; what the paths in the result are relative to.
-
-    Returns
-    -------
-    DataFrame
-        COLUMNS.
-
-    Raises
-    ------
-    UserError
-        If the folder is incomplete or damaged.
+    Raises UserError if the folder is incomplete or damaged.
     """
     folder = Path(folder)
     fix = "get it with `dvc pull benchmark`, or make it with `anl make benchmark`"
@@ -240,8 +209,7 @@ def read_embedded(folder):
 
 
 def read_parts(folder):
-    """The parts of a benchmark's folder and what they were made with: ({part: rows}, {part: identity}); empty where nothing
-    usable is."""
+    """({part: rows}, {part: identity}) of a benchmark's folder; empty if nothing usable is there."""
     try:
         rows, identities = read_embedded(folder), read_json(Path(folder) / IDENTITIES)
     except UserError:

@@ -12,33 +12,10 @@ from anl.data.manifest import file_path
 from anl.io import UserError
 
 
-def crop(pixels, size, how="center"):
-    """Cut a square, never resizing; an image that is too small is padded by mirroring.
-
-    Parameters
-    ----------
-    pixels : ndarray
-        uint8 (H, W, 3).
-    size : int
-        Pixels on a side.
-    how : "center" or (int, int)
-        The centre, or the corner (top, left) in pixels of the padded image.
-
-    Returns
-    -------
-    ndarray
-        uint8 (size, size, 3), contiguous.
-
-    Raises
-    ------
-    ValueError
-        If the corner lies outside.
-    """
+def crop(pixels, size):
+    """The central square of uint8 (H, W, 3), `size` pixels on a side; an image that is too small is padded by mirroring."""
     pixels = pad(pixels, size)
-    room = [length - size for length in pixels.shape[:2]]
-    top, left = [space // 2 for space in room] if isinstance(how, str) and how == "center" else how
-    if not (0 <= top <= room[0] and 0 <= left <= room[1]):
-        raise ValueError(f"a crop of {size} pixels at ({top}, {left}) leaves the image of {pixels.shape[1]} x {pixels.shape[0]}")
+    top, left = ((length - size) // 2 for length in pixels.shape[:2])
     return np.ascontiguousarray(pixels[top:top + size, left:left + size])
 
 
@@ -64,7 +41,7 @@ def to_pixels(tensor):
     return levels.to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
 
 
-def load_pixels(rows, root, size=None, how="center"):
+def load_pixels(rows, root, size=None):
     """Decode the images of manifest rows into one array.
 
     Parameters
@@ -75,8 +52,6 @@ def load_pixels(rows, root, size=None, how="center"):
         The folder that paths are relative to.
     size : int or None
         Side of the crop; None for images that all have one size already.
-    how : "center" or (int, int)
-        See `crop`.
 
     Returns
     -------
@@ -91,7 +66,7 @@ def load_pixels(rows, root, size=None, how="center"):
     paths, digests, out = rows["path"].astype(str).tolist(), rows["sha256"].tolist(), None
     for index in sorted(range(len(paths)), key=lambda index: _read_order(paths[index])):
         pixels = _decoded(os.path.join(root, file_path(paths[index])), digests[index])
-        pixels = pixels if size is None else crop(pixels, size, how)
+        pixels = pixels if size is None else crop(pixels, size)
         if out is None:
             out = np.empty((len(paths), *pixels.shape), np.uint8)
         if pixels.shape != out.shape[1:]:

@@ -43,10 +43,10 @@ def read_card(path):
             reader = csv.DictReader(stream)
             missing = set(CARD_COLUMNS) - set(reader.fieldnames or ())
             if missing:
-                raise UserError(f"{path} lacks the column(s) {', '.join(sorted(missing))}; restore it with `git checkout -- {path}`")
+                raise UserError(f"{path} lacks the column(s) {', '.join(sorted(missing))}; restore it with `git checkout`")
             rows = [{key: row[key] for key in CARD_COLUMNS} for row in reader]
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; restore it with `git checkout -- {path}`") from None
+        raise UserError(f"{path} is missing; restore it with `git checkout`") from None
     numbers = ("bytes", "width", "height")
     return sorted((Photo(**{key: int(value) if key in numbers else value for key, value in row.items()}) for row in rows),
                   key=lambda photo: photo.file)

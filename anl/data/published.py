@@ -16,7 +16,8 @@ KEPT = ("path", "sha256", "label", "generator", "family", "dataset", "split", "s
 def settings(benchmark):
     """What decides `rows`: hashes of the indices, and how they are split."""
     section = benchmark.model_dump(mode="json", include={"seen", "source", "val_share", "val_most"})
-    return section | {"index": _hash(benchmark.manifest), "tests": {name: _hash(path) for name, path in _tests(benchmark).items()}}
+    tests = {name: _hash(path) for name, path in _tests(benchmark).items()}
+    return section | {"index": _hash(benchmark.manifest), "tests": tests}
 
 
 def rows(benchmark, seed):
@@ -25,7 +26,6 @@ def rows(benchmark, seed):
     Parameters
     ----------
     benchmark : BenchmarkConfig
-        manifest, seen, source, val_share, val_most and test_sets.
     seed : int
         Which images validate follows from the seed and their bytes.
 
@@ -39,7 +39,7 @@ def rows(benchmark, seed):
     Raises
     ------
     UserError
-        If an index is missing or damaged, or a seen generator is left without training or validation images.
+        If an index is missing or damaged, or a class is left without training or validation images.
     """
     main, root = _read(benchmark.manifest), manifest.root_of(benchmark.manifest)
     same = [name for name, path in benchmark.test_sets.items() if Path(path) == Path(benchmark.manifest)]
@@ -56,12 +56,12 @@ def rows(benchmark, seed):
     found = pd.concat(parts, ignore_index=True)
     found["image_id"] = found["generator"] + "/" + found["dataset"] + "/" + found["path"]
     found = crops.hold_out(found.assign(group=found["sha256"], pair=""), benchmark.val_share, benchmark.val_most, seed)
+    source = f" and source {benchmark.source}" if benchmark.source else ""
     for name in (REAL, *benchmark.seen):
         lacking = {"train", "val"} - set(found.loc[found["generator"] == name, "split"])
         if lacking:
             raise UserError(f"{benchmark.manifest} has no {'training' if 'train' in lacking else 'validation'} images of "
-                            f"'{name}'{f' and source {benchmark.source}' if benchmark.source else ''}; change "
-                            "benchmark.seen, or val_share")
+                            f"'{name}'{source}; change benchmark.seen, or val_share")
     return found
 
 

@@ -105,8 +105,8 @@ def training_images(config, halved=False):
     photos.check_folder(cards, config.data.folder)
     splits = crops.split_photos(cards, config.data.split, config.seed)
     chosen = [photo for photo in cards if splits[photo.id] == "train"]
-    sources = crops.load_sources(tqdm(chosen, desc="photographs", file=sys.stderr, mininterval=5, disable=None),
-                                 config.data.folder, config.data.least_factor, config.data.source_side)
+    sources = [crops.load_source(Path(config.data.folder) / photo.file, config.data.least_factor, config.data.source_side)
+               for photo in tqdm(chosen, desc="photographs", file=sys.stderr, mininterval=5, disable=None)]
     return [crops.halve(source) for source in sources] if halved else sources
 
 

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 from PIL import Image
 
 from anl.data import duplicates, processing
@@ -38,5 +37,3 @@ def test_limits_of_the_search(monkeypatch):
     assert left_out == 3 * sum(range(1, 90))
     first, second, _, left_out = duplicates.near_pairs(np.zeros(0, np.uint64))
     assert len(first) == len(second) == left_out == 0
-    with pytest.raises(ValueError, match="at most 3 bits"):
-        duplicates.near_pairs([1, 2], 4)

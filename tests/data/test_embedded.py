@@ -14,13 +14,8 @@ SPLIT = {"train": 0.4, "val": 0.3, "test": 0.3}
 CAMERA = {"model": "pixel", "paired": True, "val_patches": 0}
 
 
-class Section(SimpleNamespace):
-    def model_dump(self):
-        return dict(self.__dict__)
-
-
 def family(**options):
-    return Section(**{**CAMERA, **options})
+    return SimpleNamespace(**{**CAMERA, **options})
 
 
 FAMILIES = {"ddim": family(), "vae": family(model="vae", val_patches=1), "sample": family(paired=False)}
@@ -34,8 +29,8 @@ def world(tmp_path):
     for seed in range(10):
         Image.fromarray(photograph(seed)).save(tmp_path / "photos" / f"p{seed}.png")
         photos.append(SimpleNamespace(id=f"p{seed}", cluster="twins" if seed in (2, 5) else f"p{seed}", file=f"p{seed}.png"))
-    data = Section(folder=tmp_path / "photos", least_factor=2.0, source_side=448, split=SPLIT)
-    benchmark = Section(size=16, patches={"train": 3, "val": 4, "test": 2}, least_std=1.0, shrink=[], encode=["png"],
+    data = SimpleNamespace(folder=tmp_path / "photos", least_factor=2.0, source_side=448, split=SPLIT)
+    benchmark = SimpleNamespace(size=16, patches={"train": 3, "val": 4, "test": 2}, least_std=1.0, shrink=[], encode=["png"],
                         encode_quality=[90, 90])
     return photos, data, benchmark
 
