@@ -78,12 +78,12 @@ def spectrum_table(rows, pixels, *, seed, replicates, rings=RINGS):
     rows, pixels = rows[test], pixels[test]
     frequency, values = radial_spectrum(pixels, rings)
     draws = bootstrap.draw_groups(rows["group"], replicates, seed, rows["generator"])
-    place, real, table = np.searchsorted(draws.names, rows["group"].to_numpy(str)), (rows["generator"] == REAL).to_numpy(), []
+    group, real, table = rows["group"].to_numpy(str), (rows["generator"] == REAL).to_numpy(), []
     for generator in dict.fromkeys(rows["generator"][~real]):
         mine = (rows["generator"] == generator).to_numpy()
         # (rings,) of the sample and (rings, R) of the replicates
-        drawn = _means(values[mine], place[mine], draws.counts) - _means(values[real], place[real], draws.counts)
-        groups, strata = (len(np.unique(item)) for item in (place[mine | real], draws.stratum[place[mine | real]]))
+        drawn = draws.mean(values[mine], group[mine]) - draws.mean(values[real], group[real])
+        groups, strata = draws.size(group[mine | real])
         found = bootstrap.interval((values[mine].mean(0) - values[real].mean(0))[:, None], drawn[:, None], groups, strata=strata)
         table.append(pd.DataFrame({"generator": generator, "frequency": frequency, "mean": found.mean, "low": found.low,
                                    "high": found.high, "n": groups}))
@@ -110,7 +110,7 @@ def statistics_table(rows, pixels, *, seed, replicates):
         if len(np.unique(label[fit])) < 2 or len(np.unique(label[test])) < 2:
             continue
         draws = bootstrap.draw_groups(rows["group"][test], replicates, seed, generator[test])
-        group = np.searchsorted(draws.names, rows["group"][test].to_numpy(str))
+        group = draws.place(rows["group"][test])
         for statistic, values in statistics.items():
             model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(values[fit], label[fit])
             sample = Sample.of(label[test], model.decision_function(values[test]), group=group)
@@ -125,9 +125,3 @@ def _radius(side):
     """Distance of each Fourier coefficient from zero frequency, cycles per pixel, (side, side)."""
     frequency = np.fft.fftfreq(side)
     return np.hypot(*np.meshgrid(frequency, frequency))
-
-
-def _means(values, place, counts):
-    """Mean of values (n, F) in each replicate, (F, R)."""
-    sums = np.stack([np.bincount(place, column, len(counts)) for column in values.T])
-    return sums @ counts / (np.bincount(place, minlength=len(counts)) @ counts)

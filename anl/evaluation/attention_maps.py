@@ -263,8 +263,5 @@ def study(variants, real, generated, group, *, seed, replicates, device, orders=
 
 def _named(name, each, group, draws):
     """Columns name, name_low, name_high: the mean over seeds and images of per-image values, a list of (N,)."""
-    place = np.searchsorted(draws.names, np.asarray(group, str))
-    sizes = np.bincount(place, minlength=len(draws.names)) @ draws.counts
-    replicates = [np.bincount(place, values, len(draws.names)) @ draws.counts / sizes for values in each]
-    found = bootstrap.interval([values.mean() for values in each], replicates, len(draws.names))
+    found = bootstrap.interval([values.mean() for values in each], [draws.mean(values, group) for values in each], len(draws.names))
     return {name: float(found.mean), f"{name}_low": float(found.low), f"{name}_high": float(found.high)}

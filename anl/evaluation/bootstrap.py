@@ -42,41 +42,72 @@ SMALL_STRATUM = 20
 
 
 class Draws(NamedTuple):
-    """names (G,), sorted; counts (G, R) float32: how often each group was drawn; stratum (G,) int."""
+    """Bootstrap draws of groups: names (G,), sorted; counts (G, R), float32: how often each was drawn; stratum (G,) int."""
 
     names: np.ndarray
     counts: np.ndarray
     stratum: np.ndarray
 
+    def place(self, group):
+        """Row of `counts` of each image, from the names of their groups."""
+        return np.searchsorted(self.names, np.asarray(group, str))
+
+    def size(self, group):
+        """(number of groups, number of strata) among the images whose groups are given."""
+        place = np.unique(self.place(group))
+        return len(place), len(np.unique(self.stratum[place]))
+
+    def mean(self, values, group):
+        """Mean of per-image values, (N,) or (N, F), in each replicate: (R,) or (F, R)."""
+        place, values = self.place(group), np.asarray(values)
+        sums = [np.bincount(place, column, len(self.names)) for column in values.reshape(len(values), -1).T]
+        means = np.array(sums) @ self.counts / (np.bincount(place, minlength=len(self.names)) @ self.counts)
+        return means.reshape(*values.shape[1:], -1)
+
 
 class Interval(NamedTuple):
-    """A mean over seeds with its confidence interval; arrays of one shape.
+    """A mean over seeds with its confidence interval: numbers, or arrays of one shape.
 
     over_photographs and over_seeds are the two parts of its variance, with their degrees of freedom.
     """
 
     mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
     over_photographs: np.ndarray
     over_seeds: np.ndarray
-    photographs_freedom: int
+    photographs_freedom: np.ndarray
     seeds_freedom: np.ndarray
+    level: float = 0.95
 
     @property
-    def error(self):
-        """Standard error of the mean."""
-        return np.sqrt(self.over_photographs + self.over_seeds)
+    def low(self):
+        return self.mean - self._half_width((1 - self.level) / 2)
+
+    @property
+    def high(self):
+        return self.mean + self._half_width((1 - self.level) / 2)
 
     @property
     def p_value(self):
         """Two-sided p-value of the hypothesis that the mean is 0: 1 - the level at which the interval reaches 0."""
-        low, high = np.full(self.mean.shape, -300.0), np.zeros(self.mean.shape)  # log10 of p
+        low, high = np.full(np.shape(self.mean), -300.0), np.zeros(np.shape(self.mean))  # log10 of p
         for _ in range(60):
             middle = (low + high) / 2
-            covers = _half_width(self, 10**middle / 2) > np.abs(self.mean)
+            covers = self._half_width(10**middle / 2) > np.abs(self.mean)
             low, high = np.where(covers, middle, low), np.where(covers, high, middle)
         return np.where(np.isnan(self.mean), np.nan, np.where(self.mean == 0, 1.0, 10**high))
+
+    def _half_width(self, tail):
+        """Half-width of an interval that leaves `tail` on each side."""
+        by_photographs, by_seeds = stats.t.isf(tail, self.photographs_freedom), stats.t.isf(tail, self.seeds_freedom)
+        error = np.sqrt(self.over_photographs + self.over_seeds)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            width = (self.over_photographs * by_photographs + self.over_seeds * by_seeds) / error
+        return np.where(error > 0, width, error)
+
+
+def stack(intervals):
+    """Several intervals as one `Interval` of arrays, whose ends and p-values are computed at once."""
+    return Interval(*map(np.array, zip(*intervals)))
 
 
 def draw_groups(group, replicates, seed, kind=None):
@@ -157,15 +188,4 @@ def interval(values, replicates, groups, *, strata=1, level=0.95):
         interaction, sample = single - shared, values.var(-1, ddof=1)   # D, S^2
         over_seeds = np.maximum(sample, interaction) / n
         freedom = np.where(sample >= interaction, n - 1, (n - 1) * photographs)
-    found = Interval(mean, mean, mean, shared, over_seeds, photographs, freedom)
-    reach = _half_width(found, (1 - level) / 2)
-    return found._replace(low=mean - reach, high=mean + reach)
-
-
-def _half_width(found, tail):
-    """Half-width of an interval that leaves `tail` on each side."""
-    by_seeds, by_photographs = stats.t.isf(tail, found.seeds_freedom), stats.t.isf(tail, found.photographs_freedom)
-    error = found.error
-    with np.errstate(invalid="ignore", divide="ignore"):
-        width = (found.over_photographs * by_photographs + found.over_seeds * by_seeds) / error
-    return np.where(error > 0, width, error)
+    return Interval(mean, shared, over_seeds, photographs, freedom, level)

@@ -121,7 +121,7 @@ def reliability_table(scores, *, seen, view, target_fpr=0.05, replicates=1000, s
                 continue
             pooled = pd.concat([rows[rows["generator"].isin([REAL, name])] for name in names])
             draws = bootstrap.draw_groups(pooled["group"], replicates, seed, pooled["generator"])
-            group = np.searchsorted(draws.names, pooled["group"].to_numpy(str))
+            group = draws.place(pooled["group"])
             for when in ("before", "after"):
                 table = _bins(pooled["label"].to_numpy(), expit(pooled[when].to_numpy()), group, draws.counts, bins)
                 tables.append(table.assign(variant=variant, generators=where, temperature=when,

@@ -1,5 +1,6 @@
 """From per-image scores to the table that a notebook shows: means, paired differences, intervals, and "best of"."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from anl.io import UserError
 UNSEEN = "unseen"
 METRICS = ("auroc", "pairwise_accuracy", "average_precision", "balanced_accuracy")
 COLUMNS = ["variant", "seed", "image_id", "group", "pair", "generator", "split", "view", "label", "logit"]
-CHUNK = 2**18  # images times replicates worked on at a time, so that they stay in the processor's cache
+CHUNK = 2**19  # images times replicates worked on at a time, so that they stay in the processor's cache
 
 
 class Measured(NamedTuple):
@@ -118,23 +119,22 @@ def compare(scores, baseline=None, *, metrics=METRICS, seen, disjoint=None, view
                        seed=seed, target_fpr=target_fpr)
     if baseline is not None and baseline not in measured.seeds:
         raise UserError(f"baseline '{baseline}' has no scores; choose one of {_listed(measured.seeds)}")
-    rows = []
-    for key in measured.values:
-        variant, generator, view, name = key
-        own = measured.contrast({key: 1}, level)
-        ends = (float(own.low), float(own.high))
-        low, high = ends if name == "nll" else np.clip(ends, 0, 1)  # no other metric can leave [0, 1]
-        row = {"variant": variant, "generator": generator, "view": view, "metric": name, "mean": float(own.mean),
-               "low": float(low), "high": float(high), "difference": np.nan, "difference_low": np.nan,
-               "difference_high": np.nan, "p": np.nan, "seeds": len(measured.seeds[variant]),
-               "n": measured.photographs[generator, view][0]}
-        other = (baseline, generator, view, name)
-        if baseline not in (None, variant) and other in measured.values:
-            change = measured.contrast({key: 1, other: -1}, level)
-            row |= {"difference": float(change.mean), "difference_low": float(change.low),
-                    "difference_high": float(change.high), "p": float(change.p_value)}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    keys = list(measured.values)
+    table = pd.DataFrame(keys, columns=["variant", "generator", "view", "metric"])
+    own = bootstrap.stack([measured.contrast({key: 1}, level) for key in keys])
+    unbounded = table["metric"] == "nll"  # no other metric can leave [0, 1]
+    table["mean"] = own.mean
+    for name, end in (("low", own.low), ("high", own.high)):
+        table[name] = np.where(unbounded, end, np.clip(end, 0, 1))
+    table[["difference", "difference_low", "difference_high", "p"]] = np.nan
+    others = [(baseline, *key[1:]) for key in keys]
+    paired = [place for place, (key, other) in enumerate(zip(keys, others)) if key != other and other in measured.values]
+    if paired:
+        change = bootstrap.stack([measured.contrast({keys[place]: 1, others[place]: -1}, level) for place in paired])
+        table.loc[paired, "difference":"p"] = np.column_stack([change.mean, change.low, change.high, change.p_value])
+    table["seeds"] = [len(measured.seeds[key[0]]) for key in keys]
+    table["n"] = [measured.photographs[key[1:3]][0] for key in keys]
+    return table
 
 
 def best_of(scores, candidate, rivals=None, *, metric="auroc", generator=UNSEEN, view="matched", seen, disjoint=None,
@@ -164,7 +164,7 @@ def best_of(scores, candidate, rivals=None, *, metric="auroc", generator=UNSEEN,
     ----------
     Berger, Technometrics 24(4), 1982. Holm, Scandinavian Journal of Statistics 6(2), 1979.
     """
-    known = list(dict.fromkeys(scores["variant"]))
+    known = list(scores["variant"].unique())
     rivals = [name for name in known if name != candidate] if rivals is None else list(rivals)
     if unknown := [name for name in (candidate, *rivals) if name not in known]:
         raise UserError(f"variant '{unknown[0]}' has no scores; choose from {_listed(known)}")
@@ -213,7 +213,7 @@ def measure(scores, *, metrics=METRICS, seen, disjoint=None, views=None, replica
         raise UserError(f"the scores lack the column '{missing[0]}'; score the detectors again")
     functions = {name: metric(name) for name in metrics}
     test = scores[scores["split"] == "test"]
-    views = list(dict.fromkeys(test["view"])) if views is None else list(views)
+    views = list(test["view"].unique()) if views is None else list(views)
     if absent := [view for view in views if not (test["view"] == view).any()]:
         raise UserError(f"no test image was scored in view '{absent[0]}'; choose from {_listed(test['view'].unique())}")
     test = test[test["view"].isin(views)]
@@ -222,28 +222,39 @@ def measure(scores, *, metrics=METRICS, seen, disjoint=None, views=None, replica
     fixed = _calibrations(scores, test, seen, target_fpr) if needed else {}
     kinds = test[["group", "generator"]].drop_duplicates()
     draws = bootstrap.draw_groups(kinds["group"], replicates, seed, kinds["generator"])
-    samples, photographs = _samples(test, draws, fixed)
     means = _models(test["generator"].unique(), as_list(seen), disjoint or {})
+    found, images, photographs = {}, {}, {}  # found: (variant, view) -> {seed: metrics}
+    generators, rows = _coded(test)
+    for (variant, run, view), part in rows.groupby([test["variant"], test["seed"], test["view"]], sort=False, observed=True):
+        columns = {name: values.to_numpy() for name, values in part.sort_values(["image", "generator"], kind="stable").items()}
+        image = columns["image"]
+        if (image[1:] == image[:-1]).any():
+            raise UserError(f"'{variant}' seed {run} scored an image twice in view '{view}'; score it again")
+        if not np.array_equal(images.setdefault(view, image), image):
+            raise UserError(f"'{variant}' seed {run} was scored on other images than the first variant in view "
+                            f"'{view}'; score all variants on the same benchmark")
+        samples = _by_generator(columns, generators, len(draws.names), fixed.get((variant, run), Calibration(0.0, 1.0)))
+        for name in samples:
+            if (name, view) not in photographs:
+                kept = np.isin(generators[columns["generator"]], [REAL, name])
+                photographs[name, view] = draws.size(draws.names[columns["group"][kept]])
+        found.setdefault((variant, view), {})[run] = _measured(samples, functions, draws.counts, means)
     for view in views:
         present = [name for model in means for name in model if (name, view) in photographs]
         if present:
             members = test.loc[(test["view"] == view) & test["generator"].isin([REAL, *present]), "group"]
-            photographs[UNSEEN, view] = _size(members.unique(), draws)
+            photographs[UNSEEN, view] = draws.size(members)
 
-    order = {name: place for place, name in enumerate(dict.fromkeys(test["variant"]))}
-    runs = sorted(samples, key=lambda run: (order[run[0]], run[1]))  # (variant, seed, view)
-    seeds = {name: tuple(dict.fromkeys(run for variant, run, _ in runs if variant == name)) for name in order}
+    names = list(test["variant"].unique())
+    seeds = {name: tuple(sorted({run for view in views for run in found.get((name, view), ())})) for name in names}
     values, drawn = {}, {}
-    for name in order:
-        for view in views:
-            each = [_measured(samples[name, run, view], functions, draws.counts, means)
-                    for run in seeds[name] if (name, run, view) in samples]
-            if each and len(each) < len(seeds[name]):
-                raise UserError(f"'{name}' lacks the view '{view}' for some of its seeds; score them again")
-            for generator, title in each[0] if each else ():
-                stacked = np.stack([found[generator, title] for found in each])  # (seeds, 1 + R)
-                values[name, generator, view, title] = stacked[:, 0]
-                drawn[name, generator, view, title] = stacked[:, 1:]
+    for name, view in itertools.product(names, views):
+        runs = found.pop((name, view), {})
+        if runs and len(runs) < len(seeds[name]):
+            raise UserError(f"'{name}' lacks the view '{view}' for some of its seeds; score them again")
+        for key in runs[seeds[name][0]] if runs else ():
+            stacked = np.stack([runs[run][key] for run in seeds[name]])  # (seeds, 1 + R)
+            values[name, key[0], view, key[1]], drawn[name, key[0], view, key[1]] = stacked[:, 0], stacked[:, 1:]
     return Measured(values, drawn, seeds, photographs)
 
 
@@ -253,9 +264,8 @@ def _measured(samples, functions, counts, means):
     reals = samples.get(REAL)
     images = max(max(len(sample.real), len(sample.fake)) for sample in samples.values())
     step = max(16, CHUNK // max(images, 1))
-    # the metric itself in double precision, then chunks of replicates that every generator goes through
-    chunks = [np.ones((len(counts), 1)), *(np.ascontiguousarray(counts[:, start:start + step])
-                                           for start in range(0, counts.shape[1], step))]
+    # the metric itself, then chunks of replicates that every generator goes through
+    chunks = [np.ones((len(counts), 1)), *(counts[:, start:start + step] for start in range(0, counts.shape[1], step))]
     for chunk in chunks:
         for generator, sample in samples.items():
             for name, function in functions.items():
@@ -275,35 +285,13 @@ def _measured(samples, functions, counts, means):
     return found
 
 
-def _samples(test, draws, fixed):
-    """{(variant, seed, view): {generator: Sample}} and {(generator, view): (groups, strata)}.
-
-    Raises UserError if an image was scored twice, or runs were scored on different images.
-    """
-    codes = pd.DataFrame({
-        "image": pd.factorize(test["image_id"], sort=True)[0], "group": pd.factorize(test["group"], sort=True)[0],
-        "pair": np.where(test["pair"].astype(str) == "", -1, pd.factorize(test["pair"])[0])}, index=test.index)
-    codes[["label", "logit"]] = test[["label", "logit"]]
+def _coded(test):
+    """Names of generators, sorted, and the test rows with integers for names."""
     generators, index = np.unique(test["generator"].to_numpy(str), return_inverse=True)
-    codes["generator"] = index
-    samples, photographs, images = {}, {}, {}
-    by = [test["variant"], test["seed"], test["view"]]
-    for (variant, run, view), rows in codes.groupby(by, sort=False, observed=True):
-        rows = rows.sort_values(["image", "generator"], kind="stable")
-        columns = {name: rows[name].to_numpy() for name in rows}
-        image = columns["image"]
-        if (image[1:] == image[:-1]).any():
-            raise UserError(f"'{variant}' seed {run} scored an image twice in view '{view}'; score it again")
-        if not np.array_equal(images.setdefault(view, image), image):
-            raise UserError(f"'{variant}' seed {run} was scored on other images than the first variant in view "
-                            f"'{view}'; score all variants on the same benchmark")
-        samples[variant, run, view] = _by_generator(columns, generators, len(draws.names),
-                                                    fixed.get((variant, run), Calibration(0.0, 1.0)))
-        for name in samples[variant, run, view]:
-            if (name, view) not in photographs:
-                kept = np.isin(generators[columns["generator"]], [REAL, name])
-                photographs[name, view] = _size(draws.names[np.unique(columns["group"][kept])], draws)
-    return samples, photographs
+    return generators, pd.DataFrame({
+        "image": pd.factorize(test["image_id"], sort=True)[0], "group": pd.factorize(test["group"], sort=True)[0],
+        "pair": np.where(test["pair"].astype(str) == "", -1, pd.factorize(test["pair"])[0]), "generator": index,
+        "label": test["label"].to_numpy(), "logit": test["logit"].to_numpy()}, index=test.index)
 
 
 def _by_generator(columns, generators, groups, fixed):
@@ -343,12 +331,6 @@ def _models(generators, seen, disjoint):
         if name != REAL and model not in used:
             models.setdefault(model, []).append(name)
     return list(models.values())
-
-
-def _size(names, draws):
-    """(number of groups, number of strata among them) of the groups called `names`."""
-    place = np.searchsorted(draws.names, np.asarray(names, str))
-    return len(place), len(np.unique(draws.stratum[place]))
 
 
 def _listed(names):

@@ -12,7 +12,6 @@ from scipy.special import expit
 from anl.io import UserError
 
 ECE_BINS = 15
-FEW_GROUPS = 96  # up to here a matrix product is faster than sums over images
 
 
 class Scores:
@@ -28,7 +27,7 @@ class Scores:
     def __init__(self, logit, group):
         order = np.argsort(-np.asarray(logit, float), kind="stable")
         self.logit, self.group = np.asarray(logit, float)[order], np.asarray(group)[order]
-        self._cumulative, self._by_group = (None, None), None
+        self._cumulative = (None, None)
 
     def __len__(self):
         return len(self.logit)
@@ -36,23 +35,11 @@ class Scores:
     def cumulative(self, counts):
         """Weight of the k highest scores in each replicate, (n + 1, R). The last result is kept: generators share reals."""
         if self._cumulative[0] is not counts:
-            if len(counts) <= FEW_GROUPS:
-                sums = self._members(len(counts)).astype(counts.dtype, copy=False) @ counts
-            else:
-                sums = np.empty((len(self) + 1, counts.shape[1]), counts.dtype)
-                sums[0] = 0
-                for place, group in enumerate(self.group):  # np.cumsum over the first axis is ten times as slow
-                    np.add(sums[place], counts[group], out=sums[place + 1])
+            sums = np.zeros((len(self) + 1, counts.shape[1]), counts.dtype)
+            for place, group in enumerate(self.group):  # faster than np.cumsum and than a matrix product
+                np.add(sums[place], counts[group], out=sums[place + 1])
             self._cumulative = (counts, sums)
         return self._cumulative[1]
-
-    def _members(self, groups):
-        """How many of the k highest scores are of each group, float32 (n + 1, groups)."""
-        if self._by_group is None:
-            self._by_group = np.zeros((len(self) + 1, groups), np.float32)
-            self._by_group[np.arange(1, len(self) + 1), self.group] = 1
-            np.cumsum(self._by_group, axis=0, out=self._by_group)
-        return self._by_group
 
     def weighted_sum(self, values, counts):
         """Sum over images of weight times `values` (n,), in each replicate: (R,)."""
@@ -120,17 +107,11 @@ class Sample:
         """
         if self._curve[0] is not counts:
             fake, real = self.fake, self.real
-            last = np.append(fake.logit[1:] != fake.logit[:-1], np.ones(min(len(fake), 1), bool))
-            ends, scores = np.flatnonzero(last), -fake.logit[last]
-            if last.all():
-                gain, positive = counts[fake.group], fake.cumulative(counts)[1:]
-            else:
-                positive = fake.cumulative(counts)[ends + 1]
-                gain = np.diff(positive, axis=0, prepend=np.zeros((1, counts.shape[1]), counts.dtype))
-            at_or_above, above = (np.searchsorted(-real.logit, scores, side) for side in ("right", "left"))
-            negative = real.cumulative(counts)[at_or_above]
-            strictly = negative if (above == at_or_above).all() else real.cumulative(counts)[above]
-            self._curve = (counts, (gain, positive, negative, strictly))
+            scores, first = np.unique(-fake.logit, return_index=True)
+            positive = fake.cumulative(counts)[np.append(first[1:], len(fake))]
+            gain = positive - fake.cumulative(counts)[first]
+            at_or_above, above = (real.cumulative(counts)[np.searchsorted(-real.logit, scores, side)] for side in ("right", "left"))
+            self._curve = (counts, (gain, positive, at_or_above, above))
         return self._curve[1]
 
     def probability(self, scores):
@@ -197,10 +178,8 @@ def auroc(sample, counts):
     float or array, (R,)
         In [0, 1]; NaN where a class is missing.
     """
-    gain, _, negative, strictly = sample.curve(counts)
-    lost = np.einsum("ur,ur->r", gain, negative)
-    if strictly is not negative:
-        lost = (lost + np.einsum("ur,ur->r", gain, strictly)) / 2
+    gain, _, at_or_above, above = sample.curve(counts)
+    lost = (np.einsum("ur,ur->r", gain, at_or_above) + np.einsum("ur,ur->r", gain, above)) / 2
     return 1 - lost / (_total(sample.fake, counts) * _total(sample.real, counts))
 
 

@@ -43,7 +43,6 @@ def denoising_table(prior, validation, test, group, steps, *, seed, replicates, 
     """
     _need_pixels(prior)
     draws = bootstrap.draw_groups(group, replicates, seed)
-    place = np.searchsorted(draws.names, np.asarray(group, str))
     rows = []
     for step in steps:
         alpha = float(prior.alphas_cumprod[prior.check_step(step) - 1])
@@ -51,8 +50,8 @@ def denoising_table(prior, validation, test, group, steps, *, seed, replicates, 
         width = min(WIDTHS, key=lambda width: np.mean((smooth(noised / alpha**0.5, width) - clean) ** 2))
         noised, clean = _noised(prior, test, step, seed, "test")
         restored = torch.cat([prior.denoise(part, step) for part in torch.from_numpy(noised).split(batch_size)]).numpy()
-        errors = {"prior_rmse": _rmse(restored - clean, place, draws),
-                  "gaussian_rmse": _rmse(smooth(noised / alpha**0.5, width) - clean, place, draws)}
+        errors = {"prior_rmse": _rmse(restored - clean, group, draws),
+                  "gaussian_rmse": _rmse(smooth(noised / alpha**0.5, width) - clean, group, draws)}
         errors["ratio"] = tuple(a / b for a, b in zip(*errors.values()))
         row = {"step": step, "timestep": step - 1, "noise": (1 / alpha - 1) ** 0.5 * GREY_LEVELS}
         for name, (value, drawn) in errors.items():
@@ -130,9 +129,7 @@ def _noised(prior, pixels, step, seed, name):
     return noised.numpy(), clean.numpy()
 
 
-def _rmse(error, place, draws):
+def _rmse(error, group, draws):
     """Root mean squared error in grey levels, of all images and of each replicate (R,)."""
     per_image = (error.astype(np.float64) ** 2).mean((1, 2, 3))
-    sums, sizes = (np.bincount(place, values, len(draws.names)) @ draws.counts
-                   for values in (per_image, np.ones(len(per_image))))
-    return np.sqrt(per_image.mean()) * GREY_LEVELS, np.sqrt(sums / sizes) * GREY_LEVELS
+    return np.sqrt(per_image.mean()) * GREY_LEVELS, np.sqrt(draws.mean(per_image, group)) * GREY_LEVELS

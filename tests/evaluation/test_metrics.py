@@ -61,7 +61,7 @@ def test_metrics_equal_scikit_learns(seed, size, levels):
             [function(label, logit, weights), function(label, logit, None)], abs=1e-12), name
 
 
-@pytest.mark.parametrize("size", [70, 300])  # groups on both sides of FEW_GROUPS
+@pytest.mark.parametrize("size", [70, 300])
 @pytest.mark.parametrize("name", sorted(metrics.METRICS))
 def test_replicates_equal_the_metric_of_a_repeated_sample(name, size):
     label, logit, _ = drawn(3, size, 4)
