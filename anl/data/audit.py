@@ -71,21 +71,16 @@ def near_duplicates(rows):
     joined["across_splits"] = joined["split"].astype(str) != joined["split_other"].astype(str)
     joined["across_classes"] = joined["label"] != joined["label_other"]
     partners = (joined["pair"] == joined["pair_other"]) & (joined["pair"] != "")
-    found = joined[(joined["across_splits"] | joined["across_classes"]) & (joined["sha256"] != joined["sha256_other"]) & ~partners]
+    crossing = joined["across_splits"] | joined["across_classes"]
+    found = joined[crossing & (joined["sha256"] != joined["sha256_other"]) & ~partners]
     found = found[(found["look"] != found["other"]) | (found["path"] < found["path_other"])]
     found = found.drop(columns=["look", "other", "sha256", "sha256_other", "pair", "pair_other"])
     return found.sort_values(["bits", "path"], ignore_index=True), left_out
 
 
 def split_disjointness(rows):
-    """Count the images that two splits share, for real and generated images separately.
-
-    Returns
-    -------
-    DataFrame
-        A row for each pair of splits and label: first, second, first_n, second_n (different images), shared (equal bytes),
-        near (images of the second that are similar to one of the first, but not equal; null without perceptual hashes).
-    """
+    """Images that two splits share, for each pair of splits and label: first, second, first_n, second_n (different images),
+    shared (equal bytes), near (similar to one of the first but not equal; null without perceptual hashes)."""
     found = []
     for label, part in rows.groupby("label"):
         splits = dict(list(part.groupby(part["split"].astype(str))))
@@ -123,15 +118,8 @@ def format_probe(rows, seed=0):
     """Accuracy of a classifier that sees metadata only: chance is 0.5, and anything above it is a leak.
 
     Gradient boosting, cross-validated with equal bytes and groups kept in one fold, each generator against the reals of
-    its `source_real` (all reals if it has none). Feature set `declared`: format, width, height and JPEG quality; `bytes`:
-    these and bytes per pixel, which also follow from content.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Manifest rows.
-    seed : int
-        Seed of the sample of at most PROBED images per class.
+    its `source_real` (all reals if it has none); at most PROBED images per class, drawn by `seed`. Feature set `declared`:
+    format, width, height and JPEG quality; `bytes`: these and bytes per pixel, which also follow from content.
 
     Returns
     -------
@@ -198,16 +186,8 @@ def shared_reals(rows):
 def blockiness(pixels):
     """Strength of an 8-pixel grid at any offset, as JPEG compression leaves it; about 0 without one.
 
-    Parameters
-    ----------
-    pixels : ndarray
-        uint8 (N, H, W, 3), sides of at least 16.
-
-    Returns
-    -------
-    ndarray
-        float (N,): mean absolute step between neighbouring pixels per phase, largest over median, minus 1; the mean of
-        rows and columns.
+    Of uint8 (N, H, W, 3), float (N,): mean absolute step between neighbouring pixels per phase, largest over median, minus
+    1; the mean of rows and columns.
     """
     grey = np.asarray(pixels, np.float32).mean(-1)
     found = []
@@ -218,17 +198,9 @@ def blockiness(pixels):
 
 
 def grid_probe(sets):
-    """Blockiness of sets of images.
+    """Blockiness of sets of images, {name: uint8 (N, H, W, 3)}: set, n, blockiness (median), quartile_low, quartile_high.
 
-    Parameters
-    ----------
-    sets : mapping of str to ndarray
-        uint8 (N, H, W, 3); for example originals, real patches, and real patches through JPEG 50 as a positive control.
-
-    Returns
-    -------
-    DataFrame
-        set, n, blockiness (median), quartile_low, quartile_high.
+    Real patches through JPEG 50 are a positive control.
     """
     found = []
     for name, pixels in sets.items():

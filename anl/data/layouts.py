@@ -46,49 +46,21 @@ class Excluded(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder tree.
-
-    Parameters
-    ----------
-    name, tree : str
-        Name and a description for people.
-    pattern : str
-        Matches a folder's path; groups split, generator, real and set.
-    special_of : tuple of str
-        More general layouts that this one takes precedence over.
-    needs : str
-        Pattern that at least one path must contain.
-    case : bool
-        Whether `pattern` is case-sensitive.
-    side : int
-        Side that images must have; 0 is any.
-    reals : str
-        Name of the set of reals, if all generators share one.
-    fake : str
-        Generator of generated images whose path names none.
-    val_is_test : bool
-        Whether the published `val` is the test set.
-    default_split : str
-        Split if the path names none.
-    excluded : tuple of (str, str)
-        Patterns of folders that are not indexed, with the reason.
-    paired : bool
-        Whether every generator has separate reals.
-    """
+    """A folder tree: its name, a description for people, and what its folders mean."""
 
     name: str
     tree: str
-    pattern: str
-    special_of: tuple = ()
-    needs: str = ""
-    case: bool = False
-    side: int = 0
-    reals: str = ""
-    fake: str = "fake"
-    val_is_test: bool = False
-    default_split: str = "test"
-    excluded: tuple = ()
-    paired: bool = True
+    pattern: str  # matches a folder's path; groups split, generator, real and set
+    special_of: tuple = ()  # more general layouts that this one takes precedence over
+    needs: str = ""  # pattern that at least one path must contain
+    case: bool = False  # whether `pattern` is case-sensitive
+    side: int = 0  # pixels that images must have on a side; 0 is any
+    reals: str = ""  # name of the set of reals, if all generators share one
+    fake: str = "fake"  # generator of generated images whose path names none
+    val_is_test: bool = False  # whether the published `val` is the test set
+    default_split: str = "test"  # split if the path names none
+    excluded: tuple = ()  # (pattern, reason) of folders that are not indexed
+    paired: bool = True  # whether every generator has separate reals
 
 
 LAYOUTS = {layout.name: layout for layout in (
@@ -133,21 +105,9 @@ LAYOUTS = {layout.name: layout for layout in (
 
 
 def place(layout, folder, root_name):
-    """Classify a folder.
+    """What a layout says of a folder (path from the root, "" for the root itself): Place, Excluded or None.
 
-    Parameters
-    ----------
-    layout : Layout
-        The tree's layout.
-    folder : str
-        Path from the root, parts joined by "/"; "" is the root itself.
-    root_name : str
-        Name of the root folder: the generator, if the path names none.
-
-    Returns
-    -------
-    Place, Excluded or None
-        None if the layout has no such folder.
+    `root_name`, the name of the root folder, is the generator if the path names none.
     """
     flags = re.DOTALL | (0 if layout.case else re.IGNORECASE)
     for pattern, why in layout.excluded:
@@ -156,7 +116,7 @@ def place(layout, folder, root_name):
     found = re.fullmatch(layout.pattern, folder, flags)
     if not found:
         return None
-    word = {"split": None, "generator": None, "set": None, "real": None} | found.groupdict()
+    word = dict.fromkeys(("split", "generator", "set", "real")) | found.groupdict()
     split = SPLITS[word["split"].lower()] if word["split"] else layout.default_split
     split = "test" if layout.val_is_test and split == "val" else split
     label, generator, source = int(word["real"] is None), word["generator"], layout.reals
@@ -191,15 +151,8 @@ def _generator(layout, generator, inner, root_name):
     return canonical(root_name) if layout.name == "binary" else layout.fake
 
 
-def check_name(name):
-    """The layout called `name`. Raises UserError if there is none."""
-    if name not in LAYOUTS:
-        raise UserError(f"unknown layout '{name}'; choose one of {', '.join(LAYOUTS)}, or parquet")
-    return LAYOUTS[name]
-
-
 def guess(folders, root_name, side_of=None):
-    """Find the layout that fits a tree.
+    """Find the layout that fits a tree, and the reason, a sentence.
 
     Parameters
     ----------
@@ -209,13 +162,6 @@ def guess(folders, root_name, side_of=None):
         Name of the root folder.
     side_of : callable, optional
         path -> (width, height) of an image in that folder; tells apart data sets whose folders have the same names.
-
-    Returns
-    -------
-    Layout
-        The layout that fits best.
-    str
-        The reason, a sentence.
 
     Raises
     ------

