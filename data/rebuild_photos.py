@@ -7,8 +7,8 @@ nothing. Photographs that are already correct are kept. `dvc pull data.dvc` fetc
 """
 
 import argparse
+import functools
 import hashlib
-import shutil
 import struct
 import subprocess
 import sys
@@ -16,6 +16,7 @@ import tempfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+import pyarrow as pa
 from tqdm import tqdm
 
 from anl.data.photos import read_card
@@ -35,14 +36,14 @@ def rebuild(card, folder, source=None):
     for package in tqdm(sorted({photo.package for photo in wanted}), desc="packages", file=sys.stderr, disable=None):
         with tempfile.TemporaryDirectory(prefix="anl-photos-") as temporary:
             roots = unpack(package, source, Path(temporary))
-            for photo in wanted:
-                if photo.package == package:
-                    content = find_content(photo, roots)
-                    if content is None:
-                        failures.append(photo)
-                        continue
-                    with atomic_file(folder / photo.file) as path:
-                        path.write_bytes(content)
+            for photo in (photo for photo in wanted if photo.package == package):
+                found = [content for root in roots for content in candidates(photo.path_in_package, root)
+                         if hashlib.sha256(content).hexdigest() == photo.sha256]
+                if not found:
+                    failures.append(photo)
+                    continue
+                with atomic_file(folder / photo.file) as path:
+                    path.write_bytes(found[0])
     if failures:
         raise UserError(f"{len(failures)} of {len(photos)} photographs were not found in their packages, the first "
                         f"{failures[0].file} ({failures[0].path_in_package} of {failures[0].package}); use the packages of "
@@ -67,20 +68,16 @@ def unpack(package, source, temporary):
 
 def run(command, failure, folder=None):
     """Run a program. Raises UserError with the message `failure`."""
-    if shutil.which(command[0]) is None:
-        raise UserError(f"{failure}: `{command[0]}` is not installed")
-    done = subprocess.run(list(map(str, command)), cwd=folder, check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{failure}: {reason((done.stderr.strip().splitlines() or [''])[-1])}")
+    try:
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise UserError(f"{failure}: `{command[0]}` is not installed") from None
+    except subprocess.CalledProcessError as problem:
+        raise UserError(f"{failure}: {reason(problem.stderr, 300)}") from None
 
 
-def find_content(photo, roots):
-    """The photograph's bytes, found by path and hash below one of the `roots`, or None."""
-    candidates = (content for root in roots for content in _candidates(photo.path_in_package, root))
-    return next((content for content in candidates if hashlib.sha256(content).hexdigest() == photo.sha256), None)
-
-
-def _candidates(path_in_package, root):
+def candidates(path_in_package, root):
+    """Contents of the files below `root` that may be the photograph."""
     if not path_in_package.startswith(RESOURCE):
         path = root / path_in_package.lstrip("/")
         if path.is_file():
@@ -88,15 +85,19 @@ def _candidates(path_in_package, root):
         return
     activity, rest = path_in_package.removeprefix(RESOURCE).split("/", 1)
     for resource in sorted(root.rglob(f"{activity}.rcc")) or sorted(root.rglob("*.rcc")):
-        for path, content in read_rcc(resource.read_bytes(), resource).items():
+        for path, content in read_resource(resource).items():
             if activity in PurePosixPath(path).parts and path.endswith(f"/{rest}"):
-                yield content()
+                yield content
 
 
 # ---- Qt resource files ---------------------------------------------------------------------------------------------------
+@functools.lru_cache(maxsize=1)  # photographs that follow one another mostly lie in one file
+def read_resource(path):
+    return read_rcc(path.read_bytes(), path)
+
+
 def read_rcc(content, name="resource file"):
-    """Files of a Qt binary resource file (formats 1 to 3): {path: function that returns the bytes}. Raises UserError."""
-    files, seen = {}, set()
+    """Files of a Qt binary resource file (formats 1 to 3): {path: bytes}. Raises UserError."""
     try:
         version, tree, data, names = struct.unpack_from(">4I", content, 4)
         if content[:4] != b"qres" or version not in (1, 2, 3):
@@ -109,33 +110,21 @@ def read_rcc(content, name="resource file"):
             length = struct.unpack_from(">H", content, names + name_offset)[0] if index else 0
             start = names + name_offset + 6
             path = folder + content[start:start + 2 * length].decode("utf-16-be")
-            if flags & FOLDER and index not in seen:
-                seen.add(index)
+            if flags & FOLDER:
                 count, first = struct.unpack_from(">II", content, offset + 6)
                 for child in range(first, first + count):
-                    walk(child, f"{path}/" if index else path)
-            elif not flags & FOLDER:
+                    yield from walk(child, f"{path}/" if index else path)
+            else:
                 at = data + struct.unpack_from(">I", content, offset + 10)[0]
-                files[path] = lambda: _stored(content, at, flags, f"{name}:{path}")
+                (length,) = struct.unpack_from(">I", content, at)
+                stored = content[at + 4:at + 4 + length]
+                if flags & ZSTD:
+                    stored = pa.CompressedInputStream(pa.BufferReader(stored), "zstd").read()
+                yield path, zlib.decompress(stored[4:]) if flags & ZLIB else stored  # after the decompressed size
 
-        walk(0, "")
-    except (struct.error, UnicodeDecodeError, RecursionError):
+        return dict(walk(0, ""))
+    except (struct.error, UnicodeDecodeError, RecursionError, zlib.error, OSError):
         raise UserError(f"{name} is damaged or truncated; download its package again") from None
-    return files
-
-
-def _stored(content, offset, flags, name):
-    try:
-        (size,) = struct.unpack_from(">I", content, offset)
-        stored = content[offset + 4:offset + 4 + size]
-        if flags & ZSTD:
-            from compression import zstd  # from Python 3.14 on
-            return zstd.decompress(stored)
-        return zlib.decompress(stored[4:]) if flags & ZLIB else stored  # after the size of the decompressed data
-    except ImportError:
-        raise UserError(f"{name} is compressed with zstd; run this script with Python 3.14 or newer") from None
-    except (struct.error, zlib.error):
-        raise UserError(f"{name} is damaged; download its package again") from None
 
 
 def main(arguments=None):

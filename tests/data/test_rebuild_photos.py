@@ -102,7 +102,7 @@ def test_failures_are_explained(card, packages, tmp_path, monkeypatch):
     assert contents(tmp_path / "photos") == {"fox.webp": RIGHT["fox.webp"], "harp.webp": RIGHT["harp.webp"]}
     with pytest.raises(UserError, match="nowhere is not a folder"):
         script.rebuild(card, tmp_path / "other", tmp_path / "nowhere")
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="cannot download games; .*`dvc pull data.dvc`: `apt-get` is not installed"):
         script.rebuild(card, tmp_path / "other")
 
