@@ -94,14 +94,6 @@ def test_a_wrong_hash_keeps_nothing_of_that_file(served, tmp_path):
     assert fetch.fetch(wanted, tmp_path / "out/tiny").images == 3 and requested.count("/reals.zip") == 1
 
 
-def test_unsafe_archives_leave_no_data_set(served, archives, tmp_path):
-    make_tar(archives[1], {"../evil.png": b"evil"})
-    wanted = replace(served[0], files=(served[0].files[0], replace(served[0].files[1], sha256=sha256(archives[1]))))
-    with pytest.raises(UserError, match="not safe to unpack"):
-        fetch.fetch(wanted, tmp_path / "out/tiny")
-    assert names(tmp_path / "out") == [".tiny.parts"]
-
-
 @pytest.mark.parametrize("access", ["manual", "agreement"])
 def test_what_needs_a_person_is_not_downloaded(access, tmp_path):
     with pytest.raises(UserError, match="can only be downloaded by hand; .*anl data fetch tiny --from PATH"):

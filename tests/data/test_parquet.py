@@ -49,14 +49,6 @@ def rows(path, **columns):
 
 
 # ---- columns and labels --------------------------------------------------------------------------------------------------
-def test_splits_and_numbers_of_rows(hub_set, tmp_path):
-    found = parquet.shards(hub_set[0])
-    assert {split: sum(map(parquet.rows, paths)) for split, paths in found.items()} == {"train": 7, "validation": 2}
-    (tmp_path / "none").mkdir()
-    with pytest.raises(UserError, match="contains no Parquet files"):
-        run(tmp_path / "none", layout="parquet")
-
-
 @pytest.mark.parametrize("values, expected, classes", [
     (["real", "fake"], [0, 1], None), ([False, True], [0, 1], None), (["1", "0"], [1, 0], None), (["Nature", "AI"], [0, 1], None),
     ([0, 1], [1, 0], {"label": ["Fake", "Real"], "generator": ["SD", "Nature"]})])
@@ -129,6 +121,9 @@ def test_columns_can_be_stated(tmp_path):
         run(tmp_path / "set")
     table, _ = run(tmp_path / "set", columns=parquet.Columns("picture", "is_fake", None))
     assert set(table["generator"]) == {"real", "unknown"}
+    path.unlink()
+    with pytest.raises(UserError, match="contains no Parquet files"):
+        run(tmp_path / "set", layout="parquet")
 
 
 def test_rows_without_an_image_are_skipped_with_a_reason(tmp_path):
@@ -140,20 +135,3 @@ def test_rows_without_an_image_are_skipped_with_a_reason(tmp_path):
     assert len(table) == 2 and summary.skipped == 2
     listed = (tmp_path / "set.parquet.skipped.csv").read_text()
     assert "train.parquet#1,1,train,unknown,1,empty (0 bytes)" in listed and "train.parquet#2,1," in listed
-
-
-def test_an_interrupted_run_continues_after_the_last_file(hub_set, monkeypatch):
-    original, read, stop = parquet.group_rows, [], [3]
-
-    def group_rows(path, group, *arguments):
-        if len(read) == stop[0]:
-            raise KeyboardInterrupt
-        read.append((path.name[:5], group))
-        return original(path, group, *arguments)
-
-    monkeypatch.setattr(parquet, "group_rows", group_rows)
-    with pytest.raises(KeyboardInterrupt):
-        run(hub_set[0])
-    stop[0] = None
-    assert len(run(hub_set[0])[0]) == 9
-    assert read == [("train", 0), ("train", 1), ("train", 2), ("valid", 0)]
