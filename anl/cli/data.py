@@ -31,15 +31,12 @@ def data_fetch(name: str = typer.Argument(metavar="ID", help="A data set of `anl
                source: Path = typer.Option(None, "--from", metavar="PATH", help="An archive, a folder of the archives, "
                                            "or a folder of the data (used where it is), instead of a download."),
                to: Path = typer.Option(None, metavar="DIR", help="Its folder; default: data/sources/ID."),
-               revision: str = typer.Option(None, metavar="COMMIT", help="Another commit of a data set of the hub."),
-               as_json: bool = typer.Option(False, "--json", help="Print what is known as JSON; fetch nothing.")):
+               revision: str = typer.Option(None, metavar="COMMIT", help="Another commit of a data set of the hub.")):
     """Show a data set's licence and terms and, with --accept-licence, fetch it. An interrupted download continues."""
     from anl.data import fetch, registry
 
     known = registry.load()
     item = known[pick("data set", name, known)]
-    if as_json:
-        return print_json([item])
     print_table((), source_card(item))
     if item.steps and source is None:
         verb = "may" if item.access == "agreement" else "can"

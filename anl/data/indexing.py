@@ -138,7 +138,7 @@ def _file_parts(root, name, layout, dataset, one_class, decode):
     missing = _missing_classes(places, one_class, chosen)
     problems = [(manifest.path_text(path), 1, "", "", "", why) for path, why in problems]
     problems += [(manifest.path_text(path) + "/", folders[path].files, "", "", "",
-                  where.reason if where else f"outside the layout {chosen.name}")
+                  where or f"outside the layout {chosen.name}")
                  for path, where in places.items() if not isinstance(where, Place)]
     problems += [(pair, 0, pair.split("/")[0], "", label, "class folder missing") for pair, label in missing]
     total = sum(folders[path].files for path, where in places.items() if isinstance(where, Place))

@@ -38,12 +38,6 @@ class Place(NamedTuple):
     pair: str
 
 
-class Excluded(NamedTuple):
-    """A folder that the layout knows and does not index."""
-
-    reason: str
-
-
 @dataclass(frozen=True)
 class Layout:
     """A folder tree: its name, a description for people, and what its folders mean."""
@@ -105,14 +99,15 @@ LAYOUTS = {layout.name: layout for layout in (
 
 
 def place(layout, folder, root_name):
-    """What a layout says of a folder (path from the root, "" for the root itself): Place, Excluded or None.
+    """What a layout says of a folder (path from the root, "" for the root itself): Place; the reason, a str, if the layout
+    knows the folder and does not index it; or None.
 
     `root_name`, the name of the root folder, is the generator if the path names none.
     """
     flags = re.DOTALL | (0 if layout.case else re.IGNORECASE)
     for pattern, why in layout.excluded:
         if re.fullmatch(pattern, folder, flags):
-            return Excluded(why)
+            return why
     found = re.fullmatch(layout.pattern, folder, flags)
     if not found:
         return None
