@@ -91,11 +91,3 @@ def print_frame(table, title):
     rows = table.astype(object).where(table.notna(), None).to_numpy().tolist()
     print_table([str(name) for name in table],
                 [[f"{cell:.3g}" if isinstance(cell, float) else cell for cell in row] for row in rows])
-
-
-def print_json(items):
-    import json
-    from dataclasses import asdict
-
-    found = [asdict(item) for item in items]
-    print(json.dumps(found if len(found) > 1 else found[0], indent=1))

@@ -1,12 +1,14 @@
 """`anl data`: public data sets, from the list of them to a manifest that was audited."""
 
+import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
 
 import typer
 
-from anl.cli.console import configuration, print_frame, print_json, print_table, result, write_csv
+from anl.cli.console import configuration, print_frame, print_table, result, write_csv
 from anl.io import UserError, pick
 
 app = typer.Typer(help="Public data sets: list, fetch, index and audit them.")
@@ -19,7 +21,7 @@ def data_list(as_json: bool = typer.Option(False, "--json", help="Print all that
 
     sources = load().values()
     if as_json:
-        return print_json(sources)
+        return print(json.dumps([dataclasses.asdict(source) for source in sources], indent=1))
     print_table(("id", "size", "access", "licence"),
                 [(source.id, source.size, ACCESS[source.access], source.licence) for source in sources])
     print("\n`anl data fetch ID` shows more about one of them: terms, format trap, citation")
@@ -104,8 +106,7 @@ def data_index(folder: Path = typer.Argument(metavar="FOLDER", help="The data se
         raise UserError(f"--columns {columns}: give IMAGE,LABEL or IMAGE,LABEL,GENERATOR")
     out = out or Path(f"{os.path.normpath(folder)}.parquet")
     found = indexing.index(folder, out, layout, dataset, registry.expected_counts, decode=not headers, workers=workers,
-                           one_class=one_class,
-                           columns=parquet.Columns(*names, *[None][:3 - len(names)]) if names else None)
+                           one_class=one_class, columns=parquet.Columns(*names) if names else None)
     print_table(("split", "generator", "label", "images", "skipped", "expected"), found.rows)
     print(f"{out}: {found.images} images\n{out}.skipped.csv: {found.skipped} left out, each with its reason")
 

@@ -33,9 +33,9 @@ SHARD = re.compile(r"(?P<split>[A-Za-z][\w.]*?)(-\d+(-of-\d+)?)?")
 class Columns:
     """Names of the columns; without a generator column, generated images have the generator `unknown`."""
 
-    image: str = "image"
-    label: str = "label"
-    generator: str | None = "generator"
+    image: str
+    label: str
+    generator: str | None = None
 
 
 class Row(NamedTuple):
