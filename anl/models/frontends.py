@@ -7,12 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from anl.io import UserError
+from anl.io import pick
 
-__all__ = ["FRONT_ENDS", "ImageFrontEnd", "NoiseFrontEnd", "ResidualFrontEnd", "build_front_end", "conv", "residuals",
-           "standardise"]
+__all__ = ["FRONT_ENDS", "build_front_end", "conv", "residuals", "standardise"]
 
-RESIDUAL_CHANNELS = 9  # three colours x three filters
 TRUNCATION = 3.0       # quantised residuals beyond this are clipped, as in the rich models
 IMAGE_DEVIATION = 0.5  # standard deviation of photographs in [-1, 1]
 
@@ -23,17 +21,9 @@ _SCALES = (4.0, 12.0, 2.0)
 
 
 class ImageFrontEnd(nn.Module):
-    """The stem reads the image; the backbone reads the stem.
+    """The stem reads the image; the backbone reads the stem of `width` channels.
 
-    The stem has two 3 x 3 convolutions without stride: at t = 1 the noise target has no energy left after a stride
-    of 4.
-
-    Parameters
-    ----------
-    width : int
-        Channels of the stem.
-    noise_channels : int
-        Channels of the predicted noise; used by `NoiseFrontEnd` only.
+    The stem has no stride: at t = 1 the noise target has no energy left after a stride of 4.
     """
 
     channels = 3
@@ -55,7 +45,7 @@ class ImageFrontEnd(nn.Module):
 class ResidualFrontEnd(ImageFrontEnd):
     """The stem reads fixed high-pass residuals of the image, standardised over the training batches."""
 
-    channels = RESIDUAL_CHANNELS
+    channels = 9  # three colours x three filters
 
     def __init__(self, width, noise_channels=3):
         super().__init__(width, noise_channels)
@@ -68,7 +58,7 @@ class ResidualFrontEnd(ImageFrontEnd):
 class NoiseFrontEnd(ResidualFrontEnd):
     """The stem reads residuals; the backbone reads the predicted noise and nothing else.
 
-    This is what a classifier of the prior's noise reads, without the prior. The noise must have the image's resolution.
+    The noise must have the image's resolution.
     """
 
     reads_noise = True
@@ -86,18 +76,11 @@ FRONT_ENDS = {"image": ImageFrontEnd, "residual": ResidualFrontEnd, "noise": Noi
 
 def build_front_end(name, width, noise_channels=3):
     """Build the front end called `name` (a key of `FRONT_ENDS`). Raises UserError on an unknown name."""
-    if name not in FRONT_ENDS:
-        raise UserError(f"unknown front end '{name}' in method.front_end; choose one of {', '.join(FRONT_ENDS)}")
-    return FRONT_ENDS[name](width, noise_channels)
+    return FRONT_ENDS[pick("method.front_end", name, FRONT_ENDS)](width, noise_channels)
 
 
 def residuals(x):
-    """High-pass residuals of an image by three fixed filters of steganalysis.
-
-    Parameters
-    ----------
-    x : Tensor (B, 3, H, W)
-        Image in [-1, 1]; H and W of at least 3 pixels.
+    """High-pass residuals of images (B, 3, H, W) in [-1, 1] by three fixed filters of steganalysis.
 
     Returns
     -------

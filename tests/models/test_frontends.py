@@ -1,13 +1,9 @@
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from anl.io import UserError
-from anl.models import frontends
-from anl.models.frontends import build_front_end, residuals
-
-NAMES = tuple(frontends.FRONT_ENDS)
+from anl.models.frontends import FRONT_ENDS, build_front_end, residuals
 
 
 def image(*shape, seed=0):
@@ -21,22 +17,9 @@ def test_residuals_equal_a_convolution_with_reflection_padding():
     padded = F.pad(x * 127.5, (2, 2, 2, 2), mode="reflect")
     expected = F.conv2d(padded[:, 1:2], kernel[None, None]).clamp(-3, 3)  # second colour, first filter
     torch.testing.assert_close(residuals(x)[:, 3:4], expected)
-
-
-def test_residuals_of_a_plane_are_zero_and_of_noise_are_clipped():
     ramp = torch.linspace(-0.4, 0.4, 32).expand(1, 3, 32, 32)
     assert residuals(ramp)[..., 4:-4, 4:-4].abs().max() < 1e-3
     assert residuals(image(1, 3, 16, 16)).abs().max() == 3
-
-
-def test_residual_front_end_does_not_see_brightness():
-    x = image(1, 3, 16, 16) * 0.02
-    moved = {}
-    for name in ("image", "residual"):
-        torch.manual_seed(0)
-        front = build_front_end(name, 4).eval()
-        moved[name] = float((front(x) - front(x + 0.3)).abs().max().detach())
-    assert moved["residual"] < 1e-4 and moved["image"] > 1e-2
 
 
 def test_residuals_are_standardised_over_the_batch():
@@ -48,28 +31,18 @@ def test_residuals_are_standardised_over_the_batch():
     torch.testing.assert_close(seen[0].var((0, 2, 3), correction=0), torch.ones(9), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_backbone_input(name):
-    front = build_front_end(name, 4)
-    h = front(image(2, 3, 16, 16))
-    noise = image(2, 3, 16, 16, seed=1)
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_what_the_stem_and_the_backbone_read(name):
+    front, x, noise = build_front_end(name, 4).eval(), image(2, 3, 16, 16) * 0.02, image(2, 3, 16, 16, seed=1)
+    h = front(x)
     read = front.backbone_input(h, noise)
     assert h.shape == read.shape == (2, 4, 16, 16)
-    if name == "noise":
-        torch.testing.assert_close(read, front.backbone_input(torch.zeros_like(h), noise))
-    else:
-        assert read is h
+    assert (read is h) == (name != "noise")
+    assert (read is h) or torch.equal(read, front.backbone_input(torch.zeros_like(h), noise))
+    sees_brightness = (h - front(x + 0.3)).abs().max() > 1e-3
+    assert sees_brightness == (name == "image")
 
 
 def test_unknown_front_end():
-    with pytest.raises(UserError, match="unknown front end 'sound' in method.front_end; choose one of image, residual"):
+    with pytest.raises(UserError, match="there is no method.front_end 'sound'; choose one of image, residual"):
         build_front_end("sound", 4)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_runs_on_a_fake_gpu(name):
-    with FakeTensorMode(), torch.device("cuda"):
-        front = build_front_end(name, 4)
-        h = front(torch.empty(2, 3, 16, 16))
-        out = front.backbone_input(h, torch.empty(2, 3, 16, 16))
-    assert out.device.type == "cuda" and out.shape == (2, 4, 16, 16)
