@@ -2,24 +2,17 @@
 
 import torch
 
-from anl.io import UserError
+from anl.io import pick
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def check_precision(precision):
-    """`precision` itself. Raises UserError if it is not fp32, bf16 or fp16."""
-    if precision not in DTYPES:
-        raise UserError(f"precision '{precision}' is unknown; choose one of {', '.join(DTYPES)}")
-    return precision
-
-
 def effective_precision(requested, device):
-    """The precision in use on `device`: bf16 becomes fp32 on a CPU without bf16 arithmetic.
+    """The precision in use on `device`: bf16 becomes fp32 on a CPU without bf16 arithmetic. UserError if it is unknown.
 
     Such a CPU (x86 without AVX-512, many laptops) only emulates bf16 and takes ten times as long as in fp32.
     """
-    check_precision(requested)
+    pick("precision", requested, DTYPES)
     return "fp32" if requested == "bf16" and torch.device(device).type == "cpu" and not cpu_has_bf16() else requested
 
 

@@ -1,28 +1,24 @@
 """The frozen diffusion prior: `NoisePrior.noise(x, step)`, the noise a pre-trained model sees in an image."""
 
-import functools
 import math
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
-from safetensors.torch import save_file
 
-from anl.io import UserError
-from anl.models.generators.diffusion import draw_noise, noise_prediction_loss, noise_scheduler
-from anl.models.precision import autocast, check_precision, effective_precision
-from anl.models.prior_loading import PROMPT_FILE, locate, read_prior
+from anl.io import UserError, pick
+from anl.models.generators.diffusion import TRAIN_STEPS, draw_noise, noise_prediction_loss, noise_scheduler
+from anl.models.precision import DTYPES, autocast
+from anl.models.prior_loading import locate, read_prior
 
-__all__ = ["NoisePrior", "build_prior", "denoiser_loss", "effective_precision", "prior_loss", "save_prior",
-           "training_loss"]
+__all__ = ["NoisePrior", "build_prior", "save_prior", "training_loss"]
 
 
 class NoisePrior:
     """A frozen diffusion model behind one interface, whatever it predicts, on pixels or latents.
 
-    Weights need no gradients, the model is in eval mode, and every call runs under no_grad. `z` lives in the prior's
-    own space: the image itself for a pixel prior, `encode(x)` for a latent one. Steps are the paper's, from 1 to T;
-    diffusers' timestep is `step - 1`.
+    `z` lives in the prior's own space: the image itself for a pixel prior, `encode(x)` for a latent one. Steps are the
+    paper's, from 1 to T; diffusers' timestep is `step - 1`.
 
     Parameters
     ----------
@@ -31,9 +27,9 @@ class NoisePrior:
     prompt : Tensor, optional
         Embedding of the empty prompt, (1, L, D), for a UNet conditioned on text.
     device : torch.device or str, optional
-        Where the prior computes. By default it stays where the UNet is.
-    precision : str
-        What the UNet computes in: `bf16`, `fp16` (autocast) or `fp32`. Weights, latents and results are always float32.
+        By default where the UNet is.
+    precision : {"bf16", "fp16", "fp32"}
+        What the UNet computes in, by autocast. Weights, latents and results are always float32.
 
     Attributes
     ----------
@@ -47,7 +43,7 @@ class NoisePrior:
 
     def __init__(self, unet, scheduler, device=None, precision="bf16", vae=None, prompt=None):
         self.device = torch.device(device) if device is not None else next(unet.parameters()).device
-        self.precision = check_precision(precision)
+        self.precision = pick("precision", precision, DTYPES)
         self.scheduler = scheduler
         self.unet = unet.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self.vae = vae if vae is None else vae.eval().requires_grad_(False).to(self.device)
@@ -68,18 +64,8 @@ class NoisePrior:
         UserError
             If it cannot be found, is damaged, or is a model this class does not support (see anl.models.prior_loading).
         """
-        check_precision(precision)  # before a download
         unet, scheduler, vae, prompt = read_prior(*locate(source, revision))
         return cls(unet, scheduler, device, precision, vae, prompt)
-
-    def save(self, folder):
-        """Write the prior to `folder`, so that `load(folder)` restores it without a text encoder."""
-        self.unet.save_pretrained(Path(folder) / "unet")
-        self.scheduler.save_pretrained(Path(folder) / "scheduler")
-        if self.vae is not None:
-            self.vae.save_pretrained(Path(folder) / "vae")
-        if self.prompt is not None:
-            save_file({"embedding": self.prompt.cpu()}, Path(folder) / PROMPT_FILE)
 
     def check_step(self, step):
         """`step` as an int. Raises UserError if it is not a whole number from 1 to T."""
@@ -108,26 +94,12 @@ class NoisePrior:
                          "at the first steps; use precision fp32.")
         return found
 
-    def sigma(self, step):
-        """Standard deviation of the noise added up to `step`, in units of z (half the range of a pixel)."""
-        return self._scales[self.check_step(step) - 1][1]
-
     @torch.no_grad()
     def encode(self, x):
-        """Map images to the prior's own space.
+        """Images (B, 3, H, W) in [-1, 1] -> z (B, channels, H / factor, W / factor); x itself for a pixel prior.
 
         For a latent prior this is the mode of the autoencoder's posterior, (mode - shift_factor) * scaling_factor, in
         float32, because half precision overflows in some autoencoders.
-
-        Parameters
-        ----------
-        x : Tensor
-            (B, 3, H, W), RGB, [-1, 1].
-
-        Returns
-        -------
-        Tensor
-            (B, channels, H / factor, W / factor) on x's device; x itself for a pixel prior.
         """
         if self.vae is None:
             return x
@@ -135,7 +107,7 @@ class NoisePrior:
         mode = self.vae.encode(x.to(self.device).float()).latent_dist.mode()
         return ((mode - (config.shift_factor or 0)) * config.scaling_factor).to(x.device)
 
-    def noise(self, x, step, precision=None):
+    def noise(self, x, step):
         """The noise the prior sees in clean images at `step`: one network call, nothing added.
 
         Parameters
@@ -144,8 +116,6 @@ class NoisePrior:
             (B, 3, H, W), RGB, [-1, 1].
         step : int
             From 1 to T.
-        precision : str, optional
-            Overrides the prior's precision for this call.
 
         Returns
         -------
@@ -159,15 +129,15 @@ class NoisePrior:
         """
         for side in x.shape[2:]:
             self.check_size(side)
-        return self.epsilon(self.encode(x), step, precision)
+        return self.epsilon(self.encode(x), step)
 
-    def epsilon(self, z, step, precision=None):
+    def epsilon(self, z, step):
         """The noise the prior sees in z at `step`. (B, channels, h, w) -> the same, float32, on z's device."""
-        return self._estimate(z, step, precision)[0]
+        return self._estimate(z, step)[0]
 
-    def denoise(self, noised, step, precision=None):
+    def denoise(self, noised, step):
         """The clean z that the prior estimates from `noised` = sqrt(a) z + sqrt(1 - a) n (Ho et al. 2020, eq. 15)."""
-        return self._estimate(noised, step, precision)[1]
+        return self._estimate(noised, step)[1]
 
     def forward_noise(self, z, step, generator):
         """z noised to `step`, and the noise, drawn from the CPU `generator`; both on z's device."""
@@ -176,14 +146,14 @@ class NoisePrior:
         return signal * z + sigma * noise, noise
 
     @torch.no_grad()
-    def _estimate(self, z, step, precision):
+    def _estimate(self, z, step):
         """Noise and clean z from one prediction p (Salimans & Ho 2022, appendix D), both float32.
 
         With a = alphas_cumprod, the noise is p for epsilon, sqrt(a) p + sqrt(1 - a) z for v, (z - sqrt(a) p) / sqrt(1 -
         a) for the clean image. The last two are computed in float64: at the first steps sqrt(1 - a) is only 0.01.
         """
         signal, sigma = self._scales[self.check_step(step) - 1]
-        prediction = self._predict(z, step, precision)
+        prediction = self._predict(z, step)
         if self.prediction_type == "epsilon":
             return prediction, (z - sigma * prediction) / signal
         p, z = prediction.double(), z.double()
@@ -191,15 +161,14 @@ class NoisePrior:
             return (signal * p + sigma * z).float(), (signal * z - sigma * p).float()
         return ((z - signal * p) / sigma).float(), prediction
 
-    def _predict(self, z, step, precision):
+    def _predict(self, z, step):
         """The network's output at `step`, without learned variances: float32 (B, channels, h, w) on z's device."""
-        precision = self.precision if precision is None else check_precision(precision)
         inputs = z.to(self.device, memory_format=torch.channels_last)
         prompt = () if self.prompt is None else (self.prompt.expand(len(z), -1, -1),)
-        with autocast(self.device, precision):
+        with autocast(self.device, self.precision):
             prediction = self.unet(inputs, self.check_step(step) - 1, *prompt).sample
         prediction = prediction[:, :self.channels].float().contiguous().to(z.device)
-        check_finite(prediction, step, precision)
+        check_finite(prediction, step, self.precision)
         return prediction
 
 
@@ -224,23 +193,25 @@ def save_prior(unet, folder):
     noise_scheduler().save_pretrained(Path(folder) / "scheduler")
 
 
-def prior_loss(unet, x, generator, precision="bf16"):
-    """Loss of a DDPM over its whole schedule (Ho et al. 2020, eq. 14); x (B, 3, H, W) in [-1, 1]."""
-    return noise_prediction_loss(unet, x, generator, precision=precision)
-
-
-def denoiser_loss(unet, x, generator, step, blind=False, precision="bf16"):
-    """Loss of a denoiser: `prior_loss` at the single step `step`, or blind, at steps 1 to `step` whose number it does not see.
-
-    The trained UNet, saved with `save_prior`, is a control for the prior: it is run as `NoisePrior.noise(x, step)`,
-    with this step only.
-    """
-    model = (lambda noised, timestep: unet(noised, torch.full_like(timestep, step - 1))) if blind else unet
-    return noise_prediction_loss(model, x, generator, first=0 if blind else step - 1, last=step - 1, precision=precision)
-
-
 def training_loss(objective, step=None, precision="bf16"):
-    """`loss(unet, x, generator)` of an objective: `diffusion`, or with its step `denoiser` or `blind_denoiser`."""
-    if objective == "diffusion":
-        return functools.partial(prior_loss, precision=precision)
-    return functools.partial(denoiser_loss, step=step, blind=objective == "blind_denoiser", precision=precision)
+    """The loss (unet, x, generator) -> scalar of a prior, or of a denoiser that is a control for it.
+
+    Parameters
+    ----------
+    objective : {"diffusion", "denoiser", "blind_denoiser"}
+        A DDPM over its whole schedule (Ho et al. 2020, eq. 14); at the single step `step`; at steps 1 to `step`, whose
+        number the network does not see. A denoiser, saved with `save_prior`, is run as `NoisePrior.noise(x, step)`.
+    step : int, optional
+        1-based; of a denoiser.
+    precision : str
+        See anl.models.precision.
+    """
+    last = TRAIN_STEPS - 1 if objective == "diffusion" else step - 1
+    first = last if objective == "denoiser" else 0
+
+    def loss(unet, x, generator):
+        blind = objective == "blind_denoiser"
+        model = (lambda noised, timestep: unet(noised, torch.full_like(timestep, last))) if blind else unet
+        return noise_prediction_loss(model, x, generator, first, last, precision)
+
+    return loss

@@ -3,15 +3,14 @@
 import contextlib
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import diffusers
 import huggingface_hub
 import torch
-from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel, UNet2DModel
-from huggingface_hub import errors as hub_errors
-from safetensors import safe_open
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
+from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from anl.io import UserError, reason
@@ -30,54 +29,33 @@ PATTERNS = ("model_index.json", "config.json", "scheduler_config.json", PROMPT_F
             *(f"{part}/{name}" for part in ("unet", "vae") for name in ("*.json", *WEIGHTS)),
             "text_encoder/*.json", "text_encoder/model.safetensors", "text_encoder/model-*-of-*.safetensors",
             "tokenizer/*.json", "tokenizer/*.txt")
-PICKLED = ("the hub's copy holds its weights as a pickle only, which is refused: convert it with diffusers, "
-           "save_pretrained(folder, safe_serialization=True), and pass the folder")
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A published diffusion model that can serve as the prior. Written from the hub's pages; none was downloaded by us.
+class Preset(NamedTuple):
+    """A published diffusion model that can serve as the prior."""
 
-    Parameters
-    ----------
-    repo
-        Hub id, `owner/name`.
-    revision
-        Full commit, or None where we know of none: the user passes one.
-    resolution
-        Side of the training images, in pixels.
-    overlaps
-        Benchmarks whose real images are in the training data.
-    """
-
-    repo: str
-    revision: str | None
-    licence: str
+    repo: str                   # hub id
+    revision: str | None        # full commit, or None where we know of none: the user passes one
     trained_on: str
-    resolution: int
-    overlaps: tuple[str, ...]
-    note: str = ""
+    overlaps: tuple[str, ...]   # benchmarks whose real images are in the training data
 
 
-PRESETS = {
-    "ddpm-cifar10-32": Preset(
-        "google/ddpm-cifar10-32", "267b167dc01f0e4e61923ea244e8b988f84deb80", "Apache-2.0", "CIFAR-10", 32,
-        ("cifake",)),
-    "ddpm-ema-celebahq-256": Preset(
-        "google/ddpm-ema-celebahq-256", None, "Apache-2.0", "CelebA-HQ", 256,
-        ("diffusionforensics-celebahq",), PICKLED),
-    "ddpm-ema-bedroom-256": Preset(
-        "google/ddpm-ema-bedroom-256", None, "Apache-2.0", "LSUN bedroom", 256,
-        ("forensynths", "diffusionforensics-lsun"), PICKLED),
-    "adm-imagenet-256": Preset(
-        "xutongda/adm_imagenet_256x256_unconditional", None, "MIT", "ImageNet", 256,
-        ("genimage", "tiny-genimage", "diffusionforensics-imagenet", "univfd-imagenet", "openfake"),
-        "converted with a fork of diffusers: compare its samples with the original's first"),
-    "stable-diffusion-1.5": Preset(
-        "stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
-        "CreativeML Open RAIL-M", "LAION", 512, ("univfd-laion", "openfake"),
-        "latent: its autoencoder smooths an image before the prior sees it; it was trained at t = 1, but its samplers "
-        "start at diffusers' timestep 1, which is t = 2"),
+PRESETS = {  # written from the hub's pages; none was downloaded by us
+    # 32 pixels, Apache-2.0
+    "ddpm-cifar10-32": Preset("google/ddpm-cifar10-32", "267b167dc01f0e4e61923ea244e8b988f84deb80", "CIFAR-10",
+                              ("cifake",)),
+    # 256 pixels, Apache-2.0; the hub's copies of these two hold a pickle only: convert one and pass its folder
+    "ddpm-ema-celebahq-256": Preset("google/ddpm-ema-celebahq-256", None, "CelebA-HQ", ("diffusionforensics-celebahq",)),
+    "ddpm-ema-bedroom-256": Preset("google/ddpm-ema-bedroom-256", None, "LSUN bedroom",
+                                   ("forensynths", "diffusionforensics-lsun")),
+    # 256 pixels, MIT; converted with a fork of diffusers: compare its samples with the original's first
+    "adm-imagenet-256": Preset("xutongda/adm_imagenet_256x256_unconditional", None, "ImageNet",
+                               ("genimage", "tiny-genimage", "diffusionforensics-imagenet", "univfd-imagenet",
+                                "openfake")),
+    # 512 pixels, CreativeML Open RAIL-M; latent: its autoencoder smooths an image before the prior sees it. It was
+    # trained at t = 1, but its samplers start at t = 2
+    "stable-diffusion-1.5": Preset("stable-diffusion-v1-5/stable-diffusion-v1-5",
+                                   "451f4fe16113bff5a5d2269ed5ad43b0592e9a14", "LAION", ("univfd-laion", "openfake")),
 }
 
 
@@ -110,42 +88,29 @@ def locate(source, revision=None):
         If the folder does not exist, the commit is missing, or the hub does not deliver the files.
     """
     text = str(source)
-    if text.startswith(SCHEME):
-        repo, known, name = text.removeprefix(SCHEME), None, text
-        if not HUB_ID.fullmatch(repo):
-            raise UserError(f"{text} is not a hub id; write {SCHEME}owner/name")
-    elif text in PRESETS and not Path(text).is_dir():
-        repo, known, name = PRESETS[text].repo, PRESETS[text].revision, f"prior {text} ({SCHEME}{PRESETS[text].repo})"
-    elif Path(text).is_dir():
+    if Path(text).is_dir():
         if revision is not None:
             raise UserError(f"{text} is a folder, which has no revision; remove `revision`")
         return Path(text), text
+    if text in PRESETS:
+        repo, revision, name = PRESETS[text].repo, revision or PRESETS[text].revision, f"prior {text}"
+    elif text.startswith(SCHEME) and HUB_ID.fullmatch(text.removeprefix(SCHEME)):
+        repo, name = text.removeprefix(SCHEME), text
+    elif text.startswith(SCHEME):
+        raise UserError(f"{text} is not a hub id; write {SCHEME}owner/name")
     else:
         hint = f", or for a model of the hub write {SCHEME}{text} and its revision" if HUB_ID.fullmatch(text) else ""
         raise UserError(f"{text} holds no diffusion prior: there is no such folder; get the default prior with `dvc "
                         f"pull prior` or `anl make prior`{hint}; presets are {', '.join(PRESETS)}")
-    revision = known if revision is None else revision
-    if revision is None or not COMMIT.fullmatch(str(revision)):
-        found = "no revision is given" if revision is None else f"revision '{revision}' is not a full commit"
-        raise UserError(f"{name}: {found}; set revision=<40-hex commit>, because a branch can change its weights later")
-    return _download(repo, revision), f"{repo}@{revision[:12]}"
-
-
-def _download(repo, revision):
-    """Folder of `repo` at `revision` in the hub's own cache, downloaded if it is not there yet."""
-    elsewhere = "or download it on another machine and pass the folder"
+    if not COMMIT.fullmatch(str(revision)):
+        raise UserError(f"{name}: revision '{revision}' is not a full commit of {repo}; set revision=<40-hex commit>, "
+                        "because a branch can change its weights later")
     try:
-        return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=list(PATTERNS)))
-    except hub_errors.RevisionNotFoundError:
-        raise UserError(f"{repo} has no commit {revision} on the hub; look it up on the model's page") from None
-    except hub_errors.RepositoryNotFoundError:  # also raised for gated repositories
-        raise UserError(f"{repo} is not on the hub, or is not public; check the name and your access, "
-                        f"{elsewhere}") from None
-    except Exception as problem:  # the network, the hub or the disk
-        missing = isinstance(problem, hub_errors.LocalEntryNotFoundError | hub_errors.OfflineModeIsEnabled)
-        offline = missing and huggingface_hub.constants.HF_HUB_OFFLINE
-        cause = "HF_HUB_OFFLINE is set" if offline else reason(problem.__cause__ or problem)
-        raise UserError(f"{repo} at {revision[:12]} cannot be downloaded ({cause}); try again, {elsewhere}") from None
+        folder = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=list(PATTERNS))
+    except Exception as problem:  # the hub, the network or the disk
+        raise UserError(f"{repo} at {revision[:12]} cannot be downloaded ({reason(problem, 200)}); check the name, the "
+                        "commit and your access, or download it on another machine and pass the folder") from None
+    return Path(folder), f"{repo}@{revision[:12]}"
 
 
 def read_prior(folder, name):
@@ -179,19 +144,19 @@ def read_prior(folder, name):
         if not path.is_dir():
             raise UserError(f"{name} holds no diffusion prior: {part}/ is missing; get the default prior with "
                             "`dvc pull prior` or `anl make prior`, or name a folder that diffusers saved")
-    config = read_config(places["unet"][0] / "config.json", f"{places['unet'][1]}/config.json")
+    place, unet_name = places["unet"]
+    config = _read_config(place / "config.json", f"{unet_name}/config.json")
     found = config.get("_class_name")
     if found not in UNETS:
-        raise UserError(f"{places['unet'][1]}/config.json has class {found}; a prior is one of {', '.join(UNETS)}")
-    latent = found == "UNet2DConditionModel"
+        raise UserError(f"{unet_name}/config.json has class {found}; a prior is one of {', '.join(UNETS)}")
     scheduler = _read_scheduler(*places["scheduler"])
-    vae = _read_vae(folder, name, latent)
-    _check_unet(config, places["unet"][1], vae)
-    prompt = read_prompt(folder, name, config["cross_attention_dim"]) if latent else None
-    return load_weights(UNETS[found], *places["unet"]), scheduler, vae, prompt
+    vae = _read_vae(folder, name, found == "UNet2DConditionModel")
+    width = _check_unet(config, f"{unet_name}/config.json", vae)
+    prompt = None if vae is None else read_prompt(folder, name, width)
+    return load_weights(UNETS[found], place, unet_name), scheduler, vae, prompt
 
 
-def read_config(path, name):
+def _read_config(path, name):
     """The JSON object in `path`. Raises UserError, naming it `name`, if there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -230,26 +195,22 @@ def load_weights(model_class, folder, name):
         If a file is missing or damaged, or the weights do not fit the configuration.
     """
     folder = Path(folder)
-    found = read_config(folder / "config.json", f"{name}/config.json").get("_class_name")
+    found = _read_config(folder / "config.json", f"{name}/config.json").get("_class_name")
     if found != model_class.__name__:
         raise UserError(f"{name}/config.json has class {found}, not {model_class.__name__}; use the folder of such a "
                         "model")
     if not list(folder.glob("*.safetensors")):
-        pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in (".bin", ".ckpt", ".pt", ".pth",
-                                                                                     ".pkl")]
-        problem = (f"its weights are a pickle ({pickles[0]}), which can run code" if pickles else
-                   f"{WEIGHTS[0]} is missing")
-        raise UserError(f"{name}: {problem}; get the safetensors file, or convert a copy you trust: load it with "
-                        "diffusers, save_pretrained(..., safe_serialization=True)")
-    with _quiet():
-        try:
+        raise UserError(f"{name}: {WEIGHTS[0]} is missing, and pickles are never opened; get it, or convert a copy you "
+                        "trust: load it with diffusers, save_pretrained(..., safe_serialization=True)")
+    try:
+        with _quiet():
             model, info = model_class.from_pretrained(folder, use_safetensors=True, local_files_only=True,
                                                       torch_dtype=torch.float32, output_loading_info=True)
-        except Exception as problem:  # diffusers, safetensors and torch raise many types here
-            raise UserError(f"{name}: the weights or config.json are damaged or do not fit each other "
-                            f"({reason(problem, 240)}); get both from one place") from None
-    for kind in ("missing", "unexpected", "mismatched"):
-        if keys := sorted(map(str, info[f"{kind}_keys"])):
+    except Exception as problem:  # diffusers, safetensors and torch raise many types here
+        raise UserError(f"{name}: the weights or config.json are damaged or do not fit each other "
+                        f"({reason(problem, 240)}); get both from one place") from None
+    for kind in ("missing", "unexpected"):
+        if keys := sorted(info[f"{kind}_keys"]):
             raise UserError(f"{name}: the weights do not fit config.json: {len(keys)} {kind}, first {keys[0]}; get "
                             "both from one place")
     for key, value in model.state_dict().items():
@@ -271,53 +232,41 @@ def _quiet():
 
 def _read_scheduler(folder, name):
     name = f"{name}/scheduler_config.json"
-    config = read_config(folder / "scheduler_config.json", name)
-    made = getattr(diffusers, str(config.get("_class_name")), None)
-    if not (isinstance(made, type) and issubclass(made, SchedulerMixin)):
-        raise UserError(f"{name} names {config.get('_class_name')}, which is no scheduler of diffusers "
-                        f"{diffusers.__version__}; name one with the same schedule")
+    config = _read_config(folder / "scheduler_config.json", name)
     try:
         with _quiet():
-            scheduler = made.from_config(config)
-    except Exception as problem:  # each scheduler checks its settings in its own way
-        raise UserError(f"{name} does not configure a {made.__name__} ({reason(problem)}); correct it") from None
-    if not hasattr(scheduler, "alphas_cumprod") or getattr(scheduler.config, "use_flow_sigmas", False):
-        raise UserError(f"{name}: {made.__name__} has no alphas_cumprod (flow matching or sigmas only); use a model "
-                        "with a DDPM-like schedule")
+            scheduler = getattr(diffusers, str(config.get("_class_name"))).from_config(config)
+        alphas, steps = scheduler.alphas_cumprod.double(), scheduler.config.num_train_timesteps
+    except Exception as problem:  # no class of diffusers, or one without a schedule, or each scheduler's own checks
+        raise UserError(f"{name} configures no schedule with alphas_cumprod ({reason(problem)}); correct it, or use a "
+                        "model with a DDPM-like schedule") from None
     prediction = getattr(scheduler.config, "prediction_type", "epsilon")
-    if prediction not in PREDICTIONS:
-        raise UserError(f"{name}: prediction_type '{prediction}' is unknown; it must be one of "
-                        f"{', '.join(PREDICTIONS)}")
-    alphas = torch.as_tensor(scheduler.alphas_cumprod).double()
+    if prediction not in PREDICTIONS or getattr(scheduler.config, "use_flow_sigmas", False):
+        raise UserError(f"{name}: prediction_type '{prediction}' is not supported, nor are flow sigmas; it must be one "
+                        f"of {', '.join(PREDICTIONS)}")
     positive = (alphas > 0) if prediction == "epsilon" else (alphas >= 0)
-    if len(alphas) != scheduler.config.num_train_timesteps or not bool((positive & (alphas < 1)).all()):
-        raise UserError(f"{name}: alphas_cumprod are not {scheduler.config.num_train_timesteps} numbers between 0 and "
-                        "1; correct the betas")
+    if len(alphas) != steps or not bool((positive & (alphas < 1)).all()):
+        raise UserError(f"{name}: alphas_cumprod are not {steps} numbers between 0 and 1; correct the betas")
     return scheduler
 
 
 def _read_vae(folder, name, latent):
-    present = [part for part in ("vae", "vqvae") if (folder / part).is_dir()]
     if not latent:
-        if present:
-            raise UserError(f"{name} has {present[0]}/ next to a UNet2DModel: unconditional latent diffusion is not "
+        if extra := [part for part in ("vae", "vqvae") if (folder / part).is_dir()]:
+            raise UserError(f"{name} has {extra[0]}/ next to a UNet2DModel: unconditional latent diffusion is not "
                             "supported; use UNet2DConditionModel with AutoencoderKL")
         return None
-    if "vae" not in present:
-        raise UserError(f"{name}: vae/ is missing, and UNet2DConditionModel needs an AutoencoderKL; get the whole "
-                        "folder")
-    config = read_config(folder / "vae/config.json", f"{name}/vae/config.json")
+    config = _read_config(folder / "vae/config.json", f"{name}/vae/config.json")
     if config.get("latents_mean") is not None or config.get("latents_std") is not None:
         raise UserError(f"{name}/vae/config.json standardises its latents (latents_mean, latents_std), which is not "
-                        "supported")
+                        "supported; use another model")
     if config.get("in_channels", 3) != 3:
         raise UserError(f"{name}/vae/config.json: in_channels is {config['in_channels']}; images have 3")
     return load_weights(AutoencoderKL, folder / "vae", f"{name}/vae")
 
 
 def _check_unet(config, name, vae):
-    """Raise UserError if the UNet needs more than a noised image (or latent), a step and a prompt."""
-    name = f"{name}/config.json"
+    """The width of the prompt's embedding. UserError if the UNet needs more than a noised z, a step and a prompt."""
     for key in CONDITIONS:
         if config.get(key) is not None:
             raise UserError(f"{name}: {key} is {config[key]}; only unconditional models, and text models with the "
@@ -329,8 +278,10 @@ def _check_unet(config, name, vae):
     if config.get("out_channels") not in (channels, 2 * channels):
         raise UserError(f"{name}: out_channels is {config.get('out_channels')}; it must be {channels}, or "
                         f"{2 * channels} with learned variances")
-    if vae is not None and not isinstance(config.setdefault("cross_attention_dim", 1280), int):
-        raise UserError(f"{name}: cross_attention_dim is {config['cross_attention_dim']}; one number is supported")
+    width = config.get("cross_attention_dim", 1280)
+    if vae is not None and not isinstance(width, int):
+        raise UserError(f"{name}: cross_attention_dim is {width}; one number is supported")
+    return width
 
 
 def read_prompt(folder, name, width):
@@ -346,35 +297,29 @@ def read_prompt(folder, name, width):
     path = Path(folder) / PROMPT_FILE
     if path.is_file():
         try:
-            with safe_open(path, framework="pt") as file:
-                embedding = file.get_tensor("embedding")
+            embedding = load_file(path)["embedding"]
         except Exception as problem:  # damaged, or no tensor of that name
             raise UserError(f"{name}/{PROMPT_FILE} holds no tensor `embedding` ({reason(problem)}); write it "
                             "again") from None
     else:
         embedding = _encode_empty_prompt(Path(folder), name)
-    if embedding.ndim != 3 or len(embedding) != 1 or embedding.shape[2] != width:
-        raise UserError(f"{name}: the empty prompt's embedding has shape {tuple(embedding.shape)}, but the UNet's "
-                        f"cross_attention_dim needs (1, L, {width}); get both from one place")
-    if not torch.isfinite(embedding).all():
-        raise UserError(f"{name}: the empty prompt's embedding holds NaN or infinite numbers; get the files again")
+    if embedding.ndim != 3 or len(embedding) != 1 or embedding.shape[2] != width or not embedding.isfinite().all():
+        raise UserError(f"{name}: the empty prompt's embedding must be (1, L, {width}), as the UNet's cross_attention_dim "
+                        f"says, and finite, and has shape {tuple(embedding.shape)}; get both from one place")
     return embedding.float().contiguous()
 
 
 @torch.no_grad()
 def _encode_empty_prompt(folder, name):
     instead = f"or put the empty prompt's embedding into {PROMPT_FILE} (tensor `embedding`, (1, L, D))"
-    for part in ("text_encoder", "tokenizer"):
-        if not (folder / part).is_dir():
-            raise UserError(f"{name}: {part}/ is missing; get the whole folder, {instead}")
-    if not list((folder / "text_encoder").glob("model*.safetensors")):
-        raise UserError(f"{name}/text_encoder holds no model.safetensors; convert a copy you trust with transformers' "
-                        f"save_pretrained, {instead}")
+    for part, files in (("tokenizer", "*.json"), ("text_encoder", "model*.safetensors")):
+        if not list((folder / part).glob(files)):
+            raise UserError(f"{name}: {part}/{files} is missing; get the whole folder, with weights as safetensors, "
+                            f"{instead}")
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         encoder, info = CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True,
-                                                      local_files_only=True,
-                                                      output_loading_info=True)
+                                                      local_files_only=True, output_loading_info=True)
     except Exception as problem:  # transformers reads many files, each with its own errors
         raise UserError(f"{name}: tokenizer or text encoder is no CLIP model ({reason(problem)}); get them again, "
                         f"{instead}") from None
