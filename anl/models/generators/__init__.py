@@ -1,16 +1,197 @@
-"""The generators of the benchmarks: networks, training losses, and how each family regenerates or draws images."""
+"""The generators of the benchmarks: how each is built, its training loss, how it is loaded, and how a family runs it.
 
-from anl.models.generators.registry import (
-    MODELS,
-    before_step,
-    build,
-    finish,
-    kind_of,
-    load_model,
-    regenerate,
-    save_model,
-    training_loss,
-)
+A *model* is trained once; a *family* is a model with a way to run it, so that two samplers of one model are two
+families. `config` below is a model's section of the configuration (`anl.config.GeneratorConfig`).
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel
+from torch import nn
+
+from anl.io import UserError, pick
+from anl.models.generators import autoencoders, diffusion, small, superres, taef2
+from anl.models.prior_loading import load_weights
 
 __all__ = ["MODELS", "before_step", "build", "finish", "kind_of", "load_model", "regenerate", "save_model",
            "training_loss"]
+
+MODELS = {"pixel": UNet2DModel, "flow": UNet2DModel, "latent": UNet2DModel, "unconditional": UNet2DModel,
+          "ddpm": UNet2DModel,
+          "vae": autoencoders.ScaledAutoencoderKL, "vq": autoencoders.ScaledVQModel, "superres": superres.SuperResolver,
+          "gan": small.Decoder, "small_vae": small.Decoder, "taef2": taef2.TAEF2}
+CODEBOOK_BATCHES = 32  # batches whose latents the VQ model's codes are chosen from
+
+
+def kind_of(name, config):
+    """The key in `MODELS` of a model: the `kind` of its section, else its name. Raises UserError if it is unknown."""
+    return pick("generator model", config.kind or name, MODELS)
+
+
+def build(name, config, vae=None):
+    """The untrained networks of a generator; `latent` needs the trained `vae`.
+
+    Returns
+    -------
+    nn.ModuleDict
+        `model` is the generator; `discriminator` (vq, gan) and `encoder` (small_vae) are trained with it and dropped.
+    """
+    kind, channels, width = kind_of(name, config), config.channels, config.latent_channels
+    if kind == "taef2":
+        raise UserError("taef2 is a published model and cannot be trained; state the folder of its weights as `source`")
+    if kind == "latent" and vae is None:
+        raise UserError("the model `latent` needs the trained `vae`; make that first with `anl make generator vae`")
+    networks = {}
+    if kind == "vae":
+        networks["model"] = autoencoders.build_vae(channels, width)
+    elif kind == "vq":
+        networks["model"] = autoencoders.build_vq(channels, width, config.codes)
+        networks["discriminator"] = autoencoders.PatchDiscriminator()
+    elif kind == "superres":
+        networks["model"] = superres.SuperResolver(channels[0], config.blocks, config.scale)
+    elif kind == "gan":
+        networks["model"] = small.Decoder(channels, width, config.crop)
+        networks["discriminator"] = small.build_encoder(channels, 1, config.crop, spectral=True)
+    elif kind == "small_vae":
+        networks["model"] = small.Decoder(channels, width, config.crop)
+        networks["encoder"] = small.build_encoder(channels, 2 * width, config.crop)
+    else:
+        in_channels = vae.config.latent_channels if kind == "latent" else 3
+        networks["model"] = diffusion.build_unet(channels, config.layers_per_block, in_channels)
+    return nn.ModuleDict(networks)
+
+
+def training_loss(name, config, vae=None):
+    """The loss `(models, x, generator, step)` -> scalar of a generator's training.
+
+    models: of `build`. x: images (B, 3, H, W) in [-1, 1]. generator: CPU torch.Generator. step: counts from 0.
+    """
+    kind = kind_of(name, config)
+
+    def loss(models, x, generator, step):
+        model = models["model"]
+        if kind == "vae":
+            return autoencoders.vae_loss(model, x, generator)
+        if kind == "vq":
+            return autoencoders.vq_loss(model, models["discriminator"], x,
+                                        quantise=step >= round(config.quantise_from * config.steps),
+                                        adversarial=step >= round(config.adversarial_from * config.steps))
+        if kind == "superres":
+            return superres.superres_loss(model, x, config.texture_weight)
+        if kind == "gan":
+            return small.gan_loss(model, models["discriminator"], x, generator)
+        if kind == "small_vae":
+            return small.elbo_loss(model, models["encoder"], x, generator)
+        if kind == "flow":
+            return diffusion.flow_loss(model, x, generator, config.max_strength)
+        x = autoencoders.encode(vae, x, "bf16") if kind == "latent" else x
+        last = max(1, round(config.max_strength * diffusion.TRAIN_STEPS)) - 1
+        return diffusion.noise_prediction_loss(model, x, generator, last=last)
+
+    return loss
+
+
+def before_step(name, config, models, step, batch_at, seed):
+    """To call before each training step: fills the VQ model's codebook when its quantisation starts.
+
+    batch_at: function from a step to images (B, 3, H, W) in [-1, 1] on the models' device.
+    """
+    if kind_of(name, config) == "vq" and step == round(config.quantise_from * config.steps):
+        autoencoders.fill_codebook(models["model"], [batch_at(step + i) for i in range(CODEBOOK_BATCHES)], seed)
+
+
+@torch.no_grad()
+def finish(name, config, models, batch, generator):
+    """The trained generator in eval mode, complete: the VAE knows the scale of its latents, a decoder its statistics.
+
+    batch: images (B, 3, H, W) in [-1, 1] on the models' device. generator: CPU torch.Generator.
+    """
+    kind, model = kind_of(name, config), models["model"].eval()
+    if kind == "vae":  # the factor that gives latents unit variance
+        model.register_to_config(scaling_factor=float(1 / model.encode(batch).latent_dist.mean.std()))
+    return small.refresh_statistics(model, generator) if kind in ("gan", "small_vae") else model
+
+
+def save_model(model, folder):
+    """Write a generator to `folder`: diffusers' layout in half precision, or a Decoder's own file in full."""
+    if isinstance(model, small.Decoder):
+        small.save_decoder(model, folder)
+    else:
+        copy.deepcopy(model).to(torch.float16).save_pretrained(folder)
+
+
+def load_model(kind, folder, device=None):
+    """Load a saved generator in float32, eval mode, frozen.
+
+    Parameters
+    ----------
+    kind : str
+        A key of `MODELS`. `vae` also finds the VAE of small images, whose file has another layout.
+    folder : str or Path
+    device : torch.device or str, optional
+        By default the CPU.
+
+    Raises
+    ------
+    UserError
+        If the folder is missing or incomplete, holds another class, or lacks a weight.
+    """
+    model_class, folder = MODELS[pick("generator model", kind, MODELS)], Path(folder)
+    if model_class is small.Decoder or (kind == "vae" and (folder / small.WEIGHTS).is_file()):
+        model = small.load_decoder(folder)
+    elif model_class is taef2.TAEF2:
+        model = taef2.load_taef2(folder)
+    else:
+        try:
+            model = load_weights(model_class, folder, str(folder))
+        except UserError as problem:
+            raise UserError(f"{folder} holds no {kind} model: {problem} (`dvc pull`, or make it with `anl make generator "
+                            f"{kind}`)") from None
+    return model.requires_grad_(False).to(device, memory_format=torch.channels_last)
+
+
+def regenerate(family, models, x, generator, precision="bf16"):
+    """Regenerate images with a family; one from noise alone takes only the shape of x.
+
+    Parameters
+    ----------
+    family : anl.config.FamilyConfig
+        Without `strength` it generates from noise; without `sampler`, `flow` is integrated and noise is denoised with
+        `ddim`.
+    models : dict of str to nn.Module
+        Loaded models, on one device; the decoder (by default `vae`) too for a latent family.
+    x : Tensor
+        (B, 3, H, W), RGB, [-1, 1], on the models' device.
+    generator : torch.Generator or list of torch.Generator
+        On the CPU. With one for each image, an image does not depend on the rest of its batch.
+    precision : str
+        What UNets and the VAE's encoder compute in; reconstructions are always float32.
+
+    Returns
+    -------
+    Tensor
+        (B, 3, H, W), not clipped.
+    """
+    model = models[family.model]
+    if isinstance(model, small.Decoder):
+        return small.decode_noise(model, len(x), generator)
+    if isinstance(model, superres.SuperResolver):
+        return superres.restore(model, x)
+    if not isinstance(model, UNet2DModel):
+        return autoencoders.reconstruct(model, x)
+    run = {"inference_steps": family.inference_steps, "precision": precision}
+    if family.strength is None:
+        return diffusion.sample(model, x.shape, generator, sampler=family.sampler or "ddim", **run)
+    run["strength"] = family.strength
+    if family.sampler is None:
+        return diffusion.flow_from(model, x, generator, **run)
+    run["sampler"] = family.sampler
+    if model.config.in_channels != 3:
+        vae = models[family.decoder or "vae"]
+        latent = autoencoders.encode(vae, x, precision)
+        return autoencoders.decode(vae, diffusion.denoise_from(model, latent, generator, **run))
+    if family.region:
+        run["mask"] = diffusion.random_boxes(len(x), x.shape[-1], family.region, generator).to(x.device)
+    return diffusion.denoise_from(model, x, generator, **run)

@@ -12,8 +12,6 @@ from torch.nn import functional as F
 from anl.models.generators.diffusion import draw_noise
 from anl.models.precision import autocast
 
-NORM_GROUPS = 8
-
 
 def _without_last_norms(base):
     """`base` without normalisation and activation before the last convolution of its encoder and its decoder.
@@ -57,18 +55,19 @@ ScaledVQModel = _without_last_norms(VQModel)
 
 def build_vae(channels, latent_channels):
     """ScaledAutoencoderKL that halves the resolution once for each entry of `channels` after the first."""
-    n = len(channels)
-    return ScaledAutoencoderKL(block_out_channels=tuple(channels), latent_channels=latent_channels, layers_per_block=1,
-                               norm_num_groups=NORM_GROUPS, mid_block_add_attention=False,
-                               down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n)
+    return ScaledAutoencoderKL(latent_channels=latent_channels, **_settings(channels))
 
 
 def build_vq(channels, latent_channels, codes):
     """ScaledVQModel with one codebook of `codes` entries."""
+    return ScaledVQModel(latent_channels=latent_channels, num_vq_embeddings=codes, **_settings(channels))
+
+
+def _settings(channels):
     n = len(channels)
-    return ScaledVQModel(block_out_channels=tuple(channels), latent_channels=latent_channels, layers_per_block=1,
-                         norm_num_groups=NORM_GROUPS, mid_block_add_attention=False, num_vq_embeddings=codes,
-                         down_block_types=("DownEncoderBlock2D",) * n, up_block_types=("UpDecoderBlock2D",) * n)
+    return {"block_out_channels": tuple(channels), "layers_per_block": 1, "norm_num_groups": 8,
+            "mid_block_add_attention": False, "down_block_types": ("DownEncoderBlock2D",) * n,
+            "up_block_types": ("UpDecoderBlock2D",) * n}
 
 
 class PatchDiscriminator(nn.Sequential):
@@ -107,27 +106,25 @@ def vae_loss(vae, x, generator, kl_weight=1e-6, precision="bf16"):
     return reconstruction_loss(x_hat.float(), x) + kl_weight * kl
 
 
-def frozen_call(module, x):
-    """`module(x)` with a gradient for x only, none for the module's weights."""
-    return torch.func.functional_call(module, {name: p.detach() for name, p in module.named_parameters()}, (x,))
+def hinge_loss(discriminator, real, fake):
+    """Hinge loss of a discriminator (Lim & Ye 2017) on real and generated images, (B, 3, H, W) each."""
+    return F.relu(1 - discriminator(real).float()).mean() + F.relu(1 + discriminator(fake).float()).mean()
+
+
+def adversarial_loss(discriminator, real, fake, weight=1.0):
+    """Loss of both players of a GAN; each gets gradients from its term only, so that one optimiser trains both.
+
+    The discriminator's hinge loss, and minus its mean logit of `fake` times `weight`, under frozen weights.
+    """
+    loss = hinge_loss(discriminator, real, fake.detach())
+    frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
+    return loss - weight * torch.func.functional_call(discriminator, frozen, (fake,)).float().mean()
 
 
 def vq_loss(vq, discriminator, x, *, quantise=True, adversarial=True, adversarial_weight=0.1, precision="bf16"):
-    """Loss of a VQ model and its discriminator together.
+    """Loss of a VQ model and its discriminator together: reconstruction, commitment and `adversarial_loss`.
 
-    Reconstruction, commitment, the discriminator's hinge loss, and minus the logits of the reconstruction under a
-    frozen discriminator: each player gets gradients from its terms only, so that one optimiser trains both.
-
-    Parameters
-    ----------
-    vq : ScaledVQModel
-    discriminator : PatchDiscriminator
-    x : Tensor
-        (B, 3, H, W), [-1, 1].
-    quantise : bool
-        False bypasses the codebook.
-    adversarial : bool
-        False leaves the discriminator out.
+    x : (B, 3, H, W) in [-1, 1]. Without `quantise` the codebook is bypassed, without `adversarial` the discriminator.
     """
     with autocast(x.device, precision):
         latent = vq.encode(x.contiguous(memory_format=torch.channels_last)).latents.float()
@@ -137,11 +134,7 @@ def vq_loss(vq, discriminator, x, *, quantise=True, adversarial=True, adversaria
                 quantised, commitment, _ = vq.quantize(latent)
         x_hat = vq.decoder(vq.post_quant_conv(quantised)).float()
         loss = reconstruction_loss(x_hat, x) + commitment
-        if not adversarial:
-            return loss
-        real, fake = discriminator(x).float(), discriminator(x_hat.detach()).float()
-        fooled = frozen_call(discriminator, x_hat).float()
-    return loss + F.relu(1 - real).mean() + F.relu(1 + fake).mean() - adversarial_weight * fooled.mean()
+        return loss + adversarial_loss(discriminator, x, x_hat, adversarial_weight) if adversarial else loss
 
 
 @torch.no_grad()
@@ -154,20 +147,16 @@ def fill_codebook(vq, batches, seed):
 
 
 @torch.no_grad()
-def latent_scale(vae, x):
-    """The scaling factor that gives the latents of x unit variance, as a float."""
-    return float(1 / vae.encode(x).latent_dist.mean.std())
-
-
-@torch.no_grad()
 def reconstruct(model, x):
-    """Encode and decode x (B, 3, H, W) in float32; a VAE uses the mean of its posterior."""
+    """Encode and decode x (B, 3, H, W) in float32; a VAE uses the mean of its posterior, other modules are called."""
+    if not hasattr(model, "encode"):
+        return model(x)
     encoded = model.encode(x)
     return model.decode(encoded.latent_dist.mean if isinstance(model, AutoencoderKL) else encoded.latents).sample
 
 
 @torch.no_grad()
-def encode(vae, x, precision="bf16"):
+def encode(vae, x, precision):
     """Latents of unit variance: the mean of the VAE's posterior times its scaling factor."""
     with autocast(x.device, precision):
         mean = vae.encode(x.contiguous(memory_format=torch.channels_last)).latent_dist.mean

@@ -19,7 +19,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from anl.models.precision import autocast
 
 TRAIN_STEPS = 1000  # length of every diffusion schedule here (Ho et al. 2020)
-SAMPLERS = ("ddim", "ddpm", "dpm")
+SAMPLERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler, "dpm": DPMSolverMultistepScheduler}
 
 
 def build_unet(channels, layers_per_block, in_channels=3):
@@ -35,10 +35,9 @@ def noise_scheduler(sampler="ddpm", clip=False):
     `dpm` is DPM-Solver++ of second order (Lu et al., NeurIPS 2022). clip: keep the estimated clean image of each step
     in [-1, 1] (`ddim` and `ddpm` only).
     """
-    make = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler, "dpm": DPMSolverMultistepScheduler}[sampler]
-    extra = {"ddim": {"clip_sample": clip, "set_alpha_to_one": True}, "ddpm": {"clip_sample": clip}, "dpm": {}}[sampler]
-    return make(num_train_timesteps=TRAIN_STEPS, beta_start=1e-4, beta_end=2e-2, beta_schedule="linear",
-                timestep_spacing="leading", **extra)
+    extra = {} if sampler == "dpm" else {"clip_sample": clip}
+    return SAMPLERS[sampler](num_train_timesteps=TRAIN_STEPS, beta_start=1e-4, beta_end=2e-2, beta_schedule="linear",
+                             timestep_spacing="leading", **extra)
 
 
 def draw_noise(shape, generator, device):
@@ -55,29 +54,15 @@ def noise_prediction_loss(unet, x, generator, first=0, last=TRAIN_STEPS - 1, pre
     x : Tensor
         Clean images or latents (B, C, H, W), about unit range.
     generator : torch.Generator
-        On the CPU; timesteps are drawn before noise.
     first, last : int
         Timesteps are drawn uniformly from `first` to `last`, inclusive.
     precision : str
-        fp32, bf16 or fp16, see anl.models.precision.
-
-    Returns
-    -------
-    Tensor
-        Scalar.
+        See anl.models.precision.
     """
     timestep = torch.randint(first, last + 1, (len(x),), generator=generator).to(x.device)
     noise = draw_noise(x.shape, generator, x.device)
-    noised = noise_scheduler().add_noise(x, noise, timestep)
-    with autocast(x.device, precision):
-        prediction = unet(noised.contiguous(memory_format=torch.channels_last), timestep).sample
-    return (prediction.float() - noise).square().mean()
-
-
-def epsilon_loss(unet, x, generator, max_strength=1.0, precision="bf16"):
-    """`noise_prediction_loss` on the part `max_strength` of the schedule, which a model run from images needs only."""
-    return noise_prediction_loss(unet, x, generator, last=max(1, round(max_strength * TRAIN_STEPS)) - 1,
-                                 precision=precision)
+    prediction = _predict(unet, noise_scheduler().add_noise(x, noise, timestep), timestep, precision)
+    return (prediction - noise).square().mean()
 
 
 def flow_loss(unet, x, generator, max_strength=1.0, precision="bf16"):
@@ -85,10 +70,8 @@ def flow_loss(unet, x, generator, max_strength=1.0, precision="bf16"):
     sigma = (torch.rand(len(x), generator=generator) * max_strength).to(x.device)
     noise = draw_noise(x.shape, generator, x.device)
     s = sigma[:, None, None, None]
-    noised = (1 - s) * x + s * noise
-    with autocast(x.device, precision):
-        prediction = unet(noised.contiguous(memory_format=torch.channels_last), sigma * TRAIN_STEPS).sample
-    return (prediction.float() - (noise - x)).square().mean()
+    prediction = _predict(unet, (1 - s) * x + s * noise, sigma * TRAIN_STEPS, precision)
+    return (prediction - (noise - x)).square().mean()
 
 
 @torch.no_grad()
@@ -105,13 +88,13 @@ def denoise_from(unet, x, generator, *, sampler, strength, inference_steps, mask
         (B, C, H, W), images in [-1, 1] or latents.
     generator : torch.Generator or list of torch.Generator
     sampler : str
-        One of `SAMPLERS`.
+        A key of `SAMPLERS`.
     strength : float
         Share of the schedule that is run, in (0, 1].
     inference_steps : int
         Network calls.
-    mask : Tensor, optional
-        bool (B, 1, H, W), true where the image is regenerated.
+    mask : bool Tensor (B, 1, H, W), optional
+        True where the image is regenerated.
     precision : str
 
     Returns
@@ -130,7 +113,8 @@ def denoise_from(unet, x, generator, *, sampler, strength, inference_steps, mask
 
     made = noised(timesteps[0])
     for timestep, following in zip(timesteps, [*timesteps[1:], None], strict=True):
-        made = _step(unet, scheduler, timestep, made, generator, precision)
+        prediction = _predict(unet, made, timestep, precision)
+        made = scheduler.step(prediction, timestep, made, generator=generator).prev_sample
         if mask is not None:
             made = torch.where(mask, made, x if following is None else noised(following))
     return made
@@ -147,7 +131,7 @@ def sample(unet, shape, generator, *, sampler, inference_steps, precision="bf16"
     scheduler.set_timesteps(inference_steps)
     x = draw_noise(shape, generator, next(unet.parameters()).device)
     for timestep in scheduler.timesteps:
-        x = _step(unet, scheduler, timestep, x, generator, precision)
+        x = scheduler.step(_predict(unet, x, timestep, precision), timestep, x, generator=generator).prev_sample
     return x
 
 
@@ -158,10 +142,8 @@ def flow_from(unet, x, generator, *, strength, inference_steps, precision="bf16"
     scheduler.set_timesteps(sigmas=torch.linspace(strength, strength / inference_steps, inference_steps).tolist())
     x = (1 - strength) * x + strength * draw_noise(x.shape, generator, x.device)
     for timestep in scheduler.timesteps:
-        with autocast(x.device, precision):
-            velocity = unet(x.contiguous(memory_format=torch.channels_last),
-                            timestep.expand(len(x)).to(x.device)).sample
-        x = scheduler.step(velocity.float(), timestep, x).prev_sample
+        velocity = _predict(unet, x, timestep.expand(len(x)).to(x.device), precision)
+        x = scheduler.step(velocity, timestep, x).prev_sample
     return x
 
 
@@ -179,7 +161,6 @@ def random_boxes(count, side, shares, generator):
     return masks
 
 
-def _step(unet, scheduler, timestep, x, generator, precision):
+def _predict(unet, x, timestep, precision):
     with autocast(x.device, precision):
-        prediction = unet(x.contiguous(memory_format=torch.channels_last), timestep).sample.float()
-    return scheduler.step(prediction, timestep, x, generator=generator).prev_sample
+        return unet(x.contiguous(memory_format=torch.channels_last), timestep).sample.float()

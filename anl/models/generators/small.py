@@ -11,10 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn import functional as F
 
 from anl.io import UserError, atomic_file, reason
-from anl.models.generators.autoencoders import frozen_call
+from anl.models.generators.autoencoders import adversarial_loss
 from anl.models.generators.diffusion import draw_noise
 from anl.models.precision import autocast
 
@@ -24,16 +23,7 @@ WEIGHTS = "model.safetensors"
 class Decoder(nn.Module):
     """z (B, Z) -> image (B, 3, size, size) in [-1, 1]: transposed convolutions from 4 x 4 (DCGAN: Radford et al. 2016).
 
-    Parameters
-    ----------
-    channels : list of int
-        From the finest grid to the coarsest, one entry for each doubling above 4 x 4.
-    latent_channels, size : int
-
-    Raises
-    ------
-    UserError
-        If the number of channels does not reach `size`.
+    `channels` go from the finest grid to the coarsest, one entry for each doubling above 4 x 4; otherwise UserError.
     """
 
     def __init__(self, channels, latent_channels, size):
@@ -84,17 +74,11 @@ def elbo_loss(decoder, encoder, x, generator, kl_weight=1.0, precision="bf16"):
     return ((error + kl_weight * kl) / x[0].numel()).mean()
 
 
-def hinge_loss(discriminator, x, fake):
-    """Hinge loss of a discriminator (Lim & Ye 2017) on real and generated images, (B, 3, H, W) each."""
-    return F.relu(1 - discriminator(x).float()).mean() + F.relu(1 + discriminator(fake).float()).mean()
-
-
 def gan_loss(decoder, discriminator, x, generator, precision="bf16"):
-    """Loss of both players of a GAN; each gets gradients from its term only, so that one optimiser trains both."""
+    """`adversarial_loss` of both players on images x (B, 3, H, W) and as many generated ones."""
     with autocast(x.device, precision):
         fake = decoder(draw_noise((len(x), decoder.start.in_features), generator, x.device))
-        loss = hinge_loss(discriminator, x.contiguous(memory_format=torch.channels_last), fake.detach())
-        return loss - frozen_call(discriminator, fake).float().mean()
+        return adversarial_loss(discriminator, x.contiguous(memory_format=torch.channels_last), fake)
 
 
 @torch.no_grad()

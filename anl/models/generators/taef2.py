@@ -17,8 +17,8 @@ class Block(nn.Module):
     def __init__(self, normalised, width=64):
         super().__init__()
         self.conv = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
-                                  nn.Conv2d(width, width, 3, padding=1),
-                                  nn.ReLU(), nn.Conv2d(width, width, 3, padding=1))
+                                  nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
+                                  nn.Conv2d(width, width, 3, padding=1))
         self.pool = nn.Sequential(nn.Conv2d(width, 4 * width, 1, bias=False), nn.GroupNorm(4, 4 * width), nn.ReLU(),
                                   nn.Conv2d(4 * width, width, 1, bias=False)) if normalised else None
 
@@ -39,9 +39,8 @@ class TAEF2(nn.Module):
 
     def __init__(self):
         super().__init__()
-        encoder, decoder = [nn.Conv2d(3, 64, 3, padding=1),
-                            Block(False)], [Clamp(), nn.Conv2d(LATENT_CHANNELS, 64, 3, padding=1),
-                                                                            nn.ReLU()]
+        encoder = [nn.Conv2d(3, 64, 3, padding=1), Block(False)]
+        decoder = [Clamp(), nn.Conv2d(LATENT_CHANNELS, 64, 3, padding=1), nn.ReLU()]
         for level in range(3):
             encoder += [nn.Conv2d(64, 64, 3, 2, 1, bias=False), *(Block(level == 2) for _ in range(3))]
             decoder += [*(Block(level == 0) for _ in range(3)), nn.Upsample(scale_factor=2),
@@ -56,10 +55,7 @@ class TAEF2(nn.Module):
 def load_taef2(folder):
     """The autoencoder, in eval mode and float32, of a folder with `*encoder.safetensors` and `*decoder.safetensors`.
 
-    Raises
-    ------
-    UserError
-        If a file is missing or damaged, or its weights are not TAEF2's.
+    Raises UserError if a file is missing or damaged, or its weights are not TAEF2's.
     """
     model = TAEF2()
     for part in ("encoder", "decoder"):

@@ -6,10 +6,12 @@ import torch
 from safetensors.torch import save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from anl.config import FamilyConfig
 from anl.io import UserError
 from anl.models.generators import load_model, regenerate, taef2
 
 X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(9)) * 2 - 1
+FAMILY = FamilyConfig(model="taef2")
 PUBLISHED = Path("data/sources/taef2")
 
 
@@ -27,9 +29,9 @@ def test_it_loads_frozen_in_float32_and_reconstructs(folder):
     model = load_model("taef2", folder)
     assert not model.training and {p.dtype for p in model.parameters()} == {torch.float32}
     assert not any(p.requires_grad for p in model.parameters())
-    made = regenerate({"model": "taef2"}, {"taef2": model}, X, None)
+    made = regenerate(FAMILY, {"taef2": model}, X, None)
     assert made.shape == X.shape and model.encoder(X).shape == (2, 32, 4, 4)
-    torch.testing.assert_close(regenerate({"model": "taef2"}, {"taef2": model}, X[:1], None), made[:1])
+    torch.testing.assert_close(regenerate(FAMILY, {"taef2": model}, X[:1], None), made[:1])
     assert sum(p.numel() for p in model.encoder.parameters()) == pytest.approx(1.34e6, rel=0.01)
 
 
@@ -48,7 +50,7 @@ def test_published_weights_reconstruct_a_smooth_image():
     ramp = np.linspace(-0.8, 0.8, 64, dtype=np.float32)
     x = torch.from_numpy(np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:, None], (1, 64)),
                                    np.zeros((64, 64), np.float32)]))[None]
-    made = regenerate({"model": "taef2"}, {"taef2": load_model("taef2", PUBLISHED)}, x, None)
+    made = regenerate(FAMILY, {"taef2": load_model("taef2", PUBLISHED)}, x, None)
     assert (made - x).square().mean() < 4 * 10 ** -2.3  # 23 dB of a range of 2
 
 
