@@ -1,20 +1,7 @@
-"""The methods that ANL is compared with: one module each, trained by the same loop and scored by the same code."""
+"""The methods that ANL is compared with, trained by the same loop and scored by the same code."""
 
-from anl.io import UserError
-from anl.models.baselines import (
-    aeroblade,
-    blur_jpeg,
-    dire,
-    distildire,
-    dnf,
-    drct,
-    lare,
-    npr,
-    plain,
-    spectrum,
-    srm,
-    univfd,
-)
+from anl.io import UserError, pick
+from anl.models.baselines import aeroblade, diffusion, pixels, univfd
 from anl.models.baselines.cache import FeatureCache, weights_hash
 from anl.models.baselines.interface import (
     BACKBONE_SETTINGS,
@@ -24,21 +11,18 @@ from anl.models.baselines.interface import (
 )
 from anl.models.precision import effective_precision
 
-__all__ = ["BASELINES", "Baseline", "BaselineDetector", "FeatureCache", "build", "builder", "fixed_augmentation",
-           "frozen_hash", "get", "weights_hash"]
+__all__ = ["BASELINES", "build", "builder", "fixed_augmentation", "frozen_hash", "get"]
 
 BASELINES: dict[str, Baseline] = {
-    "plain": plain.BASELINE, "blur_jpeg": blur_jpeg.BASELINE, "npr": npr.BASELINE, "srm": srm.BASELINE,
-    "spectrum": spectrum.BASELINE, "dnf": dnf.BASELINE, "lare": lare.BASELINE, "dire": dire.BASELINE,
-    "distildire": distildire.BASELINE, "drct": drct.BASELINE, "aeroblade": aeroblade.BASELINE,
-    "univfd": univfd.BASELINE}
+    "plain": pixels.PLAIN, "blur_jpeg": pixels.BLUR_JPEG, "npr": pixels.NPR, "srm": pixels.SRM,
+    "spectrum": pixels.SPECTRUM, "dnf": diffusion.DNF, "lare": diffusion.LARE, "dire": diffusion.DIRE,
+    "distildire": diffusion.DISTILDIRE, "drct": diffusion.DRCT, "aeroblade": aeroblade.AEROBLADE,
+    "univfd": univfd.UNIVFD}
 
 
 def get(name):
     """The Baseline called `name`. Raises UserError on an unknown one."""
-    if name not in BASELINES:
-        raise UserError(f"unknown baseline '{name}' in method.baseline; choose one of {', '.join(BASELINES)}")
-    return BASELINES[name]
+    return BASELINES[pick("method.baseline", name, BASELINES)]
 
 
 def build(name, detector, size, options, frozen=None, *, cache=None, seed=0, channels=None, frozen_sha256=None):
@@ -48,11 +32,11 @@ def build(name, detector, size, options, frozen=None, *, cache=None, seed=0, cha
     ----------
     name : str
         A key of `BASELINES`.
-    detector : mapping
+    detector : dict
         Of which `backbone`, `stride`, `stem_width` and `pretrained` are used.
     size : int
         Pixels on a side of the training crops.
-    options : mapping
+    options : dict
         The section `baselines` of the configuration; only what this method reads is used and kept.
     frozen : NoisePrior, list of autoencoders, Encoder, or None
         What `BASELINES[name].needs` names. Without it the detector has weights but cannot score images.
@@ -66,7 +50,7 @@ def build(name, detector, size, options, frozen=None, *, cache=None, seed=0, cha
     Returns
     -------
     BaselineDetector
-        On the CPU; move it with `.to`. The frozen model stays where it is.
+        On the CPU; the frozen model stays where it is.
 
     Raises
     ------
@@ -74,9 +58,8 @@ def build(name, detector, size, options, frozen=None, *, cache=None, seed=0, cha
         If the name is unknown, neither `frozen` nor `channels` is given where one is needed, or `frozen` differs from
         the model with hash `frozen_sha256`.
     """
-    baseline, options, detector = get(name), dict(options), dict(detector)
+    baseline, represent = get(name), None
     used = {key: options[key] for key in (*baseline.parameters, *baseline.loss_parameters)}
-    represent = None
     if baseline.represent is None:
         channels = 3
     elif frozen is not None:
@@ -101,12 +84,7 @@ def build(name, detector, size, options, frozen=None, *, cache=None, seed=0, cha
 def builder(find_frozen, cache=None):
     """The function that `anl.models.checkpoint.load` needs for networks of kind "baseline".
 
-    Parameters
-    ----------
-    find_frozen : callable (needs, options) -> frozen model or None
-        Called where the saved baseline reads a frozen model.
-    cache : path-like or None
-        See `build`.
+    find_frozen(needs, options) returns the frozen model that a saved baseline reads, or None. cache: see `build`.
     """
     def rebuild(**settings):
         baseline = get(settings["name"])
@@ -117,7 +95,7 @@ def builder(find_frozen, cache=None):
 
 def frozen_hash(frozen):
     """Hash of a frozen model's weights: of a NoisePrior, an Encoder, a module, or a list of such."""
-    if isinstance(frozen, (list, tuple)):
+    if isinstance(frozen, list):
         return weights_hash(*(frozen_hash(model) for model in frozen))
     if hasattr(frozen, "alphas_cumprod"):
         return weights_hash(frozen.unet, frozen.vae, frozen.prompt, frozen.alphas_cumprod, frozen.prediction_type,

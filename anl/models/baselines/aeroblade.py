@@ -1,31 +1,19 @@
-"""AEROBLADE: no training; an image that one of several autoencoders reconstructs well is called generated.
-
-Reference: Ricker et al., "AEROBLADE: training-free detection of latent diffusion images using autoencoder
-reconstruction error", CVPR 2024. Fidelity: see `BASELINE.fidelity`.
-"""
+"""AEROBLADE: no training; an image that one of several autoencoders reconstructs well is called generated."""
 
 import torch
 from torch import nn
 
 from anl.models.baselines.interface import Baseline
 from anl.models.detector import Output
-from anl.models.generators import autoencoders
+from anl.models.generators.autoencoders import reconstruct
 
 
-def represent(models, options):
-    """x -> |x - AE(x)| of each autoencoder, mean over colours: (B, K, H, W).
-
-    models: K autoencoders, of diffusers or modules that return the reconstruction (TAEF2).
-    """
-    @torch.no_grad()
-    def errors(x):
-        return torch.stack([(x - _reconstruct(model, x)).abs().mean(1) for model in models], 1)
-    return errors
-
-
-def _reconstruct(model, x):
-    moved = x.to(next(model.parameters()).device)
-    return (autoencoders.reconstruct(model, moved) if hasattr(model, "encode") else model(moved)).to(x.device)
+def errors(models, options):
+    """x -> |x - AE(x)| of each of K autoencoders, mean over colours: (B, K, H, W)."""
+    def error(model, x):
+        made = reconstruct(model, x.to(next(model.parameters()).device)).to(x.device)
+        return (x - made).abs().mean(1)
+    return lambda x: torch.stack([error(model, x) for model in models], 1)
 
 
 class SmallestError(nn.Module):
@@ -39,10 +27,10 @@ class SmallestError(nn.Module):
         return Output(-smallest.clamp(min=1e-6).log(), None, share, means)
 
 
-BASELINE = Baseline(
+AEROBLADE = Baseline(
     name="AEROBLADE", reference="Ricker et al., AEROBLADE: Training-free detection of latent diffusion images using "
                                 "autoencoder reconstruction error, CVPR 2024",
     fidelity="Mean absolute error in place of LPIPS, whose weights need a download; the autoencoders of our own "
              "families, on the crop at the benchmark's scale, where the published ones read whole images.",
-    build=lambda detector, size, channels, seed: SmallestError(), needs="vae", trained=False, represent=represent,
+    build=lambda detector, size, channels, seed: SmallestError(), needs="vae", trained=False, represent=errors,
     channels=len)

