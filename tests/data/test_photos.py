@@ -1,25 +1,17 @@
-import csv
-import hashlib
-
 import pytest
 
 from anl.data import photos
 from anl.io import UserError
 from tests.conftest import ROOT
+from tests.data.trees import photo_card, write
 
 
 @pytest.fixture
 def folder(tmp_path):
     """Two photographs and their card: (photos, folder)."""
-    (tmp_path / "photos").mkdir()
-    with open(tmp_path / "card.csv", "w", newline="") as stream:
-        writer = csv.DictWriter(stream, photos.CARD_COLUMNS)
-        writer.writeheader()
-        for name in ("b.png", "a.png"):
-            (tmp_path / "photos" / name).write_bytes(name.encode())
-            writer.writerow(dict.fromkeys(photos.CARD_COLUMNS, "") | {
-                "file": name, "sha256": hashlib.sha256(name.encode()).hexdigest(), "bytes": 5, "width": 60, "height": 40})
-    return photos.read_card(tmp_path / "card.csv"), tmp_path / "photos"
+    names = ("b.png", "a.png")
+    card = photo_card(tmp_path / "card.csv", {name: (name.encode(), {}) for name in names})
+    return photos.read_card(card), write(tmp_path / "photos", {name: name.encode() for name in names})
 
 
 def test_a_complete_folder_passes(folder):

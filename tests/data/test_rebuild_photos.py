@@ -1,5 +1,3 @@
-import csv
-import hashlib
 import importlib.util
 import shutil
 import struct
@@ -8,9 +6,9 @@ import zlib
 
 import pytest
 
-from anl.data.photos import CARD_COLUMNS
 from anl.io import UserError
 from tests.conftest import ROOT
+from tests.data.trees import photo_card, write
 
 SPEC = importlib.util.spec_from_file_location("rebuild_photos", ROOT / "data/rebuild_photos.py")
 script = importlib.util.module_from_spec(SPEC)
@@ -20,53 +18,32 @@ PHOTOS = {"hill.jpg": ("wallpapers", "/usr/share/backgrounds/hill.jpg", b"hill")
 RIGHT = {name: content for name, (_, _, content) in PHOTOS.items()}
 
 
-def make_rcc(files, version=3, compressed=()):
-    """A Qt resource file of flat folders: {'folder/name': bytes}."""
-    folders = sorted({path.split("/")[0] for path in files})
-    names, data, offsets = b"", b"", {}
-    for word in [*folders, *(path.split("/")[1] for path in files)]:
-        offsets[word] = len(names)
-        names += struct.pack(">HI", len(word), 0) + word.encode("utf-16-be")
-    stamp = b"" if version == 1 else bytes(8)
-    nodes = [struct.pack(">IHII", 0, 2, len(folders), 1) + stamp]
-    leaves, first = [], 1 + len(folders)
-    for folder in folders:
-        inside = [path for path in files if path.startswith(f"{folder}/")]
-        nodes.append(struct.pack(">IHII", offsets[folder], 2, len(inside), first + len(leaves)) + stamp)
-        for path in inside:
-            content, flags = files[path], 0
-            if path in compressed:
-                content, flags = struct.pack(">I", len(content)) + zlib.compress(content), 1
-            leaves.append(struct.pack(">IHHHI", offsets[path.split("/")[1]], flags, 0, 0, len(data)) + stamp)
-            data += struct.pack(">I", len(content)) + content
-    header, tree = 20 if version < 3 else 24, b"".join(nodes + leaves)
+def make_rcc(folder, name, content, version=3, compressed=False):
+    """A Qt resource file with one file in one folder."""
+    names = [struct.pack(">HI", len(word), 0) + word.encode("utf-16-be") for word in (folder, name)]
+    nodes = (struct.pack(">IHII", 0, 2, 1, 1), struct.pack(">IHII", 0, 2, 1, 2),
+             struct.pack(">IHHHI", len(names[0]), int(compressed), 0, 0, 0))
+    tree = b"".join(node + (b"" if version == 1 else bytes(8)) for node in nodes)
+    stored = struct.pack(">I", len(content)) + zlib.compress(content) if compressed else content
+    data = struct.pack(">I", len(stored)) + stored
+    header = 20 if version < 3 else 24
     places = struct.pack(">4I", version, header, header + len(tree), header + len(tree) + len(data))
-    return b"qres" + places + (b"" if version < 3 else bytes(4)) + tree + data + names
+    return b"qres" + places + bytes(header - 20) + tree + data + b"".join(names)
 
 
 @pytest.fixture
 def card(tmp_path):
-    with open(tmp_path / "card.csv", "w", newline="") as stream:
-        writer = csv.DictWriter(stream, CARD_COLUMNS)
-        writer.writeheader()
-        for name, (package, place, content) in PHOTOS.items():
-            writer.writerow(dict.fromkeys(CARD_COLUMNS, "") | {
-                "file": name, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "width": 1, "height": 1,
-                "package": package, "path_in_package": place})
-    return tmp_path / "card.csv"
+    return photo_card(tmp_path / "card.csv", {name: (content, {"package": package, "path_in_package": place})
+                                              for name, (package, place, content) in PHOTOS.items()})
 
 
 @pytest.fixture
 def packages(tmp_path):
     """Two unpacked packages, one folder each."""
-    picture = tmp_path / "packages/wallpapers/usr/share/backgrounds/hill.jpg"
-    resources = tmp_path / "packages/games/usr/share/games/rcc"
-    picture.parent.mkdir(parents=True)
-    resources.mkdir(parents=True)
-    picture.write_bytes(b"hill")
-    (resources / "erase.rcc").write_bytes(make_rcc({"erase/fox.webp": b"fox"}, 1))
-    (resources / "sounds.rcc").write_bytes(make_rcc({"music/harp.webp": b"harp" * 100}, compressed=("music/harp.webp",)))
-    return tmp_path / "packages"
+    return write(tmp_path / "packages", {
+        "wallpapers/usr/share/backgrounds/hill.jpg": b"hill",
+        "games/usr/share/games/rcc/erase.rcc": make_rcc("erase", "fox.webp", b"fox", 1),
+        "games/usr/share/games/rcc/sounds.rcc": make_rcc("music", "harp.webp", b"harp" * 100, compressed=True)})
 
 
 def contents(folder):
@@ -108,8 +85,8 @@ def test_failures_are_explained(card, packages, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content, words", [
-    (b"", "damaged or truncated"), (b"PK\3\4" + bytes(20), "not a Qt resource file"), (make_rcc({"a/b": b"c"})[:30], "damaged or truncated"),
-    (make_rcc({"a/b": b"c"}).replace(b"qres\0\0\0\3", b"qres\0\0\0\x09"), "not a Qt resource file of format 1 to 3")])
+    (b"", "damaged or truncated"), (b"PK\3\4" + bytes(20), "not a Qt resource file"), (make_rcc("a", "b", b"c")[:30], "damaged or truncated"),
+    (make_rcc("a", "b", b"c").replace(b"qres\0\0\0\3", b"qres\0\0\0\x09"), "not a Qt resource file of format 1 to 3")])
 def test_unreadable_resource_files_are_refused(content, words):
     with pytest.raises(UserError, match=f"x.rcc is .*{words}|x.rcc is {words}"):
         script.read_rcc(content, "x.rcc")

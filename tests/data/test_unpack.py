@@ -95,26 +95,20 @@ def test_no_member_leaves_the_folder(make, name, words, tmp_path):
 @pytest.mark.parametrize("kind, fields", [
     (tarfile.SYMTYPE, {"linkname": "/etc/passwd"}), (tarfile.SYMTYPE, {"linkname": "inside"}),
     (tarfile.LNKTYPE, {"linkname": "/etc/passwd"}), (tarfile.CHRTYPE, {"devmajor": 1, "devminor": 3}), (tarfile.FIFOTYPE, {})])
-def test_links_and_devices_in_tars_are_refused(kind, fields, tmp_path):
+def test_links_and_devices_are_refused(kind, fields, tmp_path):
     refused(member_tar(tmp_path / "a.tar", "thing", type=kind, **fields), tmp_path / "out", "'thing' is a link or a device")
-    assert not list((tmp_path / "out").iterdir())
-
-
-def test_links_in_zips_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         link = zipfile.ZipInfo("link")
         link.create_system, link.external_attr = 3, 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
     refused(tmp_path / "a.zip", tmp_path / "out", "'link' is a link or a device")
+    assert not list((tmp_path / "out").iterdir())
 
 
-def test_permissions_are_not_taken_over(tmp_path):
+def test_permissions_are_not_taken_over_and_a_name_occurs_once(tmp_path):
     unpack(member_tar(tmp_path / "a.tar", "x", size=4, mode=0o6777, uid=1), tmp_path / "out")
     assert (tmp_path / "out/x").stat().st_mode & 0o7111 == 0
-
-
-def test_a_name_that_occurs_twice_is_refused(tmp_path):
-    refused(make_tar(tmp_path / "a.tar", [("same", b"1"), ("same", b"2")]), tmp_path / "out", "cannot be unpacked .*exists.*same")
+    refused(make_tar(tmp_path / "b.tar", [("same", b"1"), ("same", b"2")]), tmp_path / "out", "cannot be unpacked .*exists.*same")
 
 
 # ---- bombs ---------------------------------------------------------------------------------------------------------------

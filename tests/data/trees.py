@@ -1,10 +1,13 @@
-"""Small folder trees of images for tests."""
+"""Small folder trees of images, and data cards, for tests."""
 
+import csv
+import hashlib
 import io
 
 import numpy as np
 from PIL import Image
 
+from anl.data.photos import CARD_COLUMNS
 from tests.conftest import photograph
 
 
@@ -33,3 +36,14 @@ def genimage(root, each=3, **options):
               for label in ("ai", "nature")]
     return write(root, {f"{place}/{i}.png": encoded(100 * n + i, **options) for n, place in enumerate(places)
                         for i in range(each)})
+
+
+def photo_card(path, photos):
+    """Write a data card of {file: (bytes, other columns)}."""
+    with open(path, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, CARD_COLUMNS)
+        writer.writeheader()
+        for name, (data, columns) in photos.items():
+            writer.writerow(dict.fromkeys(CARD_COLUMNS, "") | {
+                "file": name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "width": 60, "height": 40, **columns})
+    return path
