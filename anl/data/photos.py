@@ -63,4 +63,5 @@ def check_folder(photos, folder):
         raise UserError(f"{folder} lacks {len(missing)} of {len(photos)} photographs, the first {missing[0]}; {fix}")
     for photo in photos:
         if sha256_of(folder / photo.file) != photo.sha256:
-            raise UserError(f"{folder / photo.file} is not the file of the data card (its SHA-256 differs); delete it and {fix}")
+            raise UserError(f"{folder / photo.file} is not the file of the data card (its SHA-256 differs); delete it, "
+                            f"{fix}")

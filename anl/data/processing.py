@@ -221,7 +221,9 @@ def _distribution(encoding):
 
 def _texts(rows, column):
     """A column as an object array of strings; empty strings where it is missing."""
-    return rows[column].astype(object).fillna("").astype(str).to_numpy(object) if column in rows else np.full(len(rows), "", object)
+    if column not in rows:
+        return np.full(len(rows), "", object)
+    return rows[column].astype(object).fillna("").astype(str).to_numpy(object)
 
 
 def _share(seed, key):
@@ -263,7 +265,7 @@ def augmentation_plan(pairs, training, seed, step):
 
 
 def apply_plan(plan, pixels):
-    """Process uint8 (N, H, W, 3) by a plan with an entry of `augmentation_plan` for each image; unchanged input is returned."""
+    """Process uint8 (N, H, W, 3) by a plan with an entry of `augmentation_plan` for each image."""
     if not any(plan):
         return pixels
     return np.stack([OPERATIONS[entry[0]](image, entry[1]) if entry else image

@@ -86,8 +86,8 @@ def paired(photos=6, patches=4, split="train"):
 
 
 def unpaired(**counts):
-    return pd.DataFrame([{"generator": name, "label": int(name != "real"), "split": split, "group": f"{name}{split}{i}", "pair": "",
-                          "path": f"{name}/{split}/{i}", "sha256": f"{name}{split}{i}"}
+    return pd.DataFrame([{"generator": name, "label": int(name != "real"), "split": split, "pair": "",
+                          "group": f"{name}{split}{i}", "path": f"{name}/{split}/{i}", "sha256": f"{name}{split}{i}"}
                          for key, count in counts.items() for name, split in [key.split("_")] for i in range(count)])
 
 
@@ -120,7 +120,8 @@ def test_a_validation_split_is_held_out_without_repeated_bytes():
     rows.loc[rows["path"] == "real/train/7", "sha256"] = "realtrain8"
     held = crops.hold_out(rows, 0.25, 0, 0)
     counts = held.groupby(["split", "generator"]).size().to_dict()
-    assert counts == {("test", "a"): 10, ("test", "real"): 10, ("train", "a"): 29, ("train", "real"): 28, ("val", "a"): 10, ("val", "real"): 10}
+    assert counts == {("test", "a"): 10, ("test", "real"): 10, ("train", "a"): 29, ("train", "real"): 28, ("val", "a"): 10,
+                      ("val", "real"): 10}
     assert not held["sha256"].duplicated().any()
     assert crops.hold_out(rows, 0.25, 4, 0)["split"].value_counts()["val"] == 8
     again = crops.hold_out(rows.sample(frac=1, random_state=0), 0.25, 0, 0).set_index("path")["split"].to_dict()

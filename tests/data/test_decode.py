@@ -128,7 +128,8 @@ def test_messages_are_one_line(tmp_path, monkeypatch):
     assert "cannot be opened (No such file" in refused(tmp_path / "none.png")
     assert "not a regular file" in refused(tmp_path)
     (tmp_path / "new\nline.png").write_bytes(b"x")
-    assert "\n" not in refused(tmp_path / "new\nline.png") and "new\\nline.png' is refused" in refused(tmp_path / "new\nline.png")
+    message = refused(tmp_path / "new\nline.png")
+    assert "\n" not in message and "new\\nline.png' is refused" in message
 
     def fail(image):
         raise SyntaxError("two\nlines")

@@ -106,7 +106,8 @@ def test_two_versions_are_not_mixed(get, server):
 
 
 @pytest.mark.parametrize("known, words", [({"sha256": "0" * 64}, f"sha256 {SHA256}, expected {'0' * 64}"),
-                                          ({"md5": "0" * 32}, f"md5 {MD5}, expected"), ({"bytes": 5}, "bytes 300000, expected 5")])
+                                          ({"md5": "0" * 32}, f"md5 {MD5}, expected"),
+                                          ({"bytes": 5}, "bytes 300000, expected 5")])
 def test_wrong_files_are_removed_if_they_were_downloaded(get, tmp_path, known, words):
     with pytest.raises(UserError, match=words):
         get(**known)
@@ -130,6 +131,6 @@ def test_a_connection_that_fails_and_a_full_disk(get, server, monkeypatch):
         patch.setattr(module.shutil, "disk_usage", lambda path: type("usage", (), {"free": 1000}))
         get()
     assert left(get) == []
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot be downloaded .ConnectionError.*0 bytes are kept"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="downloaded .ConnectionError.*0 bytes are kept"):
         patch.setattr(server, "server_port", 1)
         get()

@@ -23,10 +23,11 @@ def test_compressed_and_resized_copies_keep_their_hash_nearly():
 def test_near_pairs_equal_a_full_comparison():
     rng = np.random.default_rng(0)
     base = rng.integers(0, 2**64, 60, np.uint64)
-    close = [own ^ np.uint64(sum(1 << int(b) for b in rng.choice(64, bits, replace=False))) for own in base for bits in (1, 3, 4)]
+    close = [own ^ np.uint64(sum(1 << int(bit) for bit in rng.choice(64, count, replace=False)))
+             for own in base for count in (1, 3, 4)]
     hashes = np.unique(np.concatenate([base, np.array(close, np.uint64)]))
     first, second, bits, left_out = duplicates.near_pairs(hashes)
-    wanted = {(i, j): (int(hashes[i]) ^ int(hashes[j])).bit_count() for i in range(len(hashes)) for j in range(i + 1, len(hashes))}
+    wanted = {(i, j): (int(hashes[i]) ^ int(hashes[j])).bit_count() for j in range(len(hashes)) for i in range(j)}
     wanted = {pair: distance for pair, distance in wanted.items() if distance <= 3}
     assert dict(zip(zip(first.tolist(), second.tolist()), bits.tolist())) == wanted and left_out == 0 and len(wanted) >= 120
 

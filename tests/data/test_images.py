@@ -61,7 +61,8 @@ def test_pixels_come_in_the_order_of_the_rows(benchmark):
 
 def test_missing_altered_and_misfit_images_are_named(benchmark):
     rows, folder, _ = benchmark
-    cases = [(rows.assign(sha256="0"), "SHA-256 differs"), (rows.assign(path="none.png"), "none.png' is refused: cannot be opened"),
+    cases = [(rows.assign(sha256="0"), "SHA-256 differs"), 
+             (rows.assign(path="none.png"), "none.png' is refused: cannot be opened"),
              (rows.assign(path="none.parquet#3"), "cannot be opened"), (rows.assign(path="pack.parquet#9"), "has only 3 rows"),
              (rows.assign(path="pack.parquet#other:1"), "has no image column 'other'")]
     for changed, words in cases:

@@ -53,9 +53,9 @@ def test_bad_files_are_skipped_with_a_reason(root):
     damaged = bytearray(encoded(2))
     start = damaged.index(b"IDAT") + 100
     damaged[start:start + 30] = bytes(30)
-    write(root, {"ADM/val/ai/cut.jpg": encoded(1, "JPEG", 64)[:-200], "ADM/val/ai/empty.png": b"", "ADM/val/ai/notes.txt": b"hello",
-                 "ADM/val/ai/damaged.png": bytes(damaged), "docs/figure.png": encoded(3), "README": b"x",
-                 "ADM/val/ai/x.png": encoded(7), "Midjourney/train/nature/y.png": encoded(7)})
+    write(root, {"ADM/val/ai/cut.jpg": encoded(1, "JPEG", 64)[:-200], "ADM/val/ai/empty.png": b"",
+                 "ADM/val/ai/notes.txt": b"hello", "ADM/val/ai/damaged.png": bytes(damaged), "docs/figure.png": encoded(3),
+                 "README": b"x", "ADM/val/ai/x.png": encoded(7), "Midjourney/train/nature/y.png": encoded(7)})
     table, skipped, summary = run(root)
     assert "truncated" in skipped["ADM/val/ai/cut.jpg"] and "empty (0 bytes)" in skipped["ADM/val/ai/empty.png"]
     assert "not an image" in skipped["ADM/val/ai/notes.txt"] and "cannot be decoded" in skipped["ADM/val/ai/damaged.png"]
@@ -67,7 +67,8 @@ def test_bad_files_are_skipped_with_a_reason(root):
 
 
 def test_unusual_file_names_survive(root):
-    names = ["a b.png", "..dots...png", "größe 🙂.png", "new\nline.png", "back\\slash.png", os.fsdecode(b"latin\xe9.png"), "no_ending"]
+    names = ["a b.png", "..dots...png", "größe 🙂.png", "new\nline.png", "back\\slash.png", os.fsdecode(b"latin\xe9.png"),
+             "no_ending"]
     write(root, {f"ADM/val/ai/{name}": encoded(900 + i) for i, name in enumerate(names)})
     table, skipped, _ = run(root)
     assert not skipped and len(table) == 24 + len(names)
@@ -115,7 +116,8 @@ def test_missing_classes(root, tmp_path):
 
 
 @pytest.mark.parametrize("name, layout, words", [
-    ("set", "drct", "matches no folder with images"), ("set", "no", "there is no layout 'no'"), ("none", None, "is not a folder")])
+    ("set", "drct", "matches no folder with images"), ("set", "no", "there is no layout 'no'"),
+    ("none", None, "is not a folder")])
 def test_wrong_layouts_and_roots_are_refused(root, tmp_path, name, layout, words):
     with pytest.raises(UserError, match=words):
         run(tmp_path / name, layout=layout)
@@ -147,8 +149,9 @@ def test_memory_does_not_grow_with_the_tree(tmp_path, monkeypatch):
     monkeypatch.setattr(manifest, "ROW_GROUP", 20)
     peaks = []
     for folders in (2, 4, 16):  # the first run allocates what is allocated once
-        root = write(tmp_path / f"set{folders}", {f"class{n:02d}/{label}/{i}.png": encoded(1000 * n + 10 * i + (label > "1"), size=8)
-                                                  for n in range(folders) for label in ("0_real", "1_fake") for i in range(5)})
+        root = write(tmp_path / f"set{folders}", {f"class{n:02d}/{label}/{i}.png": encoded(1000 * n + 10 * i + fake, size=8)
+                                                  for n in range(folders) for i in range(5)
+                                                  for fake, label in enumerate(("0_real", "1_fake"))})
         tracemalloc.start()
         assert len(run(root, workers=1, decode=False)[0]) == 10 * folders
         peaks.append(tracemalloc.get_traced_memory()[1])

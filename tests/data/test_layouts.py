@@ -105,7 +105,8 @@ def test_image_size_distinguishes_cifake_from_generic_trees():
 
 
 @pytest.mark.parametrize("paths, words", [
-    (["ADM/train/ai", "ADM/train/nature", "progan/0_real", "progan/1_fake"], "2 layouts fit .*--layout binary or --layout genimage"),
+    (["ADM/train/ai", "ADM/train/nature", "progan/0_real", "progan/1_fake"],
+     "2 layouts fit .*--layout binary or --layout genimage"),
     (["real", "fake", "glide"], "--layout generic or --layout per_generator"),
     *((paths, "no layout with both real and generated .*missing class folder.*community_forensics: GENERATOR/{real,fake}")
       for paths in (["train/ai", "val/ai"], ["a/b", "c"], [], ["progan/1_fake"]))])

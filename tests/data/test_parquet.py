@@ -50,7 +50,8 @@ def rows(path, generator=None):
 
 # ---- columns and labels --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("values, expected, classes", [
-    (["real", "fake"], [0, 1], None), ([False, True], [0, 1], None), (["1", "0"], [1, 0], None), (["Nature", "AI"], [0, 1], None),
+    (["real", "fake"], [0, 1], None), ([False, True], [0, 1], None), (["1", "0"], [1, 0], None),
+    (["Nature", "AI"], [0, 1], None),
     ([0, 1], [1, 0], {"label": ["Fake", "Real"], "generator": ["SD", "Nature"]})])
 def test_labels_follow_words_and_class_names(tmp_path, values, expected, classes):
     path = tmp_path / "train.parquet"

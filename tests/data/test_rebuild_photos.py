@@ -13,8 +13,8 @@ from tests.data.trees import photo_card, write
 SPEC = importlib.util.spec_from_file_location("rebuild_photos", ROOT / "data/rebuild_photos.py")
 script = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(script)
-PHOTOS = {"hill.jpg": ("wallpapers", "/usr/share/backgrounds/hill.jpg", b"hill"), "fox.webp": ("games", "rcc:erase/fox.webp", b"fox"),
-          "harp.webp": ("games", "rcc:music/harp.webp", b"harp" * 100)}
+PHOTOS = {"hill.jpg": ("wallpapers", "/usr/share/backgrounds/hill.jpg", b"hill"),
+          "fox.webp": ("games", "rcc:erase/fox.webp", b"fox"), "harp.webp": ("games", "rcc:music/harp.webp", b"harp" * 100)}
 RIGHT = {name: content for name, (_, _, content) in PHOTOS.items()}
 
 
@@ -85,7 +85,8 @@ def test_failures_are_explained(card, packages, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content, words", [
-    (b"", "damaged or truncated"), (b"PK\3\4" + bytes(20), "not a Qt resource file"), (make_rcc("a", "b", b"c")[:30], "damaged or truncated"),
+    (b"", "damaged or truncated"), (b"PK\3\4" + bytes(20), "not a Qt resource file"),
+    (make_rcc("a", "b", b"c")[:30], "damaged or truncated"),
     (make_rcc("a", "b", b"c").replace(b"qres\0\0\0\3", b"qres\0\0\0\x09"), "not a Qt resource file of format 1 to 3")])
 def test_unreadable_resource_files_are_refused(content, words):
     with pytest.raises(UserError, match=f"x.rcc is .*{words}|x.rcc is {words}"):

@@ -44,6 +44,6 @@ def photo_card(path, photos):
         writer = csv.DictWriter(stream, CARD_COLUMNS)
         writer.writeheader()
         for name, (data, columns) in photos.items():
-            writer.writerow(dict.fromkeys(CARD_COLUMNS, "") | {
-                "file": name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "width": 60, "height": 40, **columns})
+            known = {"file": name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "width": 60, "height": 40}
+            writer.writerow(dict.fromkeys(CARD_COLUMNS, "") | known | columns)
     return path
