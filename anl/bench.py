@@ -240,13 +240,13 @@ def _targets(settings):
     """Computing the noise targets of each kind, over the prior alone in a loop (`bare`) and over the method's target."""
     config, count, batch = settings.config, settings.few(128, 4), settings.config.run.batch_size
     prior, x = _prior(config, settings.device), images.to_tensor(_pictures(count, config.benchmark.size)).to(settings.device)
-    batches = [(part, [str(row) for row in range(len(part))]) for part in x.split(batch)]
+    names = [str(row) for row in range(count)]
 
     def computed(kind):
         target = make_target(kind, prior, config.method.step, config.method, seed=0)
-        return lambda: compute_targets(target, batches, ["train"] * count, seed=0)
+        return lambda: compute_targets(target, x.__getitem__, names, seed=0, batch_size=batch)
 
-    calls = {"bare": lambda: [prior.noise(part, config.method.step) for part, _ in batches],
+    calls = {"bare": lambda: [prior.noise(part, config.method.step) for part in x.split(batch)],
              **{kind: computed(kind) for kind in ("prior", *settings.few(TARGETS, TARGETS[:2]))}}
     return cost.time_table(calls, **settings.timing(4, "bare", "prior"), images=count)
 

@@ -22,8 +22,5 @@ def torch_generator(seed, *names):
 
 
 def fix(seed, *names):
-    """Seed torch's global generator (weight initialisation) and ask for deterministic kernels."""
+    """Seed torch's global generator, from which initial weights are drawn."""
     torch.manual_seed(int(generator(seed, *names).integers(2**62)))
-    torch.use_deterministic_algorithms(True, warn_only=False)
-    # with them it would fill all memory with NaN before it is written, a help for those who write kernels, and at a price
-    torch.utils.deterministic.fill_uninitialized_memory = False

@@ -40,8 +40,8 @@ from anl.config.sections import (
 )
 from anl.io import UserError, identity, pick, reason, suggestion, write_text
 
-__all__ = ["BASELINE_SETTINGS", "NETWORK_TARGETS", "PERTURBATIONS", "PRIORLESS_BASELINES", "PROFILES", "Config", "EvaluationConfig",
-           "MethodConfig", "PriorConfig", "TrainingConfig", "activate", "load_config", "profiles"]
+__all__ = ["BASELINE_SETTINGS", "NETWORK_TARGETS", "PERTURBATIONS", "PRIORLESS_BASELINES", "PROFILES", "STEPLESS_TARGETS",
+           "Config", "EvaluationConfig", "MethodConfig", "PriorConfig", "TrainingConfig", "activate", "load_config", "profiles"]
 
 PROFILES = Path(__file__).parents[1] / "profiles"
 FAMILY_SETTINGS = {  # that families of a model must state

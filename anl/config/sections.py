@@ -161,6 +161,11 @@ class BenchmarkConfig(Section):
     samples: Count = 0                          # test images of each of our own generators; 0 = as many as reals
     limit: Count = 0                            # images per class, generator and split; 0 = all
 
+    @property
+    def most(self):
+        """Real images that are used of each split, at most."""
+        return {split: min(count, self.limit or count) for split, count in self.use.model_dump().items()}
+
     @model_validator(mode="after")
     def _consistent(self):
         distinct("seen", self.seen)

@@ -17,7 +17,7 @@ from anl import seeds
 from anl.data import crops, embedded, images, manifest, photos, published
 from anl.data.decode import Refused, read_bytes, refusal
 from anl.data.manifest import REAL, file_path, path_text
-from anl.io import UserError, identity, sha256_of
+from anl.io import UserError, identity
 from anl.models import generators
 from anl.training.generators import generator_folder, photograph_settings, weights_of
 
@@ -27,20 +27,18 @@ CUT = ("size", "patches", "least_std", "shrink", "encode", "encode_quality")  # 
 CHOICE = ("kind", "manifest", "source", "val_share", "val_most", "test_sets")  # ... which images there are
 
 
-def make_benchmark(config, device=None):
+def make_benchmark(config):
     """Write what is missing of a profile's benchmark.
 
     Every part (the reals, each generator) has the identity of what it was made with. Parts that are up to date keep their
     files; a new family, or training images of another seen generator, are added to them. An interrupted run continues.
+    Random numbers are drawn on the CPU, for each image by its name, so they depend neither on the device nor on batches.
 
     Parameters
     ----------
     config : anl.config.Config
         `anl make generator` must have made its `models`. Experiments whose variants name another `benchmark.folder` have
         that folder made too.
-    device : torch.device or str, optional
-        Where generators run; by default the GPU if there is one. Random numbers are drawn on the CPU, for each image by its
-        name, so they depend neither on the device nor on batches.
 
     Returns
     -------
@@ -52,17 +50,15 @@ def make_benchmark(config, device=None):
     UserError
         If photographs, an index or a generator's weights are missing, or the profile lacks a seen generator.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    variants = [config, *(variant for name in config.experiments for variant in config.variants(name).values())]
     folders = {}
-    for variant in variants:
+    for variant in [config, *(variant for name in config.experiments for variant in config.variants(name).values())]:
         folders.setdefault(variant.benchmark.folder, []).append(variant)
     for folder, same in folders.items():
         _check(folder, same)
         seen = list(dict.fromkeys(name for variant in same for name in variant.benchmark.seen))
         benchmark = same[0].benchmark.model_copy(update={"seen": seen})
         make = _Embedded if benchmark.kind == "embedded" else _Published
-        make(same[0], benchmark, device).update()
+        make(same[0], benchmark).update()
     return embedded.read_embedded(config.benchmark.folder)
 
 
@@ -83,10 +79,10 @@ def _check(folder, same):
 class _Maker:
     """Brings one folder up to date."""
 
-    def __init__(self, config, benchmark, device):
-        self.config, self.benchmark, self.device, self.seed = config, benchmark, device, config.seed
-        self.folder = Path(benchmark.folder)
-        self.cache = Path(config.run.cache) / "benchmark"
+    def __init__(self, config, benchmark):
+        self.config, self.benchmark, self.seed, self.folder = config, benchmark, config.seed, Path(benchmark.folder)
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.cache = Path(config.run.cache) / "benchmark" / self.folder.name
         self.old, self.known = embedded.read_parts(self.folder)
         self.tables, self.identities, self.changed = {}, {}, False
 
@@ -94,7 +90,7 @@ class _Maker:
         self.collect()
         if self.changed or set(self.tables) != set(self.old):
             embedded.write(self.tables, self.folder, self.identities)
-        shutil.rmtree(self.cache / self.folder.name, ignore_errors=True)
+        shutil.rmtree(self.cache, ignore_errors=True)
 
     def kept(self, part, made_with):
         """The old rows of a part, or None if there are none made with the same."""
@@ -119,9 +115,11 @@ class _Maker:
     @functools.cache  # noqa: B019 - lives as long as the command
     def networks(self, name):
         """The networks of a family, loaded."""
-        models = self.config.models
-        return {network: generators.load_model(generators.kind_of(network, models[network]), generator_folder(self.config, network),
-                                               self.device) for network in sorted(self.config.families[name].networks)}
+        found = {}
+        for network in self.config.families[name].networks:
+            kind = generators.kind_of(network, self.config.models[network])
+            found[network] = generators.load_model(kind, generator_folder(self.config, network), self.device)
+        return found
 
     def generate(self, name, ids, pixels):
         """uint8 (n, H, W, 3) of a family, from uint8 pixels of that shape; `ids` name the random streams."""
@@ -131,7 +129,7 @@ class _Maker:
 
     def chunks(self, part, name, ids, pixels):
         """`generate`, in chunks that an interrupted run keeps."""
-        return embedded.in_chunks(name, ids, pixels, self.generate, self.cache / self.folder.name, self.identities[part])
+        return embedded.in_chunks(name, ids, pixels, self.generate, self.cache, self.identities[part])
 
 
 @dataclass(frozen=True)
@@ -145,15 +143,13 @@ class _Embedded(_Maker):
     """Patches of photographs and their regenerations."""
 
     def collect(self):
-        names = {None: self.benchmark.manifest, **self.benchmark.test_sets}
-        for dataset, index in names.items():
+        for dataset, index in {None: self.benchmark.manifest, **self.benchmark.test_sets}.items():
             self.add_dataset(dataset, index)
 
     def add_dataset(self, dataset, index):
         real = f"{dataset}-{REAL}" if dataset else REAL
         section = self.benchmark.model_dump(mode="json", include=set(CUT))
-        about = {"index": sha256_of(index), **self.config.data.model_dump(mode="json", exclude={"card", "folder"})} if index else (
-            photograph_settings(self.config.data))
+        about = photograph_settings(self.config.data, index)
         made_with = identity({"photographs": about, "test": dataset, "benchmark": section, "seed": self.seed})
         reals = self.kept(real, made_with)
         cut = functools.cache(functools.partial(self.cut, dataset, index))
@@ -165,7 +161,7 @@ class _Embedded(_Maker):
         self.add_families(dataset, reals.drop(columns="image", errors="ignore").reset_index(drop=True), made_with, cut)
 
     def add_families(self, dataset, reals, made_with, cut):
-        used = set(crops.use_rows(reals, self.few(), self.seed)["pair"])
+        used = set(crops.use_rows(reals, self.benchmark.most, self.seed)["pair"])
         for name, family in self.config.families.items():
             part = f"{dataset}-{name}" if dataset else name
             old = self.kept(part, self.family_identity(name, made_with))
@@ -179,11 +175,6 @@ class _Embedded(_Maker):
             place = {patch.id: number for number, patch in enumerate(patches)}
             made = self.chunks(part, name, chosen["pair"].tolist(), [pixels[place[pair]] for pair in chosen["pair"]])
             self.add(part, old, embedded.generated_table(name, family, chosen, made, self.benchmark, self.seed))
-
-    def few(self):
-        """Real images of each split that the profile uses."""
-        use = self.benchmark.use.model_dump()
-        return {split: min(count, self.benchmark.limit or count) for split, count in use.items()}
 
     def cut(self, dataset, index):
         if index is None:
@@ -214,7 +205,7 @@ class _Published(_Maker):
         self.add(embedded.PUBLISHED, rows[list(embedded.COLUMNS)])
         test = rows[(rows["split"] == "test") & (rows["generator"] == REAL)]
         main = test[test["dataset"] == test["dataset"].iloc[0]] if len(test) else test
-        models = main.head(self.count(len(main))).reset_index(drop=True)
+        models = main.head(min(self.benchmark.samples or len(main), self.benchmark.most["test"])).reset_index(drop=True)
         for name, family in self.config.families.items():
             if family.model == "published":
                 continue
@@ -225,11 +216,6 @@ class _Published(_Maker):
                 self.add(name, old if old is not None else models.head(0))
             else:
                 self.add(name, old, self.samples(name, family, chosen))
-
-    def count(self, there):
-        benchmark = self.benchmark
-        count = min(benchmark.samples or there, benchmark.use.test)
-        return min(count, benchmark.limit or count)
 
     @staticmethod
     def sample_id(name, real):

@@ -9,13 +9,13 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from anl import seeds
-from anl.data import processing
+from anl.data import images, processing
 from anl.io import UserError
 from anl.models.detector import anl_loss
 from anl.training.device import sum_over_processes, synchronise_batch_norm
 from anl.training.loop import fit
 
-__all__ = ["TrainingData", "image_tensor", "noise_mask", "pair_batch", "train_detector"]
+__all__ = ["TrainingData", "noise_mask", "pair_batch", "train_detector"]
 
 VALIDATION_BATCH = 64
 CURVE_POINTS = 40
@@ -54,7 +54,7 @@ class TrainingData:
 
 
 def train_detector(detector, data, training, method, *, seed, accelerator, checkpoint=None, loss=anl_loss,
-                   augment=(processing.augmentation_plan, processing.apply_plan), inputs=None, select="last", name="detector", on_point=None):
+                   augment=(processing.augmentation_plan, processing.apply_plan), name="detector"):
     """Train a detector in place.
 
     Parameters
@@ -74,16 +74,8 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
         With the signature of `anl.models.detector.anl_loss`.
     augment : (callable, callable)
         `augmentation_plan(pairs, training, seed, step)`, a sequence with one entry per pair, None where nothing is done;
-        and `apply_plan(plan, pixels)`, images (N, H, W, 3) processed by N such entries. Default: those of
-        `anl.data.processing`.
-    inputs : callable (rows, plan) -> float Tensor, or None
-        For a detector that does not read pixels: its input for rows of `data` after augmentation. Such an input is not
-        flipped.
-    select : {"last", "best"}
-        Return the last weights, or those with the highest validation AUROC.
+        and `apply_plan(plan, pixels)`, images (N, H, W, 3) processed by N such entries.
     name : str
-    on_point : callable (dict) or None
-        Called with each point of the curve, for a tracker.
 
     Returns
     -------
@@ -96,11 +88,7 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
     UserError
         If there are no or too few pairs, or a loss is not finite.
     """
-    if select not in ("last", "best"):
-        raise UserError(f"select '{select}' is unknown; choose last or best")
     validated = data.val_label is not None and len(set(np.asarray(data.val_label).tolist())) == 2
-    if select == "best" and not validated:
-        raise UserError("select 'best' needs validation images of both classes; add some, or choose 'last'")
     pairs_used, per_batch = _pairs_used(data, training.pairs, seed), training.batch_size // 2
     parts = training.accumulate * accelerator.num_processes
     if per_batch < parts:
@@ -123,13 +111,11 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
         real, fake, plan, flip, mask = batch_at(step)
         rows = np.concatenate([part.of(real), part.of(fake)])
         both = part.of(plan) * 2  # the two images of a pair are processed alike
-        x = inputs(rows, both) if inputs else image_tensor(apply_plan(both, data.pixels[rows]), accelerator.device)
-        x = x.to(accelerator.device)
+        x = images.to_tensor(apply_plan(both, data.pixels[rows])).to(accelerator.device)
         target = None if data.target is None else data.target[torch.from_numpy(rows)].to(accelerator.device)
         flipped = torch.from_numpy(np.flatnonzero(np.tile(part.of(flip), 2))).to(accelerator.device)
         if len(flipped):  # the noise of a mirror image is taken for the mirror image of the noise
-            if not inputs:
-                x[flipped] = x[flipped].flip(-1)
+            x[flipped] = x[flipped].flip(-1)
             if target is not None:
                 target[flipped] = target[flipped].flip(-1)
         label = torch.from_numpy(data.label[rows]).to(accelerator.device)
@@ -141,12 +127,9 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
         real, fake, *_ = batch_at(step)
         return [data.image_ids[row] for row in np.concatenate([part.of(real), part.of(fake)])]
 
-    def point(values):
-        due = values["step"] == training.steps or (training.validate_every and values["step"] % training.validate_every == 0)
-        found = {"val_auroc": _auroc(detector, data, accelerator)} if validated and due else {}
-        if on_point:
-            on_point({**values, **found})
-        return found
+    def validate(point):
+        due = point["step"] == training.steps or (training.validate_every and point["step"] % training.validate_every == 0)
+        return {"val_auroc": _auroc(detector, data, accelerator)} if validated and due else {}
 
     every = max(1, training.steps // CURVE_POINTS)
     if training.validate_every:
@@ -155,8 +138,8 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
                 weight_decay=training.weight_decay, warmup_steps=training.warmup_steps,
                 final_learning_rate=training.final_learning_rate, clip_norm=training.clip_norm, ema=training.ema,
                 accumulate=training.accumulate, accelerator=accelerator, seed=seed, checkpoint=checkpoint,
-                checkpoint_seconds=training.checkpoint_seconds, name=name, every=every, on_point=point,
-                keep_best="val_auroc" if select == "best" else None, samples_at=samples_at)
+                checkpoint_seconds=training.checkpoint_seconds, name=name, every=every, on_point=validate,
+                samples_at=samples_at)
     return detector.eval(), curve
 
 
@@ -175,12 +158,6 @@ def noise_mask(plan, noise_on="both", consistent=False):
     """
     valid = np.array([consistent or entry is None for entry in plan], bool)
     return np.stack([valid & (noise_on != "generated"), valid & (noise_on != "real")])
-
-
-def image_tensor(pixels, device):
-    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W) in [-1, 1], channels last in memory; bytes travel to the device."""
-    x = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2)
-    return x.to(torch.float32).div_(127.5).sub_(1)
 
 
 @functools.lru_cache(maxsize=4)
@@ -209,5 +186,5 @@ def _auroc(detector, data, accelerator):
     starts = range(0, len(logit), VALIDATION_BATCH)
     for start in starts[accelerator.process_index::accelerator.num_processes]:
         rows = slice(start, start + VALIDATION_BATCH)
-        logit[rows] = detector(image_tensor(data.val_pixels[rows], accelerator.device)).logit.float().cpu().numpy()
+        logit[rows] = detector(images.to_tensor(data.val_pixels[rows]).to(accelerator.device)).logit.float().cpu().numpy()
     return float(roc_auc_score(data.val_label, sum_over_processes(logit, accelerator.device)))

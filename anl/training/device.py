@@ -1,5 +1,6 @@
 """The one place that chooses the device, the precision and the determinism of a training or an evaluation."""
 
+import contextlib
 import ctypes
 import datetime
 import os
@@ -14,8 +15,7 @@ from torch import distributed, nn
 from anl.io import UserError
 from anl.models.precision import effective_precision
 
-__all__ = ["effective_precision", "keep_freed_memory", "make_accelerator", "sum_over_processes",
-           "synchronise_batch_norm"]
+__all__ = ["keep_freed_memory", "make_accelerator", "sum_over_processes", "synchronise_batch_norm"]
 
 WAIT = datetime.timedelta(hours=6)  # how long a process waits while the main one computes or writes alone
 MALLOC_LIMIT = 2**31 - 1  # bytes; the largest value that mallopt takes
@@ -23,33 +23,22 @@ MALLOC_LIMIT = 2**31 - 1  # bytes; the largest value that mallopt takes
 MALLOC_SETTINGS = {"MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}
 
 
-def make_accelerator(precision="fp32", *, log_with=None):
+def make_accelerator(precision="fp32"):
     """An `accelerate.Accelerator` for the GPU if there is one, otherwise the CPU, with deterministic kernels.
 
-    On a CPU non-deterministic kernels raise an error. On CUDA they warn, because several common ones have no
-    deterministic form; cuBLAS is deterministic if this function runs before CUDA is first used.
+    It joins the other processes that a launcher (`accelerate launch`, torchrun) started. On a CPU non-deterministic
+    kernels raise an error. On CUDA they warn, because several common ones have no deterministic form; cuBLAS is
+    deterministic if this function runs before CUDA is first used.
 
     Parameters
     ----------
     precision : {"bf16", "fp16", "fp32"}
         Of autocast; see `effective_precision`.
-    log_with : str or None
-        Accelerate's tracker.
-
-    Returns
-    -------
-    Accelerator
-        Joined to the other processes that a launcher (`accelerate launch`, torchrun) started, if any.
 
     Raises
     ------
     UserError
         If the precision is unknown, or fp16 and there is no GPU.
-
-    Examples
-    --------
-    >>> make_accelerator("fp32").mixed_precision
-    'no'
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -64,8 +53,7 @@ def make_accelerator(precision="fp32", *, log_with=None):
     # Accelerate fixes the precision for a whole Python process; here each training of a notebook has its own
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
         AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=mixed, cpu=device == "cpu", log_with=log_with,
-                       kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
+    return Accelerator(mixed_precision=mixed, cpu=device == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
 
 
 def synchronise_batch_norm(model, accelerator):
@@ -86,19 +74,17 @@ def synchronise_batch_norm(model, accelerator):
 
 
 def keep_freed_memory():
-    """Let malloc keep freed memory in this process and its children; returns whether it does in this one.
+    """Let malloc keep freed memory in this process and its children.
 
-    glibc returns blocks of a few megabytes to the system when they are freed. Activations are such blocks; mapping and
-    zeroing them again for each layer takes up to half of the time of a network on a CPU. The user's own MALLOC_ settings
-    win. Without glibc (macOS, Windows, musl) nothing happens.
+    glibc returns blocks of a few megabytes, such as activations, to the system when they are freed; mapping and zeroing
+    them again for each layer takes up to half of the time of a network on a CPU. The user's own MALLOC_ settings win.
     """
     missing = {name: number for name, number in MALLOC_SETTINGS.items() if name not in os.environ}
     os.environ.update(dict.fromkeys(missing, str(MALLOC_LIMIT)))
-    try:
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # macOS, Windows, musl
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return False
-    return bool(missing) and all(mallopt(number, MALLOC_LIMIT) == 1 for number in missing.values())
+        for number in missing.values():
+            mallopt(number, MALLOC_LIMIT)
 
 
 def sum_over_processes(values, device):

@@ -1,4 +1,4 @@
-"""The priors and generators of a profile: trained where they are missing, and kept with the settings they were made with."""
+"""Priors and generators: models of photographs, trained where they are missing and kept with the settings they had."""
 
 import functools
 import sys
@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from anl import seeds
 from anl.data import crops, manifest, photos, published
 from anl.data.decode import decode
-from anl.io import UserError, atomic_folder, identity, read_json, sha256_of, write_json
+from anl.io import UserError, atomic_folder, identity, pick, read_json, sha256_of, write_json
 from anl.models import generators, prior
 from anl.models.prior_loading import locate, overlap_warnings
 from anl.training.device import make_accelerator
-from anl.training.generative import train_generative
-from anl.training.loop import Checkpoint
+from anl.training.loop import Checkpoint, fit
 
-__all__ = ["generator_folder", "make_generators", "make_priors", "prior_folder", "training_images", "weights_of"]
+__all__ = ["generator_folder", "make_generators", "make_priors", "photograph_settings", "prior_folder", "train_generative",
+           "training_images", "weights_of"]
 
 RECORD = "identity.json"  # of a model's folder: the settings that it was trained with, and their hash
 STATISTICS_BATCH = 64     # crops that a VAE's latent scale is measured on
@@ -35,7 +35,7 @@ def generator_folder(config, name):
     return Path(source) if source else Path(config.run.models) / "generators" / name
 
 
-def make_priors(config, names=None, device=None):
+def make_priors(config, names=None):
     """Train the priors of a profile, and the denoisers it compares them with, that are missing or had other settings.
 
     A prior with a `source` is located (downloaded if need be) and checked instead.
@@ -45,27 +45,22 @@ def make_priors(config, names=None, device=None):
     config : anl.config.Config
     names : sequence of str, optional
         `prior` and keys of `other_priors`; by default all.
-    device : torch.device or str, optional
-        By default the GPU if there is one.
 
     Returns
     -------
     dict of str to Path
-        The folder of each, {run.models}/priors/NAME.
+        The folder of each, see `prior_folder`.
 
     Raises
     ------
     UserError
         If a name is unknown, training images are missing, or a source cannot serve as a prior.
     """
-    sections = {"prior": config.prior, **config.other_priors}
-    images, folders = functools.cache(functools.partial(training_images, config, halved=True)), {}
-    for name in _chosen(names, sections, "prior"):
-        folders[name] = _make_prior(config, name, sections[name], images, device)
-    return folders
+    images = functools.cache(functools.partial(training_images, config, halved=True))
+    return {name: _make_prior(config, pick("prior", name, _priors(config)), images) for name in names or _priors(config)}
 
 
-def make_generators(config, names=None, device=None):
+def make_generators(config, names=None):
     """Train the generator models of a profile that are missing or had other settings.
 
     Parameters
@@ -73,13 +68,11 @@ def make_generators(config, names=None, device=None):
     config : anl.config.Config
     names : sequence of str, optional
         Keys of `models`; by default all. The autoencoder of a latent model is made first if it is missing.
-    device : torch.device or str, optional
-        By default the GPU if there is one.
 
     Returns
     -------
     dict of str to Path
-        The folder of each, {run.models}/generators/NAME or its `source`.
+        The folder of each, see `generator_folder`.
 
     Raises
     ------
@@ -87,15 +80,19 @@ def make_generators(config, names=None, device=None):
         If a name is unknown, training images are missing, or a `source` holds no such model.
     """
     images, folders = functools.cache(functools.partial(training_images, config)), {}
-    for name in _chosen(names, config.models, "generator model"):
+    for name in names or config.models:
+        pick("generator model", name, config.models)
         for needed in filter(None, (_decoder(config, name), name)):
-            folders[needed] = _make_generator(config, needed, images, device)
-    return {name: folders[name] for name in folders if names is None or name in names}
+            folders[needed] = _make_generator(config, needed, images)
+    return folders
 
 
 def training_images(config, halved=False):
-    """What priors and generators learn from, a list of uint8 (H, W, 3): the training photographs, or the training images of
-    class real of a published data set. halved: photographs at the detector's scale, as the benchmark's patches."""
+    """What priors and generators learn from, a list of uint8 (H, W, 3).
+
+    The training photographs (`halved`: at the detector's scale, as the benchmark's patches), or the training images of
+    class real of a published data set.
+    """
     if config.benchmark.kind == "manifest":
         rows, root = published.rows(config.benchmark, config.seed), manifest.root_of(config.benchmark.manifest)
         rows = rows[(rows["split"] == "train") & (rows["label"] == 0) & (rows["dataset"] == rows["dataset"].iloc[0])]
@@ -119,38 +116,34 @@ def weights_of(folder):
     return identity({path.relative_to(folder).as_posix(): sha256_of(path) for path in files})
 
 
-def _chosen(names, known, what):
-    names = list(known) if names is None else list(names)
-    if unknown := [name for name in names if name not in known]:
-        raise UserError(f"there is no {what} '{unknown[0]}' in the profile; choose one of {', '.join(known) or 'none'}")
-    return names
-
-
 # ---- what a model is made with -----------------------------------------------------------------------------------------
 def _record(config, kind, name):
     """The record of a model with the settings that decide its weights."""
-    section = (config.models if kind == "generators" else {"prior": config.prior, **config.other_priors})[name]
+    section = (config.models if kind == "generators" else _priors(config))[name]
     if section.source:
         settings = {"source": section.source, "revision": section.revision}
     else:
         settings = {"config": section.model_dump(mode="json", exclude_none=True, exclude={"precision"}), "seed": config.seed}
         if section.steps:
-            settings["images"] = _image_settings(config)
+            settings["images"] = (published.settings(config.benchmark) if config.benchmark.kind == "manifest"
+                                  else photograph_settings(config.data))
         if kind == "generators" and (decoder := _decoder(config, name)):
             settings["decoder"] = _record(config, kind, decoder)["identity"]
     return {"identity": identity(settings), "settings": settings}
 
 
-def _image_settings(config):
-    if config.benchmark.kind == "manifest":
-        return published.settings(config.benchmark)
-    return photograph_settings(config.data)
+def _priors(config):
+    """The sections of all priors by name."""
+    return {"prior": config.prior, **config.other_priors}
 
 
-def photograph_settings(data):
-    """What decides the photographs' pixels and splits."""
-    card = identity([(photo.file, photo.sha256, photo.group) for photo in photos.read_card(data.card)])
-    return {"photographs": card, **data.model_dump(mode="json", exclude={"card", "folder"})}
+def photograph_settings(data, index=None):
+    """What decides the pixels and splits of photographs: those of the data card, or of an index."""
+    if index:
+        about = {"index": sha256_of(index)}
+    else:
+        about = {"photographs": identity([(photo.file, photo.sha256, photo.group) for photo in photos.read_card(data.card)])}
+    return about | data.model_dump(mode="json", exclude={"card", "folder"})
 
 
 def _is_current(folder, record):
@@ -169,13 +162,12 @@ def _decoder(config, name):
 
 
 # ---- making one model --------------------------------------------------------------------------------------------------
-def _make_prior(config, name, section, images, device):
-    folder, record = prior_folder(config, name), _record(config, "priors", name)
+def _make_prior(config, name, images):
+    folder, record, section = prior_folder(config, name), _record(config, "priors", name), _priors(config)[name]
     if _is_current(folder, record):
         return folder
     if section.source:
-        place = locate(section.source, section.revision)[0]
-        loaded = prior.NoisePrior.load(place, precision=section.precision)
+        loaded = prior.NoisePrior.load(locate(section.source, section.revision)[0], precision=section.precision)
         loaded.check_size(config.benchmark.size)
         for note in [*loaded.notes(config.benchmark.size), *overlap_warnings(section.source)]:
             print(note, file=sys.stderr)
@@ -189,16 +181,17 @@ def _make_prior(config, name, section, images, device):
     def loss(models, x, generator, step):
         return objective(models["unet"], x, generator)
 
-    trained = _train(config, "prior", f"prior-{name}", section, {"unet": unet}, loss, images, seed, record, device)
-    return _write(folder, record, lambda place: prior.save_prior(unet.cpu(), place), *trained)
+    checkpoint = _checkpoint(config, f"prior-{name}", record)
+    curve = train_generative("prior", {"unet": unet}, loss, _batches(images, section, seed, "prior"), section, seed=seed,
+                             checkpoint=checkpoint)
+    return _write(folder, record, lambda place: prior.save_prior(unet.cpu(), place), curve, checkpoint)
 
 
-def _make_generator(config, name, images, device):
+def _make_generator(config, name, images):
     section, record = config.models[name], _record(config, "generators", name)
-    folder = Path(config.run.models) / "generators" / name
+    folder, kind = Path(config.run.models) / "generators" / name, generators.kind_of(name, section)
     if _is_current(folder, record):
         return generator_folder(config, name)
-    kind = generators.kind_of(name, section)
     if section.source:
         generators.load_model(kind, section.source)
         _write(folder, record)
@@ -208,42 +201,98 @@ def _make_generator(config, name, images, device):
         vae = generators.load_model(generators.kind_of(decoder, config.models[decoder]), generator_folder(config, decoder))
     seeds.fix(config.seed, "generator", name)
     models = generators.build(name, section, vae)
-    sampler = functools.cache(lambda: crops.CropSampler(images(), section.crop, section.batch_size, config.seed, name))
+    batch_at = _batches(images, section, config.seed, name)
 
-    def batch_at(step):
-        return sampler().batch(step).to(next(models["model"].parameters()).device, memory_format=torch.channels_last)
+    def on_device(step):
+        return batch_at(step).to(next(models["model"].parameters()).device, memory_format=torch.channels_last)
 
     def before_step(step):
-        generators.before_step(name, section, models, step, batch_at, config.seed)
+        generators.before_step(name, section, models, step, on_device, config.seed)
 
     def loss(networks, x, generator, step):
         if vae is not None:
             vae.to(x.device)
         return generators.training_loss(name, section, vae)(networks, x, generator, step)
 
-    trained = _train(config, name, f"generator-{name}", section, dict(models), loss, images, config.seed, record, device,
-                     before_step)
-    last = batch_at(section.steps)[:STATISTICS_BATCH]
-    model = generators.finish(name, section, models, last, seeds.torch_generator(config.seed, name, "statistics"))
-    return _write(folder, record, lambda place: generators.save_model(model.cpu(), place), *trained)
-
-
-def _train(config, stream, name, section, models, loss, images, seed, record, device, before_step=None):
-    """Train networks in place: (curve, checkpoint, accelerator)."""
-    accelerator = make_accelerator("fp32")  # the losses choose their own precision
-    if device is not None and torch.device(device).type != accelerator.device.type:
-        raise UserError(f"trainings run on {accelerator.device.type} here, not on {device}; hide or add a GPU with "
-                        "CUDA_VISIBLE_DEVICES")
-    checkpoint = Checkpoint(Path(config.run.cache) / "models", name, record["settings"])
-    sampler = crops.CropSampler(images(), section.crop, section.batch_size, seed, stream) if section.steps else None
-    curve = train_generative(stream, models, loss, sampler, section, seed=seed, accelerator=accelerator, checkpoint=checkpoint,
+    checkpoint = _checkpoint(config, f"generator-{name}", record)
+    curve = train_generative(name, dict(models), loss, batch_at, section, seed=config.seed, checkpoint=checkpoint,
                              before_step=before_step)
-    return curve, checkpoint, accelerator
+    last = on_device(section.steps)[:STATISTICS_BATCH]
+    model = generators.finish(name, section, models, last, seeds.torch_generator(config.seed, name, "statistics"))
+    return _write(folder, record, lambda place: generators.save_model(model.cpu(), place), curve, checkpoint)
 
 
-def _write(folder, record, save=None, curve=(), checkpoint=None, accelerator=None):
+def _batches(images, section, seed, stream):
+    """The function from a step to its batch of crops; photographs are read when it is first called."""
+    sampler = functools.cache(lambda: crops.CropSampler(images(), section.crop, section.batch_size, seed, stream))
+    return lambda step: sampler().batch(step)
+
+
+def _checkpoint(config, name, record):
+    return Checkpoint(Path(config.run.cache) / "models", name, record["settings"])
+
+
+def train_generative(name, models, loss, batch_at, config, *, seed, checkpoint=None, before_step=None):
+    """Train one or several networks together on batches of crops, in place.
+
+    Parameters
+    ----------
+    name : str
+        Names the random streams.
+    models : dict of str to nn.Module
+        Trained together. A frozen network that the loss needs (the decoder of a latent model) is not among them.
+    loss : callable (models, images, generator, step) -> scalar Tensor, or dict with "loss"
+        A mean over `images` (B, 3, H, W) in [-1, 1], on the device. `generator` is a torch.Generator on the CPU, a pure
+        function of seed, name, step and `Part`: noise does not depend on what was drawn before. `step` counts from 0.
+    batch_at : callable (step) -> Tensor (B, 3, H, W)
+        A pure function.
+    config : anl.config.PriorConfig or GeneratorConfig
+        Its settings of the optimiser are used; 0 steps leave the networks untrained.
+    seed : int
+    checkpoint : anl.training.loop.Checkpoint or None
+    before_step : callable (step) or None
+        Called before the loss of each step, in all processes. A pure function of the step and the models.
+
+    Returns
+    -------
+    list of dict
+        The curve, see `anl.training.loop.fit`.
+
+    Raises
+    ------
+    UserError
+        If a loss is not finite, or a batch is smaller than the number of processes.
+    """
+    accelerator = make_accelerator("fp32")  # the losses choose their own precision
+    for model in models.values():
+        model.to(accelerator.device, memory_format=torch.channels_last).train()
+    if config.steps == 0:
+        return []
+
+    def loss_at(step, part):
+        if before_step:
+            before_step(step)
+        batch = batch_at(step)
+        images = part.of(batch).to(accelerator.device, memory_format=torch.channels_last)
+        if len(images) == 0:
+            raise UserError(f"{name}: a batch of {len(batch)} cannot be shared by {part.count} processes; raise batch_size")
+        found = loss(models, images, seeds.torch_generator(seed, name, "draws", step, part.index), step)
+        found = found if isinstance(found, dict) else {"loss": found}
+        share = len(images) / len(batch)
+        return {key: None if value is None else value * share for key, value in found.items()}
+
+    curve = fit(models, loss_at, steps=config.steps, learning_rate=config.learning_rate, weight_decay=config.weight_decay,
+                warmup_steps=config.warmup_steps, final_learning_rate=config.final_learning_rate, clip_norm=config.clip_norm,
+                ema=config.ema, accelerator=accelerator, seed=seed, checkpoint=checkpoint, name=name)
+    for model in models.values():
+        model.eval()
+    return curve
+
+
+def _write(folder, record, save=None, curve=(), checkpoint=None):
     """Put a model's folder in place, whole; of several processes the main one does."""
-    if accelerator is None or accelerator.is_main_process:
+    accelerator = make_accelerator("fp32")
+    if accelerator.is_main_process:
         with atomic_folder(folder, replace=True) as temporary:
             if save:
                 save(temporary)
@@ -252,6 +301,5 @@ def _write(folder, record, save=None, curve=(), checkpoint=None, accelerator=Non
             write_json(temporary / RECORD, record)
         if checkpoint:
             checkpoint.remove()
-    if accelerator is not None:
-        accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()
     return folder

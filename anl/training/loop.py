@@ -46,9 +46,8 @@ class Checkpoint:
     Parameters
     ----------
     folder : path-like
-        Usually `.cache/anl`; not an output of DVC, so that it survives a failed stage.
+        No output of DVC, so that the file survives a failed stage.
     name : str
-        Of the training.
     settings : JSON-able
         Everything that decides the weights. Its hash is part of the file's name, so that the checkpoint of another
         configuration is never resumed.
@@ -79,7 +78,7 @@ class Checkpoint:
 
 def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4, warmup_steps=50,
         final_learning_rate=0.02, clip_norm=1.0, ema=0.0, accumulate=1, seed=0, checkpoint=None, checkpoint_seconds=45,
-        name="training", every=None, on_point=None, keep_best=None, samples_at=None):
+        name="training", every=None, on_point=None, samples_at=None):
     """Minimise `loss_at` with AdamW; the models are trained in place.
 
     Parameters
@@ -91,10 +90,8 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
         Loss of one `Part` of batch `step` (from 0), such that *the sum over parts is the loss of the batch*; for a mean
         over images, each part divides its sum by the size of the whole batch. Must depend on its arguments and the
         models only. Called under autocast.
-    steps, learning_rate, weight_decay : int, float, float
-        Updates of the weights, peak learning rate, and AdamW's weight decay.
-    warmup_steps, final_learning_rate : int, float
-        See `learning_rate_factor`.
+    steps, learning_rate, weight_decay, warmup_steps, final_learning_rate
+        Updates of the weights, AdamW's settings, and those of `learning_rate_factor`.
     clip_norm : float
         Largest norm of the gradient; 0 for no limit.
     ema : float
@@ -117,8 +114,6 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
     on_point : callable (dict) -> dict or None
         Called with each point, models in eval mode and with averaged weights; what it returns is added to the point.
         Called in all processes.
-    keep_best : str or None
-        Key of a point; the weights with its largest value (the earliest, among equals) are returned instead of the last.
     samples_at : callable (step, part) -> list of str, or None
         Names of the samples of a part, for the error message.
 
@@ -130,8 +125,8 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
     Raises
     ------
     UserError
-        If a loss is not finite (the message names step and samples), if `keep_best` was never reported, or if the
-        checkpoint was written by another number of processes.
+        If a loss is not finite (the message names step and samples), or if the checkpoint was written by another number
+        of processes.
     KeyboardInterrupt
         After Ctrl-C, when the checkpoint is written.
     """
@@ -141,14 +136,12 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
         if processes > 1:
             _broadcast(model)
     parameters = [p for model in models.values() for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise UserError(f"{name}: no parameter can be trained; unfreeze some, or set steps to 0")
     optimiser = torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, fused=True)
     # skips steps that overflow in fp16; unlike accelerator.prepare, which keeps a reference to every optimiser
     optimiser = AcceleratedOptimizer(optimiser, device_placement=False, scaler=accelerator.scaler)
     tracked = parameters + [b for model in models.values() for b in model.buffers() if b.is_floating_point()]
     averages = [t.detach().clone() for t in tracked] if ema else []
-    curve, start, best = [], 0, None
+    curve, start = [], 0
 
     if state := _resumable(checkpoint, processes):
         for key, model in models.items():
@@ -157,7 +150,7 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(state["scaler"])
         averages = [t.to(device) for t in state["averages"]]
-        curve, start, best = state["curve"], state["step"], state["best"]
+        curve, start = state["curve"], state["step"]
 
     def save(step):
         if processes > 1:
@@ -165,7 +158,7 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
         if checkpoint and accelerator.is_main_process:
             checkpoint.save({"models": {key: model.state_dict() for key, model in models.items()},
                              "optimiser": optimiser.state_dict(), "averages": averages, "curve": curve, "step": step,
-                             "best": best, "processes": processes,
+                             "processes": processes,
                              "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None})
 
     every = every or max(1, steps // 100)
@@ -210,15 +203,11 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
             if (step + 1) % every == 0 or step + 1 == steps:
                 values = sum_over_processes(losses.values(), device)
                 point = {"step": step + 1, "learning_rate": rate, **dict(zip(losses, values, strict=True))}
-                if on_point or keep_best:
+                if on_point:
                     if processes > 1:
                         _average_buffers(models)
                     with _evaluation(models, tracked, averages):
-                        point |= (on_point(dict(point)) if on_point else None) or {}
-                        score = point.get(keep_best)
-                        if score is not None and (best is None or score > best["score"]):
-                            best = {"score": score, "step": step + 1,
-                                    "models": {key: _copy(model.state_dict()) for key, model in models.items()}}
+                        point |= on_point(dict(point)) or {}
                 curve.append(point)
                 bar.set_postfix(loss=f"{point['loss']:.4f}")
             due = time.monotonic() - saved_at > checkpoint_seconds
@@ -230,12 +219,7 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
             if stopping:
                 raise KeyboardInterrupt
 
-    if keep_best and steps > 0:
-        if best is None:
-            raise UserError(f"{name}: {keep_best} was never computed, so the best weights are unknown; validate at least once")
-        for key, model in models.items():
-            model.load_state_dict(best["models"][key])
-    elif averages:
+    if averages:
         torch._foreach_copy_([t.data for t in tracked], averages)
     if processes > 1:
         _average_buffers(models)
@@ -313,11 +297,6 @@ def _evaluation(models, tracked, averages):
             torch._foreach_copy_([t.data for t in tracked], weights)
         for module, mode in modes.items():
             module.training = mode
-
-
-def _copy(state):
-    """A state dict on the CPU that later steps do not change."""
-    return {key: value.detach().to("cpu", copy=True) for key, value in state.items()}
 
 
 def _not_finite(name, step, bad, samples_at, rank, processes):

@@ -1,6 +1,5 @@
 """One run from its configuration: benchmark, frozen models, noise targets, training, and the trained detector again."""
 
-import csv
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +9,21 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 from tqdm.auto import tqdm
 
 from anl import seeds
-from anl.config import NETWORK_TARGETS
+from anl.config import NETWORK_TARGETS, STEPLESS_TARGETS
 from anl.data import crops, embedded, images, processing
-from anl.io import UserError, atomic_file, identity
+from anl.io import UserError, atomic_file, identity, pick
 from anl.models import baselines, checkpoint, generators
 from anl.models.baselines.univfd import Encoder
-from anl.models.detector import Detector, anl_loss
+from anl.models.detector import Detector
 from anl.models.prior import NoisePrior
 from anl.training import targets
 from anl.training.detector import TrainingData, train_detector
 from anl.training.device import make_accelerator
-from anl.training.experiments import CURVE, WEIGHTS, read_curve, run_name
+from anl.training.experiments import CURVE, WEIGHTS, Run, read_curve, run_folder
+from anl.training.generators import generator_folder, prior_folder
 from anl.training.loop import Checkpoint
 
 __all__ = ["WEIGHTS", "Benchmark", "load_generator", "load_prior", "load_run", "make_targets", "open_benchmark", "read_curve",
@@ -110,40 +109,23 @@ def open_benchmark(config, test_set=None):
         If the benchmark's folder is missing or damaged, or an image of a seen generator is lacking.
     """
     section = config.benchmark
-    if test_set is not None and test_set not in section.test_sets:
-        raise UserError(f"profile {config.profile} has no test set '{test_set}'; "
-                        f"known: {', '.join(section.test_sets) or 'none'}")
-    most = {split: min(section.limit or count, count) for split, count in section.use.model_dump().items()}
     rows = embedded.read_embedded(section.folder)
-    other = rows["dataset"].isin(section.test_sets)
-    used = crops.use_rows(rows[~other], most, config.seed)
+    used = crops.use_rows(rows[~rows["dataset"].isin(section.test_sets)], section.most, config.seed)
     if test_set is not None:
-        tested = crops.use_rows(rows[rows["dataset"] == test_set], most, config.seed)
+        pick("test set", test_set, section.test_sets)
+        tested = crops.use_rows(rows[rows["dataset"] == test_set], section.most, config.seed)
         used = pd.concat([used[used["split"] != "test"], tested[tested["split"] == "test"]], ignore_index=True)
-    rows = used
-    lacking = [name for name in section.seen if name not in set(rows.loc[rows["split"] == "train", "generator"])]
+    lacking = [name for name in section.seen if name not in set(used.loc[used["split"] == "train", "generator"])]
     if lacking:
         raise UserError(f"{section.folder} has no training images of generator '{lacking[0]}' (benchmark.seen); choose one of "
-                        f"{', '.join(sorted(set(rows['generator']) - {'real'}))}")
-    return Benchmark(rows, Path(section.folder), section.size, config.run.workers)
+                        f"{', '.join(sorted(set(used['generator']) - {'real'}))}")
+    return Benchmark(used, Path(section.folder), section.size, config.run.workers)
 
 
 # ---- frozen models -----------------------------------------------------------------------------------------------------
 def load_prior(config, name="prior", device="cpu"):
-    """A frozen prior of the profile, or a denoiser of its `other_priors`.
-
-    Parameters
-    ----------
-    config : anl.config.Config
-    name : str
-        `prior`, or a key of `other_priors`.
-
-    Returns
-    -------
-    NoisePrior
-    """
-    section = config.prior if name == "prior" else config.other_priors[name]
-    folder = Path(config.run.models) / "priors" / name
+    """The frozen `NoisePrior` called `prior`, or a prior or denoiser of `other_priors`."""
+    section, folder = config.prior if name == "prior" else config.other_priors[name], prior_folder(config, name)
     if not section.source and not folder.is_dir():
         raise UserError(f"{folder} is missing; fetch it with `dvc pull prior`, or train it with `anl make prior {name}`")
     prior = NoisePrior.load(section.source or folder, device, section.precision, section.revision if section.source else None)
@@ -153,8 +135,7 @@ def load_prior(config, name="prior", device="cpu"):
 
 def load_generator(config, name, device="cpu"):
     """A frozen generator or autoencoder of the profile's `models`."""
-    section = config.models[name]
-    folder = Path(section.source or Path(config.run.models) / "generators" / name)
+    section, folder = config.models[name], generator_folder(config, name)
     if not folder.is_dir():
         raise UserError(f"{folder} is missing; " + (f"correct models.{name}.source" if section.source else
                         f"fetch it with `dvc pull generator`, or train it with `anl make generator {name}`"))
@@ -174,24 +155,6 @@ def _frozen(config, needs, device):
 
 
 # ---- noise targets -----------------------------------------------------------------------------------------------------
-def _target(config, device):
-    """The noise target of a variant, before scaling."""
-    method = config.method
-    kind, step, second, network, name = method.target, method.step, None, None, "prior"
-    if kind in NETWORK_TARGETS:
-        network, step = load_prior(config, kind, device), config.other_priors[kind].noise_step
-    elif kind == "ffdnet":
-        raise UserError("the target 'ffdnet' needs a network that this version does not build; choose denoiser, blind_denoiser "
-                        "or wavelet")
-    elif kind == "ensemble":
-        second = load_prior(config, method.second_prior, device)
-    elif kind in config.other_priors:
-        kind, name = "prior", kind
-    needed = kind not in ("highpass", "random", "wavelet", *NETWORK_TARGETS)
-    prior = load_prior(config, name, device) if needed else None
-    return targets.make_target(kind, prior, step, method, seed=config.seed, second=second, network=network)
-
-
 def make_targets(config, benchmark=None, device="cpu"):
     """The noise targets of a variant's training images, computed once and kept in `run.targets`.
 
@@ -209,30 +172,28 @@ def make_targets(config, benchmark=None, device="cpu"):
     float16 Tensor (N, C, h, w), `LiveTargets` where the file would exceed run.target_gigabytes, or None
         In the order of the training rows; None for a detector that learns no noise.
     """
-    if config.method.target == "none":
+    method, run = config.method, config.run
+    if method.target == "none":
         return None
     benchmark = benchmark or open_benchmark(config)
-    rows, target = _training_rows(config, benchmark), _target(config, device)
+    rows = _training_rows(config, benchmark)
     pixels = _pixels(config, benchmark, rows)
-    names = rows["pair"].where(rows["pair"] != "", rows["image_id"]).tolist()
+    return targets.load_targets(
+        Path(run.targets) / config.profile, method.target, _target(config, device),
+        lambda index: images.to_tensor(pixels[index]).to(device), rows, seed=config.seed, scale_images=method.scale_images,
+        batch_size=run.batch_size, most_bytes=run.target_gigabytes * 1e9)
 
-    def tensor(index):
-        return images.to_tensor(pixels[index]).to(device)
 
-    first = target(tensor(np.arange(1)), names[:1])
-    if len(rows) * first[0].numel() * 2 > config.run.target_gigabytes * 1e9:
-        return targets.LiveTargets(target, tensor, names, rows["split"], seed=config.seed,
-                                   scale_images=config.method.scale_images, batch_size=config.run.batch_size)
-    key = targets.cache_key(target, rows, config.seed, config.method.scale_images)
-    size = config.run.batch_size
-    label = config.method.target + (f" t={config.method.step}" if "step" in target.about else "")
-
-    def batches():
-        for start in tqdm(range(0, len(rows), size), desc=f"targets {label}", disable=None):
-            yield tensor(np.arange(start, min(start + size, len(rows)))), names[start:start + size]
-
-    path = Path(config.run.targets) / config.profile / f"{config.method.target}-{key[:16]}.safetensors"
-    return targets.load_targets(path, target, batches, rows, seed=config.seed, scale_images=config.method.scale_images)[0]
+def _target(config, device):
+    """The noise target of a variant, before scaling."""
+    method, kind, step, prior, second = config.method, config.method.target, config.method.step, None, None
+    if kind in config.other_priors:
+        prior = load_prior(config, kind, device)
+        kind, step = (kind, config.other_priors[kind].noise_step) if kind in NETWORK_TARGETS else ("prior", step)
+    elif kind not in STEPLESS_TARGETS:
+        prior = load_prior(config, "prior", device)
+        second = load_prior(config, method.second_prior, device) if kind == "ensemble" else None
+    return targets.make_target(kind, prior, step, method, seed=config.seed, second=second)
 
 
 # ---- training ----------------------------------------------------------------------------------------------------------
@@ -253,21 +214,15 @@ def train_run(config, seed, folder):
         If images, models or targets are missing, or the loss is not finite.
     """
     accelerator = make_accelerator(config.training.precision)
-    device, benchmark = accelerator.device, open_benchmark(config)
-    detector, data, options = _prepare(config, seed, benchmark, device)
-    curve = []
-    if options.pop("trained"):
-        saved = Checkpoint(Path(config.run.cache) / "training", run_name(config, seed),
-                           {"identity": config.identity(), "seed": seed})
+    detector, data, options = _prepare(config, seed, open_benchmark(config), accelerator.device)
+    name, curve = Run("", config, seed).name, []
+    saved = Checkpoint(Path(config.run.cache) / "training", name, {"identity": config.identity(), "seed": seed})
+    if options:
         detector, curve = train_detector(detector, data, method=config.method, seed=seed, accelerator=accelerator,
-                                         checkpoint=saved, name=run_name(config, seed), **options)
+                                         checkpoint=saved, name=name, **options)
     checkpoint.save(detector, folder / WEIGHTS)
-    with open(folder / CURVE, "w", newline="", encoding="utf-8") as stream:
-        columns = list(dict.fromkeys(key for point in curve for key in point))
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(curve)
-    if curve and accelerator.is_main_process:
+    pd.DataFrame(curve).to_csv(folder / CURVE, index=False, lineterminator="\n")
+    if accelerator.is_main_process:
         saved.remove()
 
 
@@ -284,7 +239,7 @@ def _pixels(config, benchmark, rows):
 
 
 def _prepare(config, seed, benchmark, device):
-    """The untrained detector, its data and the options of `train_detector`."""
+    """The untrained detector, its data and the options of `train_detector`; None for a method without training."""
     rows = _training_rows(config, benchmark)
     real, fake = _pairs(rows, config.seed)
     val = benchmark.split("val", ["real", *config.benchmark.seen])
@@ -298,7 +253,7 @@ def _prepare(config, seed, benchmark, device):
         settings |= {"noise_channels": data.target.shape[1], "noise_factor": config.benchmark.size // data.target.shape[-1]}
     detector = Detector(**settings, size=config.benchmark.size, noise=data.target is not None, seed=seed,
                         attention=config.method.attention, detach=config.method.detach, front_end=config.method.front_end)
-    return detector, data, {"training": config.training, "loss": anl_loss, "trained": True}
+    return detector, data, {"training": config.training}
 
 
 def _prepare_baseline(config, seed, data, rows, benchmark, device):
@@ -320,7 +275,8 @@ def _prepare_baseline(config, seed, data, rows, benchmark, device):
         data.fake = np.concatenate([data.fake, count + data.real[:, None], count + data.fake], 1)
     if method.teacher:
         data.target = _teacher_features(config, method.teacher, seed, data.pixels, benchmark, device)
-    return detector, data, {"training": training, "loss": method.loss(options), "augment": augment, "trained": method.trained}
+    chosen = {"training": training, "loss": method.loss(options), "augment": augment}
+    return detector, data, chosen if method.trained else None
 
 
 def _pairs(rows, seed):
@@ -354,8 +310,7 @@ def _extra_images(config, method, frozen, pixels, rows, device):
     except (OSError, SafetensorError, KeyError):
         pass
     parts, generator = [], seeds.torch_generator(config.seed, "extra images")
-    for start in tqdm(range(0, len(rows), 64), desc=method.name, disable=None):
-        x = images.to_tensor(pixels[np.arange(start, min(start + 64, len(rows)))]).to(device)
+    for x in _batches(pixels, len(rows), device, method.name):
         parts.append(images.to_pixels(method.extra_images(frozen, x, generator, options)))
     found = np.concatenate(parts)
     with atomic_file(path) as temporary:
@@ -365,44 +320,32 @@ def _extra_images(config, method, frozen, pixels, rows, device):
 
 def _teacher_features(config, name, seed, pixels, benchmark, device):
     """Features (N, D) of the trained teacher on the untouched training images; it is trained first if it is missing."""
-    teacher = config.override(method={"baseline": name})
-    path = Path(config.run.cache) / "teachers" / f"{run_name(teacher, seed)}.safetensors"
-    finished = Path(config.run.runs) / config.profile / run_name(teacher, seed) / WEIGHTS
-    if finished.is_file():
-        network = load_run(finished.parent, teacher, device)
-    else:
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            detector, data, options = _prepare(teacher, seed, benchmark, device)
-            options.pop("trained")
-            detector, _ = train_detector(detector, data, method=teacher.method, seed=seed,
-                                         accelerator=make_accelerator(config.training.precision), name=f"teacher {name}", **options)
-            checkpoint.save(detector, path)
-        network = _load_network(path, teacher, device)
-    parts = []
+    teacher = Run("", config.override(method={"baseline": name}), seed)
+    path = run_folder(teacher, config.run.runs) / WEIGHTS
+    if not path.is_file():
+        path = Path(config.run.cache) / "teachers" / f"{teacher.name}.safetensors"
+    if not path.is_file():
+        detector, data, options = _prepare(teacher.config, seed, benchmark, device)
+        detector, _ = train_detector(detector, data, method=teacher.config.method, seed=seed, name=f"teacher {name}",
+                                     accelerator=make_accelerator(config.training.precision), **options)
+        checkpoint.save(detector, path)
+    network = _load_network(path, teacher.config, device)
     with torch.no_grad():
-        for start in range(0, len(pixels), 64):
-            x = images.to_tensor(pixels[np.arange(start, min(start + 64, len(pixels)))]).to(device)
-            parts.append(network(x).features.float().cpu())
-    return torch.cat(parts)
+        return torch.cat([network(x).features.float().cpu() for x in _batches(pixels, len(pixels), device, f"teacher {name}")])
+
+
+def _batches(pixels, count, device, label):
+    """The first images of an array as tensors (B, 3, H, W), with a progress bar."""
+    for start in tqdm(range(0, count, 64), desc=label, disable=None):
+        yield images.to_tensor(pixels[np.arange(start, min(start + 64, count))]).to(device)
 
 
 # ---- trained runs ------------------------------------------------------------------------------------------------------
-def load_run(folder, config, device="cpu") -> nn.Module:
-    """The trained detector of a run, in the form it takes at inference.
+def load_run(folder, config, device="cpu"):
+    """The trained detector of a run's folder, in the form it takes at inference.
 
-    Parameters
-    ----------
-    folder : path-like
-        Of a run.
-    config : anl.config.Config
-        Of its variant: tells where the frozen models of a baseline are.
-    device : torch.device or str
-
-    Returns
-    -------
-    nn.Module
-        (B, 3, H, W) in [-1, 1] -> `anl.models.detector.Output`.
+    `config` is that of its variant: it tells where the frozen models of a baseline are. The network takes images
+    (B, 3, H, W) in [-1, 1] and returns `anl.models.detector.Output`.
     """
     return _load_network(Path(folder) / WEIGHTS, config, device)
 

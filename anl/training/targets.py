@@ -8,29 +8,26 @@ a gain.
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from anl import seeds
+from anl.config import NETWORK_TARGETS
 from anl.io import UserError, atomic_file, identity
 from anl.models.baselines.cache import weights_hash
 
-__all__ = ["KINDS", "LiveTargets", "Normaliser", "Target", "compute_targets", "derangement", "fit_normaliser",
-           "haar_residual", "highpass", "load_targets", "make_target"]
+__all__ = ["LiveTargets", "Target", "compute_targets", "haar_residual", "highpass", "load_targets", "make_target"]
 
-KINDS = ("prior", "multistep", "ensemble", "noised", "error", "shuffled", "highpass", "random", "wavelet", "denoiser",
-         "blind_denoiser", "ffdnet")
 GAUSSIAN_MAD = 0.6745  # median absolute value of a standard normal variable
 RANDOM_WIDTH = 16
-# settings of a MethodConfig that decide a kind
-SETTINGS = {"multistep": ("multistep",), "error": ("error_draws",), "wavelet": ("wavelet_levels", "wavelet_threshold"),
-            "ffdnet": ("noise_level",)}
+SETTINGS = {"multistep": ("multistep",), "error": ("error_draws",), "wavelet": ("wavelet_levels", "wavelet_threshold")}
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,6 @@ class Target:
     Attributes
     ----------
     kind : str
-        One of `KINDS`.
     function : callable (x, names) -> Tensor
         Images (B, 3, H, W) in [-1, 1] and their B names -> (B, C, h, w) on x's device. Images of one name share their
         random draws: give a real image and its regeneration the same.
@@ -54,7 +50,7 @@ class Target:
 
     kind: str
     function: Callable
-    about: dict = field(default_factory=dict)
+    about: dict
     members: int = 1
     average: bool = False
 
@@ -63,87 +59,64 @@ class Target:
         return self.function(x, names)
 
 
-def make_target(kind, prior, step, settings=None, *, seed, second=None, network=None):
+def make_target(kind, prior, step, settings=None, *, seed, second=None):
     """Build a noise target.
 
     Parameters
     ----------
     kind : str
-        - `prior`: the prior's noise at `step`. For another prior, pass that one.
+        - `prior`: the prior's noise at `step`.
+        - `denoiser`, `blind_denoiser`: the same, of a network trained as a denoiser.
         - `multistep`: the same at several multiples of `step`, stacked.
         - `ensemble`: mean of the noise of `prior` and `second`, each in its own standard deviation.
         - `noised`: the prior's noise on the image with a draw of noise added.
         - `error`: squared error of that prediction, a mean over draws [1]_.
-        - `shuffled`: the prior's noise of another image of the same split.
-        - `highpass`: what a 3 x 3 binomial filter removes. `wavelet`: what thresholding Haar coefficients removes [2]_.
-          `random`: output of a frozen random network.
-        - `denoiser`, `blind_denoiser`: `network(x)`, the noise that it predicts.
-        - `ffdnet`: what `network(y, sigma)` removes from y in [0, 1]; sigma (B, 1, 1, 1).
+        - `shuffled`: the prior's noise of another image.
+        - `highpass`: what a 3 x 3 binomial filter removes.
+        - `wavelet`: what thresholding Haar coefficients removes [2]_.
+        - `random`: output of a frozen random network.
     prior : anl.models.prior.NoisePrior or None
-        None for the kinds of the last three lines.
+        None for the last three kinds.
     step : int
         1-based diffusion step.
     settings : anl.config.MethodConfig or None
-        Its multistep, error_draws, noise_level, wavelet_levels and wavelet_threshold are used by the kinds they name.
+        Its multistep, error_draws, wavelet_levels and wavelet_threshold are used by the kinds they name.
     seed : int
         Random draws, weights of `random`, order of `shuffled`.
     second : NoisePrior or None
         The other member of `ensemble`.
-    network : callable or None
-        A frozen network on the device of the images. Its weights are part of the cache key if it is an nn.Module or a
-        NoisePrior (called at `step`); targets of another callable are computed again each time.
 
     Raises
     ------
     UserError
-        If the kind is unknown, something it needs is missing, or the step is not one of the prior's.
+        If a step is not one of the prior's.
 
     References
     ----------
     .. [1] Luo et al., "LaRE^2: Latent reconstruction error based method", CVPR 2024.
     .. [2] Donoho and Johnstone, "Ideal spatial adaptation by wavelet shrinkage", Biometrika 1994.
     """
-    if kind not in KINDS:
-        raise UserError(f"unknown noise target '{kind}' in method.target; choose one of {', '.join(KINDS)}")
     about = {"kind": kind, **{name: getattr(settings, name) for name in SETTINGS.get(kind, ())}}
-    if kind in ("highpass", "random", "wavelet"):
-        if kind == "random":
-            return Target(kind, random_network(seed), about | {"seed": seed})
-        if kind == "highpass":
-            return Target(kind, lambda x, names: highpass(x), about)
+    if kind == "highpass":
+        return Target(kind, lambda x, names: highpass(x), about)
+    if kind == "wavelet":
         levels, threshold = settings.wavelet_levels, settings.wavelet_threshold
         return Target(kind, lambda x, names: haar_residual(x, levels, threshold), about)
-    if kind in ("denoiser", "blind_denoiser", "ffdnet"):
-        if network is None:
-            raise UserError(f"the target '{kind}' needs its network; train or fetch it first")
-        if hasattr(network, "check_step"):  # of the prior's kind
-            network.check_step(step)
-            about |= {"step": step, "network": _about(network)}
-            return Target(kind, lambda x, names: network.noise(x, step), about)
-        about["network"] = weights_hash(network) if isinstance(network, nn.Module) else repr(network)
-        if kind != "ffdnet":
-            return Target(kind, lambda x, names: network(x), about)
-        return Target(kind, lambda x, names: _removed(network, x, settings.noise_level / 255), about)
-    return _prior_target(kind, prior, step, settings, seed, second, about)
+    if kind == "random":
+        return Target(kind, random_network(seed), about | {"seed": seed})
 
-
-def _prior_target(kind, prior, step, settings, seed, second, about):
-    if prior is None or (kind == "ensemble" and second is None):
-        needed = "two priors" if kind == "ensemble" else "a prior"
-        raise UserError(f"the target '{kind}' needs {needed}; make what is missing with `dvc repro`")
     prior.check_step(step)
-    about |= {"step": step, "prior": _about(prior)}
-    if kind in ("noised", "error", "shuffled"):
-        about["seed"] = seed
+    about |= {"step": step, "network" if kind in NETWORK_TARGETS else "prior": _about(prior)}
+    if kind in ("prior", *NETWORK_TARGETS):
+        return Target(kind, lambda x, names: prior.noise(x, step), about)
+    if kind == "shuffled":
+        return Target(kind, lambda x, names: prior.noise(x, step), about | {"seed": seed})
     if kind == "multistep":
         steps = [factor * step for factor in settings.multistep]
-        prior.check_step(max(steps))
         return Target(kind, lambda x, names: torch.cat([prior.noise(x, k) for k in steps], 1), about, len(steps))
     if kind == "ensemble":
-        second.check_step(step)
-        about["second"] = _about(second)
-        both = (prior, second)
-        return Target(kind, lambda x, names: torch.cat([member.noise(x, step) for member in both], 1), about, 2, True)
+        return Target(kind, lambda x, names: torch.cat([prior.noise(x, step), second.noise(x, step)], 1),
+                      about | {"second": _about(second)}, 2, True)
 
     alpha = float(prior.alphas_cumprod[step - 1])
 
@@ -158,18 +131,13 @@ def _prior_target(kind, prior, step, settings, seed, second, about):
         return sum((predicted - noise).square() for predicted, noise in draws) / settings.error_draws
 
     functions = {"noised": lambda x, names: noised(x, names)[0], "error": error}
-    return Target(kind, functions.get(kind, lambda x, names: prior.noise(x, step)), about)
+    return Target(kind, functions[kind], about | {"seed": seed})
 
 
 def _about(prior):
     """What decides a prior's noise: weights, schedule and precision."""
-    parts = [getattr(prior, name, None) for name in ("unet", "vae", "prompt", "alphas_cumprod", "prediction_type")]
-    return {"weights": weights_hash(*parts), "precision": getattr(prior, "precision", None)}
-
-
-def _removed(network, x, sigma):
-    y = (x + 1) / 2
-    return 2 * (y - network(y, y.new_full((len(y), 1, 1, 1), sigma)))
+    weights = weights_hash(prior.unet, prior.vae, prior.prompt, prior.alphas_cumprod, prior.prediction_type)
+    return {"weights": weights, "precision": prior.precision}
 
 
 def highpass(x):
@@ -180,13 +148,14 @@ def highpass(x):
 
 
 def haar_residual(x, levels=3, threshold=3.0):
-    """What soft thresholding of the Haar wavelet coefficients removes.
+    """What soft thresholding of the Haar wavelet coefficients removes from x (B, C, H, W).
 
     Parameters
     ----------
     x : Tensor (B, C, H, W)
+        H and W must be multiples of 2^levels.
     levels : int
-        Levels of the transform; H and W must be multiples of 2^levels.
+        Levels of the transform.
     threshold : float
         In standard deviations of the noise, estimated per image and channel from the finest diagonal coefficients
         (their median absolute value over 0.6745).
@@ -195,11 +164,6 @@ def haar_residual(x, levels=3, threshold=3.0):
     -------
     Tensor (B, C, H, W)
         x minus the denoised x. By linearity, the inverse transform of the coefficients clamped to the threshold.
-
-    Raises
-    ------
-    UserError
-        If the sides are not multiples of 2^levels.
     """
     if x.shape[2] % 2**levels or x.shape[3] % 2**levels:
         raise UserError(f"images of {x.shape[3]} x {x.shape[2]} pixels cannot be halved {levels} times; lower "
@@ -234,21 +198,12 @@ def random_network(seed):
     return network
 
 
-def derangement(splits, seed):
-    """For each image another one of its split, none twice: int array (N,).
-
-    Raises
-    ------
-    UserError
-        If a split has only one image.
-    """
-    splits = np.asarray(splits)
-    rng, index = seeds.generator(seed, "targets", "shuffled"), np.empty(len(splits), int)
-    for split in np.unique(splits):
-        order = rng.permutation(np.flatnonzero(splits == split))
-        if len(order) < 2:
-            raise UserError(f"the target 'shuffled' needs two images in split {split}; raise benchmark.use")
-        index[order] = np.roll(order, 1)
+def derangement(count, seed):
+    """For each of `count` images another one, none twice: int array (count,)."""
+    if count < 2:
+        raise UserError("the target 'shuffled' needs two training images; raise benchmark.use.train")
+    order, index = seeds.generator(seed, "targets", "shuffled").permutation(count), np.empty(count, int)
+    index[order] = np.roll(order, 1)
     return index
 
 
@@ -261,7 +216,7 @@ class Normaliser:
     mean : float32 Tensor (C,)
         Zero for `prior`, whose mean is small next to its deviation.
     member_scale : float32 Tensor (members,)
-        Standard deviation of each member.
+        Standard deviation of each member: members of unlike amplitude count alike.
     average : bool
     scale : float
         Standard deviation of the whole.
@@ -270,13 +225,14 @@ class Normaliser:
     mean: torch.Tensor
     member_scale: torch.Tensor
     average: bool
-    scale: float
+    scale: float = 1.0
 
     def __call__(self, noise):
         """(B, C, h, w) -> float16 (B, C or C / members, h, w), on the same device."""
-        return (self._combined(noise) / self.scale).half()
+        return (self.combined(noise) / self.scale).half()
 
-    def _combined(self, noise):
+    def combined(self, noise):
+        """The members, centred and scaled one by one."""
         noise = noise.float() - self.mean.to(noise.device)[:, None, None]
         scale = self.member_scale.to(noise.device)[:, None, None, None]
         members = noise.unflatten(1, (len(scale), -1)) / scale
@@ -284,47 +240,39 @@ class Normaliser:
 
 
 def fit_normaliser(target, noise):
-    """The `Normaliser` of a target's values on training images, noise (N, C, h, w).
-
-    Raises
-    ------
-    UserError
-        If the standard deviation is zero or not finite.
-    """
+    """The `Normaliser` of a target's values on training images, noise (N, C, h, w)."""
     double = noise.double()
     mean = torch.zeros(noise.shape[1]) if target.kind == "prior" else double.mean((0, 2, 3)).float()
-    one = torch.ones(target.members)
-    if target.members > 1:  # members of unlike amplitude count alike
+    scales = torch.ones(target.members)
+    if target.members > 1:
         members = (double - mean.double()[:, None, None]).unflatten(1, (target.members, -1))
-        one = members.transpose(0, 1).flatten(1).std(1).float()
-        _check_scale(target, float(one.min()))
-    scale = float(Normaliser(mean, one, target.average, 1.0)._combined(noise).double().std())
-    _check_scale(target, scale)
-    return Normaliser(mean, one, target.average, scale)
+        scales = members.transpose(0, 1).flatten(1).std(1).float()
+    scale = float(Normaliser(mean, scales, target.average).combined(noise).double().std())
+    for value in (*scales.tolist(), scale):
+        if not 0 < value < float("inf"):
+            raise UserError(f"the targets '{target.kind}' have a standard deviation of {value} on the training images; "
+                            "check the prior and the images")
+    return Normaliser(mean, scales, target.average, scale)
 
 
-def _check_scale(target, scale):
-    if not 0 < scale < float("inf"):
-        raise UserError(f"the targets '{target.kind}' have a standard deviation of {scale} on the training images; "
-                        "check the prior and the images")
-
-
-def compute_targets(target, batches, splits, *, seed, scale_images=0, progress=None):
-    """Compute the scaled targets of a benchmark's images.
+def compute_targets(target, images, names, *, seed, scale_images=0, batch_size=64, label=None):
+    """Compute the scaled targets of the training images.
 
     Parameters
     ----------
     target : Target
-    batches : iterable of (Tensor (B, 3, H, W) in [-1, 1], list of B names)
-        All N images in order, on the device of the frozen networks.
-    splits : sequence of str (N,)
-        Images of split `train` decide the scale.
+    images : callable (int array) -> Tensor (B, 3, H, W)
+        Images of rows, in [-1, 1], on the device of the frozen networks.
+    names : sequence of str (N,)
+        Names of the random draws.
     seed : int
         Order of `shuffled`.
     scale_images : int
-        Training images that the scale is computed from, spread evenly; 0 = all.
-    progress : callable (int) or None
-        Called after each batch with the number of images done.
+        Images that the scale is computed from, spread evenly; 0 = all.
+    batch_size : int
+        Images per call of the frozen networks.
+    label : str or None
+        In the progress bar; None for none.
 
     Returns
     -------
@@ -334,117 +282,96 @@ def compute_targets(target, batches, splits, *, seed, scale_images=0, progress=N
     Raises
     ------
     UserError
-        If the number of images and splits differ, no image is in `train`, or the targets are constant or not finite.
+        If the targets are constant or not finite.
     """
-    splits, parts, done = np.asarray(splits), [], 0
-    for x, names in batches:
-        parts.append(target(x, names).float().cpu())
-        done += len(x)
-        if progress:
-            progress(done)
-    if done != len(splits):
-        raise UserError(f"{done} images were given for {len(splits)} rows of the manifest; build the benchmark again")
-    noise = torch.cat(parts)
+    noise = _noise(target, images, names, np.arange(len(names)), batch_size, label)
     if target.kind == "shuffled":
-        noise = noise[torch.from_numpy(derangement(splits, seed))]
-    normaliser = fit_normaliser(target, noise[torch.from_numpy(scale_rows(splits, scale_images))])
+        noise = noise[torch.from_numpy(derangement(len(names), seed))]
+    normaliser = fit_normaliser(target, noise[torch.from_numpy(_scale_rows(len(names), scale_images))])
     return torch.cat([normaliser(part) for part in noise.split(256)]), normaliser.scale
-
-
-def scale_rows(splits, limit=0):
-    """Rows of the training images that decide the scale: all, or `limit` of them, spread evenly."""
-    rows = np.flatnonzero(np.asarray(splits) == "train")
-    if len(rows) == 0:
-        raise UserError("no image is in the split 'train', whose standard deviation scales the targets; check the "
-                        "manifest")
-    return rows if not limit or limit >= len(rows) else rows[np.linspace(0, len(rows) - 1, limit).round().astype(int)]
-
-
-def load_targets(path, target, batches, rows, *, seed, scale_images=0, progress=None):
-    """Read cached targets; compute and write them if the file is missing, damaged, foreign or out of date.
-
-    Parameters
-    ----------
-    path : path-like
-        A safetensors file: `target` in float16, and one metadata entry, JSON with key and scale.
-    target : Target
-    batches : callable () -> iterable
-        Makes the batches of `compute_targets`; called only if they are needed.
-    rows : pandas.DataFrame
-        Benchmark manifest of the images: sha256, split, and pair or image_id as the names of their draws.
-    seed, scale_images, progress
-        See `compute_targets`.
-
-    Returns
-    -------
-    (float16 Tensor (N, C, h, w), float)
-    """
-    key = cache_key(target, rows, seed, scale_images)
-    stored = _read(path, key, len(rows))
-    if stored is not None:
-        return stored
-    values, scale = compute_targets(target, batches(), rows["split"].to_numpy(), seed=seed, scale_images=scale_images,
-                                    progress=progress)
-    with atomic_file(path) as temporary:
-        # one metadata entry: safetensors writes several in no fixed order
-        about = json.dumps({"key": key, "scale": scale})
-        save_file({"target": values.contiguous()}, temporary, metadata={"anl": about})
-    return values, scale
-
-
-def cache_key(target, rows, seed, scale_images=0):
-    """Hash of everything that decides the cached numbers: images, their order and splits, networks, settings."""
-    columns = [name for name in ("image_id", "pair", "sha256", "split") if name in rows]
-    images = hashlib.sha256(json.dumps(rows[columns].astype(str).to_numpy().tolist()).encode()).hexdigest()
-    about = target.about | ({"seed": seed} if target.kind == "shuffled" else {})
-    return identity({"about": about, "images": images, "scale_images": scale_images, "members": target.members})
-
-
-def _read(path, key, count):
-    """Targets and scale of a file with this key, or None."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["anl"])
-            if about["key"] != key:
-                return None
-            values = file.get_tensor("target")
-            return (values, float(about["scale"])) if len(values) == count else None
-    except Exception:  # missing, truncated or not a target file: computed again
-        return None
 
 
 class LiveTargets:
     """Targets computed when they are indexed, for benchmarks whose cache would be too large.
 
-    `targets[rows]` equals `compute_targets(...)[0][rows]`, up to the rounding of other batch sizes.
-
-    Parameters
-    ----------
-    target : Target
-    images : callable (int array) -> Tensor (B, 3, H, W)
-        Images of rows, in [-1, 1], on the device of the frozen networks.
-    names : sequence of str (N,)
-        Names of the draws.
-    splits : sequence of str (N,)
-    seed : int
-    scale_images : int
-        Training images that the scale is computed from at once, in memory; 0 = all.
-    batch_size : int
-        Images per call of the frozen networks.
+    `targets[rows]` equals `compute_targets(...)[0][rows]`, up to the rounding of other batch sizes. The images that the
+    scale is computed from have to fit into memory.
     """
 
-    def __init__(self, target, images, names, splits, *, seed, scale_images=0, batch_size=64):
+    def __init__(self, target, images, names, *, seed, scale_images=0, batch_size=64):
         self.target, self.images, self.names, self.batch_size = target, images, np.asarray(names), batch_size
-        self.order = derangement(splits, seed) if target.kind == "shuffled" else np.arange(len(splits))
-        self.normaliser = fit_normaliser(target, self._noise(scale_rows(splits, scale_images)))
-        self.scale = self.normaliser.scale
-        self.shape = (len(splits), *self[[0]].shape[1:])
+        self.order = derangement(len(names), seed) if target.kind == "shuffled" else np.arange(len(names))
+        self.normaliser = fit_normaliser(target, self._noise(_scale_rows(len(names), scale_images)))
+        self.shape = (len(names), *self[[0]].shape[1:])
 
     def __getitem__(self, rows):
         """float16 (len(rows), C, h, w) on the CPU, as of a cached tensor."""
         return self.normaliser(self._noise(np.asarray(rows)))
 
     def _noise(self, rows):
-        chosen = self.order[rows]
-        return torch.cat([self.target(self.images(part), self.names[part].tolist()).float().cpu()
-                          for part in np.split(chosen, range(self.batch_size, len(chosen), self.batch_size))])
+        return _noise(self.target, self.images, self.names, self.order[rows], self.batch_size)
+
+
+def _noise(target, images, names, rows, batch_size, label=None):
+    """Unscaled targets of some rows, on the CPU."""
+    names, parts = np.asarray(names), np.split(rows, range(batch_size, len(rows), batch_size))
+    bar = tqdm(parts, desc=f"targets {label}", disable=None if label else True)
+    return torch.cat([target(images(part), names[part].tolist()).float().cpu() for part in bar])
+
+
+def _scale_rows(count, limit):
+    """Rows that decide the scale: all, or `limit` of them, spread evenly."""
+    return np.linspace(0, count - 1, limit).round().astype(int) if 0 < limit < count else np.arange(count)
+
+
+def load_targets(folder, name, target, images, rows, *, seed, scale_images=0, batch_size=64, most_bytes=float("inf")):
+    """Read cached targets; compute and write them if the file is missing, damaged or out of date.
+
+    Parameters
+    ----------
+    folder, name : path-like, str
+        The cache is `folder/name-KEY.safetensors`: `target` in float16, and a metadata entry with key and scale.
+    target, images, seed, scale_images, batch_size
+        See `compute_targets`.
+    rows : pandas.DataFrame
+        Training images: image_id, sha256, split, and pair, which names their draws where it is not empty.
+    most_bytes : float
+        Larger targets are not kept, but computed for each batch.
+
+    Returns
+    -------
+    float16 Tensor (N, C, h, w), or LiveTargets
+    """
+    names = rows["pair"].where(rows["pair"] != "", rows["image_id"]).tolist()
+    options = {"seed": seed, "scale_images": scale_images, "batch_size": batch_size}
+    if len(rows) * 2 * target(images(np.arange(1)), names[:1])[0].numel() > most_bytes:
+        return LiveTargets(target, images, names, **options)
+    key = cache_key(target, rows, scale_images)
+    path = Path(folder) / f"{name}-{key}.safetensors"
+    stored = _read(path, key, len(rows))
+    if stored is not None:
+        return stored
+    label = name + (f" t={target.about['step']}" if "step" in target.about else "")
+    values, scale = compute_targets(target, images, names, label=label, **options)
+    with atomic_file(path) as temporary:
+        # one metadata entry: safetensors writes several in no fixed order
+        about = json.dumps({"key": key, "scale": scale})
+        save_file({"target": values.contiguous()}, temporary, metadata={"anl": about})
+    return values
+
+
+def cache_key(target, rows, scale_images=0):
+    """Hash of everything that decides the cached numbers: images and their order, networks, settings."""
+    columns = ["image_id", "pair", "sha256", "split"]
+    images = hashlib.sha256(json.dumps(rows[columns].astype(str).to_numpy().tolist()).encode()).hexdigest()
+    return identity({"about": target.about, "images": images, "scale_images": scale_images, "members": target.members})
+
+
+def _read(path, key, count):
+    """Targets of a file with this key, or None."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = file.get_tensor("target")
+            return values if json.loads(file.metadata()["anl"])["key"] == key and len(values) == count else None
+    except Exception:  # missing, truncated or not a target file: computed again
+        return None

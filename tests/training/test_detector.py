@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from anl.data import images
 from anl.data.processing import apply_plan, augmentation_plan
 from anl.io import UserError
 from anl.models.detector import Detector, Output
-from anl.training import detector as training_detector
-from anl.training.detector import TrainingData, image_tensor, noise_mask, pair_batch, train_detector
+from anl.training.detector import TrainingData, noise_mask, pair_batch, train_detector
 from anl.training.device import make_accelerator
 from anl.training.loop import Checkpoint
 
@@ -49,7 +49,7 @@ def make_data(pairs=5, alternatives=1, size=8):
     label = (np.arange(count) >= pairs).astype(np.float32)
     return TrainingData(pixels, label, [f"image-{row}" for row in range(count)], np.arange(pairs),
                         pairs + np.arange(pairs * alternatives).reshape(alternatives, pairs).T,
-                        image_tensor(pixels, "cpu").half(), pixels.copy(), label.copy())
+                        images.to_tensor(pixels).half(), pixels.copy(), label.copy())
 
 
 def plan_none(pairs, training, seed, step):
@@ -175,23 +175,10 @@ def test_validation_auroc_is_that_of_scikit_learn_and_learning_raises_it():
     model, curve = train(data, changes={"steps": 60, "learning_rate": 0.05, "validate_every": 20})
     found = {point["step"]: point["val_auroc"] for point in curve if "val_auroc" in point}
     with torch.no_grad():
-        logit = model(image_tensor(data.pixels, "cpu")).logit.numpy()
+        logit = model(images.to_tensor(data.pixels)).logit.numpy()
     assert list(found) == [20, 40, 60] and found[60] > 0.95
     assert found[60] == np.mean(logit[8:, None] > logit[:8])
     assert curve[-1]["loss"] < curve[0]["loss"] and not model.training
-
-
-def test_select_best_returns_the_weights_of_the_best_validation(monkeypatch):
-    scores = iter([0.2, 0.9, 0.3])
-    states = []
-
-    def auroc(model, data, accelerator):
-        states.append({key: value.clone() for key, value in model.state_dict().items()})
-        return next(scores)
-
-    monkeypatch.setattr(training_detector, "_auroc", auroc)
-    model, _ = train(select="best")
-    assert all(torch.equal(value, states[1][key]) for key, value in model.state_dict().items())
 
 
 def test_resumed_training_is_bit_identical(tmp_path):
@@ -209,13 +196,11 @@ def test_resumed_training_is_bit_identical(tmp_path):
     assert all(torch.equal(value, whole.state_dict()[key]) for key, value in resumed.state_dict().items())
 
 
-def test_plain_detectors_and_other_inputs_train():
+def test_plain_detectors_train():
     data = make_data()
     data.target = None
-    features = torch.randn(10, 3, 4, 4)
-    model = Tiny()
-    _, curve = train(data, model, inputs=lambda rows, plan: features[torch.from_numpy(rows)], changes={"steps": 2, "validate_every": 0})
-    assert model.seen[0].shape == (4, 3, 4, 4) and "noise_loss" not in curve[0]
+    _, curve = train(data, changes={"steps": 2, "validate_every": 0})
+    assert "noise_loss" not in curve[0]
 
 
 def test_the_detector_itself_learns_noise_with_the_project_s_own_augmentation():
@@ -225,7 +210,7 @@ def test_the_detector_itself_learns_noise_with_the_project_s_own_augmentation():
 
     @torch.no_grad()
     def error():
-        return (model.train()(image_tensor(data.pixels, "cpu")).noise - data.target.float()).square().mean().item()
+        return (model.train()(images.to_tensor(data.pixels)).noise - data.target.float()).square().mean().item()
 
     before = error()  # on all untouched images: the curve's batches of two pairs may have no image in the noise loss
     _, curve = train(data, model, (augmentation_plan, apply_plan), changes=changes)
@@ -235,10 +220,7 @@ def test_the_detector_itself_learns_noise_with_the_project_s_own_augmentation():
 def test_impossible_settings_are_one_clear_line():
     empty = make_data()
     empty.real = np.array([], int)
-    without = make_data()
-    without.val_label = None
-    for match, options in [("no training pairs", {"data": empty}), ("needs validation images", {"data": without, "select": "best"}),
-                           ("choose last or best", {"select": "first"}),
+    for match, options in [("no training pairs", {"data": empty}),
                            ("training.pairs is 9, but the benchmark has 5", {"changes": {"pairs": 9}}),
                            ("2 pairs cannot be divided into 3 parts", {"changes": {"accumulate": 3}})]:
         with pytest.raises(UserError, match=match):
@@ -248,10 +230,3 @@ def test_impossible_settings_are_one_clear_line():
 def test_non_finite_loss_names_images():
     with pytest.raises(UserError, match=r"not finite at step 1 \(samples image-\d, image-\d, image-\d, image-\d\)"):
         train(loss=lambda output, *_, **__: {"loss": output.logit.mean() * float("inf")})
-
-
-def test_images_are_scaled_and_channels_last():
-    pixels = np.array([0, 255, 51], np.uint8).reshape(1, 1, 1, 3).repeat(4, 1).repeat(4, 2)
-    x = image_tensor(pixels, "cpu")
-    assert x.shape == (1, 3, 4, 4) and x[0, :, 0, 0].tolist() == pytest.approx([-1, 1, -0.6])
-    assert x.is_contiguous(memory_format=torch.channels_last)

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy.ndimage import convolve
 from torch import nn
@@ -16,7 +15,8 @@ from anl import seeds
 from anl.io import UserError
 from anl.training import targets
 
-SETTINGS = SimpleNamespace(multistep=[1, 2, 5], error_draws=3, noise_level=15.0, wavelet_levels=2, wavelet_threshold=3.0)
+SETTINGS = SimpleNamespace(multistep=[1, 2, 5], error_draws=3, wavelet_levels=2, wavelet_threshold=3.0)
+NAMES = ["a", "a", "b", "b", "c", "c"]
 
 
 class FakePrior:
@@ -51,53 +51,44 @@ def x():
     return torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-SPLITS = ["train"] * 4 + ["val"] * 2
-NAMES = ["a", "a", "b", "b", "c", "c"]
-
-
 def rows():
     return pd.DataFrame({"image_id": [f"i{k}" for k in range(6)], "pair": NAMES, "sha256": [f"{k:064x}" for k in range(6)],
-                         "split": SPLITS})
-
-
-def batches(x, size=4):
-    return [(x[k:k + size], NAMES[k:k + size]) for k in range(0, len(x), size)]
+                         "split": "train"})
 
 
 def make(kind, prior=None, **options):
     return targets.make_target(kind, prior or FakePrior(), 10, SETTINGS, seed=1, **options)
 
 
-def test_the_target_is_the_priors_noise_over_its_training_deviation(x):
-    seen = []
-    values, scale = targets.compute_targets(make("prior"), batches(x), SPLITS, seed=1, progress=seen.append)
-    assert seen == [4, 6] and values.dtype == torch.float16
-    assert scale == pytest.approx(10 * x[:4].double().std().item(), rel=1e-6)  # training images alone
+def compute(x, target, **options):
+    return targets.compute_targets(target, x.__getitem__, NAMES, seed=1, **options)
+
+
+def test_the_target_is_the_priors_noise_over_its_deviation(x):
+    values, scale = compute(x, make("prior"))
+    assert values.dtype == torch.float16 and scale == pytest.approx(10 * x.double().std().item(), rel=1e-6)
     torch.testing.assert_close(values.float(), 10 * x / scale, atol=2e-3, rtol=1e-3)
-
-
-def test_another_size_of_batches_gives_the_same_targets(x):
-    one, _ = targets.compute_targets(make("noised"), batches(x, 1), SPLITS, seed=1)
-    assert torch.equal(one, targets.compute_targets(make("noised"), batches(x, 6), SPLITS, seed=1)[0])
+    _, scale = compute(x, make("prior"), scale_images=2)  # the first and the last
+    assert scale == pytest.approx(10 * x[[0, 5]].double().std().item(), rel=1e-6)
 
 
 def test_multistep_stacks_steps_each_in_its_own_deviation(x):
-    values, _ = targets.compute_targets(make("multistep"), batches(x), SPLITS, seed=1)
-    centred = x - x[:4].mean((0, 2, 3), keepdim=True)
-    expected = (centred / centred[:4].double().std()).float()  # the steps of this prior differ in amplitude only
+    values, _ = compute(x, make("multistep"))
+    centred = x - x.mean((0, 2, 3), keepdim=True)
+    expected = (centred / centred.double().std()).float()  # the steps of this prior differ in amplitude only
     assert values.shape == (6, 9, 8, 8)
     torch.testing.assert_close(values.float(), expected.repeat(1, 3, 1, 1), atol=5e-3, rtol=1e-3)
 
 
 def test_the_ensemble_is_a_mean_of_members_of_equal_weight(x):
-    class Negative(FakePrior):
+    class Mirrored(FakePrior):
         def epsilon(self, z, step):
             return 100 * z.flip(-1)
 
-    values, _ = targets.compute_targets(make("ensemble", second=Negative()), batches(x), SPLITS, seed=1)
-    centred = x - x[:4].mean((0, 2, 3), keepdim=True)
+    values, _ = compute(x, make("ensemble", second=Mirrored()))
+    centred = x - x.mean((0, 2, 3), keepdim=True)
     mean = centred + centred.flip(-1)
-    torch.testing.assert_close(values.float(), (mean / mean[:4].double().std()).float(), atol=5e-3, rtol=1e-3)
+    torch.testing.assert_close(values.float(), (mean / mean.double().std()).float(), atol=5e-3, rtol=1e-3)
 
 
 def draw(name, index):
@@ -116,15 +107,13 @@ def test_error_is_the_mean_square_of_its_draws_where_the_prior_sees_nothing(x):
     torch.testing.assert_close(found[0], sum(draw("b", k).square() for k in range(3)) / 3)
 
 
-def test_shuffled_is_the_noise_of_another_image_of_the_split(x):
-    own, scale = targets.compute_targets(make("prior"), batches(x), SPLITS, seed=1)
-    other, other_scale = targets.compute_targets(make("shuffled"), batches(x), SPLITS, seed=1)
-    index = targets.derangement(SPLITS, 1)
-    assert (index != np.arange(6)).all() and sorted(index) == list(range(6)) and set(index[:4]) == {0, 1, 2, 3}
-    offset = other.float() * other_scale - own[index].float() * scale  # nothing but the training mean
+def test_shuffled_is_the_noise_of_another_image(x):
+    own, scale = compute(x, make("prior"))
+    other, other_scale = compute(x, make("shuffled"))
+    index = targets.derangement(6, 1)
+    assert (index != np.arange(6)).all() and sorted(index) == list(range(6))
+    offset = other.float() * other_scale - own[index].float() * scale  # nothing but the mean
     assert offset.std((0, 2, 3)).max() < 5e-3 * scale
-    with pytest.raises(UserError, match="needs two images in split val"):
-        targets.derangement(["train", "train", "val"], 1)
 
 
 def test_highpass_is_what_the_binomial_filter_removes():
@@ -161,101 +150,63 @@ def test_haar_residual_limits(x):
         targets.haar_residual(x[..., :6], 2)
 
 
-def test_denoisers_are_networks_that_predict_noise(x):
-    network = nn.Conv2d(3, 3, 1)
-    torch.testing.assert_close(make("denoiser", network=network)(x, NAMES), network(x).detach())
-    torch.testing.assert_close(make("blind_denoiser", network=FakePrior(3.0))(x, NAMES), 30 * x)
-
-    class Half(nn.Module):
-        def forward(self, y, sigma):
-            assert sigma.shape == (len(y), 1, 1, 1)
-            return y / 2 + sigma
-
-    torch.testing.assert_close(make("ffdnet", network=Half())(x, NAMES), 2 * ((x + 1) / 4 - 15 / 255))
-    with pytest.raises(UserError, match="needs its network"):
-        make("ffdnet")
-
-
-@pytest.mark.parametrize("kind, options", [(kind, {}) for kind in ("prior", "multistep", "noised", "error", "shuffled",
-                                                                  "highpass", "random", "wavelet")]
-                         + [("ensemble", {"second": FakePrior(0.5)}), ("denoiser", {"network": nn.Conv2d(3, 4, 2, 2)})])
-def test_every_kind_has_unit_deviation_on_the_training_images(x, kind, options):
-    values, _ = targets.compute_targets(make(kind, **options), batches(x), SPLITS, seed=1)
-    assert values[:4].double().std().item() == pytest.approx(1, abs=1e-2) and torch.isfinite(values).all()
+@pytest.mark.parametrize("kind", ["prior", "multistep", "ensemble", "noised", "error", "shuffled", "highpass", "random", "wavelet",
+                                  "denoiser"])
+def test_every_kind_has_unit_deviation_and_live_targets_equal_the_cache(x, kind):
+    target = make(kind, second=FakePrior(0.5))
+    values, _ = compute(x, target, batch_size=1)
+    assert values.double().std().item() == pytest.approx(1, abs=1e-2) and torch.isfinite(values).all()
     if kind != "prior":
-        assert values[:4].double().mean((0, 2, 3)).abs().max() < 1e-2
-
-
-def test_scale_from_some_training_images_spread_evenly(x):
-    _, scale = targets.compute_targets(make("prior"), batches(x), SPLITS, seed=1, scale_images=2)
-    assert scale == pytest.approx(10 * x[[0, 3]].double().std().item(), rel=1e-6)
+        assert values.double().mean((0, 2, 3)).abs().max() < 1e-2
+    live = targets.LiveTargets(target, x.__getitem__, NAMES, seed=1, batch_size=4)
+    assert live.shape == tuple(values.shape)
+    torch.testing.assert_close(live[torch.tensor([5, 0, 2])], values[[5, 0, 2]], atol=1e-3, rtol=1e-3)
 
 
 def test_mistakes_are_one_line(x):
-    with pytest.raises(UserError, match="unknown noise target 'lowpass'"):
-        make("lowpass")
-    with pytest.raises(UserError, match="step 500"):
-        targets.make_target("prior", FakePrior(), 500, SETTINGS, seed=1)
+    for kind in ("prior", "noised"):
+        with pytest.raises(UserError, match="step 500"):
+            targets.make_target(kind, FakePrior(), 500, SETTINGS, seed=1)
     with pytest.raises(UserError, match="step 150"):
-        targets.make_target("multistep", FakePrior(), 30, SETTINGS, seed=1)
-    with pytest.raises(UserError, match="needs two priors"):
-        make("ensemble")
-    with pytest.raises(UserError, match="4 images were given for 6"):
-        targets.compute_targets(make("prior"), batches(x[:4]), SPLITS, seed=1)
-    with pytest.raises(UserError, match="no image is in the split 'train'"):
-        targets.compute_targets(make("prior"), batches(x), ["val"] * 6, seed=1)
+        compute(x, targets.make_target("multistep", FakePrior(), 30, SETTINGS, seed=1))
     with pytest.raises(UserError, match="standard deviation of 0.0"):
-        targets.compute_targets(make("prior", FakePrior(0.0)), batches(x), SPLITS, seed=1)
+        compute(x, make("prior", FakePrior(0.0)))
+    with pytest.raises(UserError, match="needs two training images"):
+        targets.derangement(1, 1)
 
 
-def load(path, x, target=None, images=None, **options):
-    return targets.load_targets(path, target or make("prior"), lambda: batches(x), rows() if images is None else images,
-                                seed=1, **options)
+def load(folder, x, **options):
+    return targets.load_targets(folder, "mine", make("prior"), x.__getitem__, rows(), seed=1, **options)
 
 
 def test_a_good_cache_is_used_and_a_damaged_one_rebuilt(tmp_path, x):
-    path = tmp_path / "folder" / "prior.safetensors"
-    computed, scale = load(path, x)
+    computed = load(tmp_path, x)
+    (path,) = tmp_path.iterdir()
     written = path.read_bytes()
-    read, read_scale = targets.load_targets(path, make("prior"), lambda: pytest.fail("cache not used"), rows(), seed=1)
-    assert torch.equal(read, computed) and read_scale == scale
-    for damaged in (written[:len(written) // 2], b"", b"not a cache"):
+    assert torch.equal(load(tmp_path, torch.zeros_like(x)), computed) and path.name.startswith("mine-")
+    save_file({"target": torch.zeros(6, 3, 8, 8)}, tmp_path / "foreign")  # without our metadata
+    for damaged in (written[:len(written) // 2], b"", b"not a cache", (tmp_path / "foreign").read_bytes()):
         path.write_bytes(damaged)
-        load(path, x)
-        assert path.read_bytes() == written
-    save_file({"target": torch.zeros(6, 3, 8, 8)}, path)  # foreign: without our metadata
-    load(path, x)
-    assert path.read_bytes() == written
-    with safe_open(path, "pt") as file:
-        assert list(file.metadata()) == ["anl"]
+        assert torch.equal(load(tmp_path, x), computed) and path.read_bytes() == written
+
+
+def test_targets_that_are_too_large_are_not_kept(tmp_path, x):
+    live = load(tmp_path, x, most_bytes=6 * 3 * 8 * 8)
+    assert isinstance(live, targets.LiveTargets) and not list(tmp_path.iterdir())
 
 
 def test_the_key_covers_what_decides_the_numbers():
-    key = targets.cache_key(make("prior"), rows(), 1)
-    assert targets.cache_key(make("prior"), rows(), 2) == key  # nothing is drawn
-    other = FakePrior()
+    other, changed = FakePrior(), rows()
     other.precision = "bf16"
-    changed = rows()
     changed.loc[5, "sha256"] = "f" * 64
-    moved = rows().assign(split=["train"] * 5 + ["val"])
-    keys = [key, targets.cache_key(make("prior", FakePrior(2.0)), rows(), 1), targets.cache_key(make("prior", other), rows(), 1),
-            targets.cache_key(make("prior"), changed, 1), targets.cache_key(make("prior"), moved, 1),
-            targets.cache_key(make("prior"), rows()[::-1], 1), targets.cache_key(make("prior"), rows(), 1, 2),
-            targets.cache_key(targets.make_target("prior", FakePrior(), 11, SETTINGS, seed=1), rows(), 1)]
-    keys += [targets.cache_key(make(kind), rows(), seed) for kind in ("shuffled", "noised") for seed in (1,)]
-    keys += [targets.cache_key(make("shuffled"), rows(), 2), targets.cache_key(make("error"), rows(), 1)]
-    fewer = SimpleNamespace(error_draws=2)
-    keys.append(targets.cache_key(targets.make_target("error", FakePrior(), 10, fewer, seed=1), rows(), 1))
-    keys += [targets.cache_key(make("denoiser", network=nn.Conv2d(3, 3, 1)), rows(), 1) for _ in range(2)]
-    assert len(set(keys)) == len(keys)
-
-
-@pytest.mark.parametrize("kind", ["prior", "shuffled", "error", "multistep"])
-def test_live_targets_equal_the_cache(x, kind):
-    cached, scale = targets.compute_targets(make(kind), batches(x), SPLITS, seed=1)
-    live = targets.LiveTargets(make(kind), lambda chosen: x[chosen], NAMES, SPLITS, seed=1, batch_size=4)
-    assert live.shape == tuple(cached.shape) and live.scale == pytest.approx(scale)
-    torch.testing.assert_close(live[torch.tensor([5, 0, 2])], cached[[5, 0, 2]], atol=1e-3, rtol=1e-3)
+    found = [(make("prior"), rows()), (make("prior", FakePrior(2.0)), rows()), (make("prior", other), rows()),
+             (make("prior"), changed), (make("prior"), rows()[::-1]), (make("prior"), rows(), 2), (make("shuffled"), rows()),
+             (targets.make_target("prior", FakePrior(), 11, SETTINGS, seed=1), rows()), (make("noised"), rows()),
+             (targets.make_target("shuffled", FakePrior(), 10, SETTINGS, seed=2), rows()), (make("error"), rows()),
+             (targets.make_target("error", FakePrior(), 10, SimpleNamespace(error_draws=2), seed=1), rows()),
+             (make("denoiser"), rows())]
+    assert len({targets.cache_key(*arguments) for arguments in found}) == len(found)
+    assert targets.cache_key(*found[0]) == targets.cache_key(make("prior"), rows())
 
 
 @pytest.mark.parametrize("kind", ["prior", "multistep", "noised", "error", "highpass", "random", "wavelet"])
