@@ -3,8 +3,6 @@
 Every function returns a tidy DataFrame; `findings` summarises what makes results suspect.
 """
 
-import itertools
-
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
@@ -76,33 +74,6 @@ def near_duplicates(rows):
     found = found[(found["look"] != found["other"]) | (found["path"] < found["path_other"])]
     found = found.drop(columns=["look", "other", "sha256", "sha256_other", "pair", "pair_other"])
     return found.sort_values(["bits", "path"], ignore_index=True), left_out
-
-
-def split_disjointness(rows):
-    """Images that two splits share, for each pair of splits and label: first, second, first_n, second_n (different images),
-    shared (equal bytes), near (similar to one of the first but not equal; null without perceptual hashes)."""
-    found = []
-    for label, part in rows.groupby("label"):
-        splits = dict(list(part.groupby(part["split"].astype(str))))
-        for (one, first), (other, second) in itertools.combinations(splits.items(), 2):
-            digests = [set(half["sha256"]) for half in (first, second)]
-            shared = digests[0] & digests[1]
-            near = _near_count(first, second, shared) if "phash" in rows else pd.NA
-            found.append({"first": one, "second": other, "first_n": len(digests[0]), "second_n": len(digests[1]),
-                          "shared": len(shared), "near": near, "label": label})
-    return pd.DataFrame(found, columns=["first", "second", "first_n", "second_n", "shared", "near", "label"])
-
-
-def _near_count(first, second, shared):
-    """Different images of `second`, outside `shared`, whose hash is at most NEAR bits from one of `first`."""
-    second = second[~second["sha256"].isin(shared)].drop_duplicates("sha256")
-    left, right = (np.unique(part["phash"].dropna().to_numpy(np.uint64)) for part in (first, second))
-    hashes = np.unique(np.concatenate([left, right]))
-    in_left, in_right = np.isin(hashes, left), np.isin(hashes, right)
-    similar = set(hashes[in_left & in_right].tolist())
-    for one, other in zip(*near_pairs(hashes)[:2]):
-        similar |= {int(hashes[b]) for a, b in ((one, other), (other, one)) if in_left[a] and in_right[b]}
-    return int(second["phash"].isin(similar).sum())
 
 
 # ---- formats -----------------------------------------------------------------------------------------------------------
@@ -212,9 +183,9 @@ def grid_probe(sets):
 
 # ---- all of it ---------------------------------------------------------------------------------------------------------
 def audit(rows, seed=0):
-    """All tables of a manifest, a dict: format_probe, format_counts, shared_reals, duplicates, near_duplicates, splits."""
+    """All tables of a manifest, a dict: format_probe, format_counts, shared_reals, duplicates, near_duplicates."""
     return {"format_probe": format_probe(rows, seed), "format_counts": format_counts(rows), "shared_reals": shared_reals(rows),
-            "duplicates": duplicates(rows), "near_duplicates": near_duplicates(rows)[0], "splits": split_disjointness(rows)}
+            "duplicates": duplicates(rows), "near_duplicates": near_duplicates(rows)[0]}
 
 
 def findings(tables):

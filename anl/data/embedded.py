@@ -189,20 +189,16 @@ def read_embedded(folder):
     """
     folder = Path(folder)
     fix = "get it with `dvc pull benchmark`, or make it with `anl make benchmark`"
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise UserError(f"{path} is missing; {fix}")
     try:
-        rows = pd.read_parquet(path)
-        lacking = [name for name in COLUMNS if name not in rows]
+        rows = pd.read_parquet(folder / MANIFEST, columns=list(COLUMNS))
+    except FileNotFoundError:
+        raise UserError(f"{folder / MANIFEST} is missing; {fix}") from None
     except (OSError, KeyError, ValueError, pyarrow.ArrowException) as problem:
-        raise UserError(f"{folder} cannot be read ({reason(problem)}); delete it and {fix}") from None
-    if lacking:
-        raise UserError(f"{path} lacks the column(s) {', '.join(lacking)}; delete {folder} and {fix}")
+        raise UserError(f"{folder / MANIFEST} cannot be read ({reason(problem)}); delete {folder} and {fix}") from None
     for name in rows["path"].str.extract(OWN)[0].dropna().map("images-{}.parquet".format).unique():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing; {fix}")
-    return rows[list(COLUMNS)].reset_index(drop=True)
+    return rows
 
 
 def read_parts(folder):

@@ -1,13 +1,11 @@
 """The data card of the real photographs, and the check of their folder."""
 
-import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from anl.io import UserError, sha256_of
+import pandas as pd
 
-CARD_COLUMNS = ("file", "sha256", "bytes", "width", "height", "format", "licence", "author", "source", "package",
-                "path_in_package", "group")
+from anl.io import UserError, sha256_of
 
 
 @dataclass(frozen=True)
@@ -36,20 +34,18 @@ class Photo:
         return self.group or self.id
 
 
+CARD_COLUMNS = tuple(field.name for field in fields(Photo))
+
+
 def read_card(path):
     """The photographs of a data card, sorted by file. Raises UserError if the card or one of its columns is missing."""
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            missing = set(CARD_COLUMNS) - set(reader.fieldnames or ())
-            if missing:
-                raise UserError(f"{path} lacks the column(s) {', '.join(sorted(missing))}; restore it with `git checkout`")
-            rows = [{key: row[key] for key in CARD_COLUMNS} for row in reader]
+        card = pd.read_csv(path, dtype={field.name: field.type for field in fields(Photo)}, keep_default_na=False)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; restore it with `git checkout`") from None
-    numbers = ("bytes", "width", "height")
-    return sorted((Photo(**{key: int(value) if key in numbers else value for key, value in row.items()}) for row in rows),
-                  key=lambda photo: photo.file)
+    if missing := set(CARD_COLUMNS) - set(card):
+        raise UserError(f"{path} lacks the column(s) {', '.join(sorted(missing))}; restore it with `git checkout`")
+    return [Photo(**row) for row in card[list(CARD_COLUMNS)].sort_values("file").to_dict("records")]
 
 
 def check_folder(photos, folder):

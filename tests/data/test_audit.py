@@ -52,17 +52,6 @@ def test_a_regeneration_is_no_near_duplicate_of_its_own_real():
     assert audit.near_duplicates(table)[0].empty
 
 
-def test_images_shared_by_splits_are_counted_by_class():
-    table = duplicated()
-    table.loc[5, "sha256"] = table.loc[7, "sha256"]  # generated, test and train
-    found = audit.split_disjointness(table)
-    leaks = found[found["shared"] > 0]
-    assert leaks[["first", "second", "label", "shared"]].to_numpy().tolist() == [["test", "train", 1, 1]]
-    near = found[found["near"] > 0]  # rows 1 and 2, rows 4 and 5
-    assert near[["first", "second", "label", "near"]].to_numpy().tolist() == [["train", "val", 0, 1], ["test", "train", 1, 1]]
-    assert len(found) == 6 and audit.split_disjointness(table.drop(columns="phash"))["near"].isna().all()
-
-
 # ---- formats -------------------------------------------------------------------------------------------------------------
 def test_formats_that_reveal_the_class_are_found():
     probe = audit.format_probe(rows(200))

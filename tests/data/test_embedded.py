@@ -149,7 +149,7 @@ def test_an_incomplete_benchmark_is_named(world, tmp_path):
     with pytest.raises(UserError, match="images-vae.parquet is missing"):
         embedded.read_embedded(folder)
     pd.DataFrame({"path": ["x"]}).to_parquet(folder / "manifest.parquet")
-    with pytest.raises(UserError, match=r"lacks the column\(s\) image_id"):
+    with pytest.raises(UserError, match="cannot be read .*image_id"):
         embedded.read_embedded(folder)
     (folder / "manifest.parquet").write_bytes(b"nothing")
     with pytest.raises(UserError, match="cannot be read"):
