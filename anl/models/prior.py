@@ -31,14 +31,6 @@ class NoisePrior:
     precision : {"bf16", "fp16", "fp32"}
         What the UNet computes in, by autocast. Weights, latents and results are always float32.
 
-    Attributes
-    ----------
-    steps : int
-        Length T of the schedule.
-    alphas_cumprod : Tensor
-        float64 (T,), on the CPU.
-    channels, factor : int
-        Channels of z, and image pixels along one side of its cells (1 for a pixel prior, 8 for Stable Diffusion).
     """
 
     def __init__(self, unet, scheduler, device=None, precision="bf16", vae=None, prompt=None):
@@ -48,22 +40,16 @@ class NoisePrior:
         self.unet = unet.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
         self.vae = vae if vae is None else vae.eval().requires_grad_(False).to(self.device)
         self.prompt = prompt if prompt is None else prompt.detach().to(self.device)
-        self.steps = scheduler.config.num_train_timesteps
-        self.alphas_cumprod = scheduler.alphas_cumprod.double()
+        self.steps = scheduler.config.num_train_timesteps  # T
+        self.alphas_cumprod = scheduler.alphas_cumprod.double()  # (T,), on the CPU
         self._scales = [(math.sqrt(a), math.sqrt(1 - a)) for a in self.alphas_cumprod.tolist()]
         self.prediction_type = getattr(scheduler.config, "prediction_type", "epsilon")
-        self.channels = unet.config.in_channels
+        self.channels = unet.config.in_channels  # of z; its cells have `factor` image pixels on a side
         self.factor = 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
 
     @classmethod
     def load(cls, source, device=None, precision="bf16", revision=None):
-        """Load a prior from a diffusers folder, a preset or `hf://owner/name` with its full commit as `revision`.
-
-        Raises
-        ------
-        UserError
-            If it cannot be found, is damaged, or is a model this class does not support (see anl.models.prior_loading).
-        """
+        """Load a prior from a diffusers folder, a preset or the hub; see `anl.models.prior_loading.locate`."""
         unet, scheduler, vae, prompt = read_prior(*locate(source, revision))
         return cls(unet, scheduler, device, precision, vae, prompt)
 
@@ -153,23 +139,18 @@ class NoisePrior:
         a) for the clean image. The last two are computed in float64: at the first steps sqrt(1 - a) is only 0.01.
         """
         signal, sigma = self._scales[self.check_step(step) - 1]
-        prediction = self._predict(z, step)
+        inputs = z.to(self.device, memory_format=torch.channels_last)
+        prompt = () if self.prompt is None else (self.prompt.expand(len(z), -1, -1),)
+        with autocast(self.device, self.precision):
+            prediction = self.unet(inputs, int(step) - 1, *prompt).sample
+        prediction = prediction[:, :self.channels].float().contiguous().to(z.device)  # without learned variances
+        check_finite(prediction, step, self.precision)
         if self.prediction_type == "epsilon":
             return prediction, (z - sigma * prediction) / signal
         p, z = prediction.double(), z.double()
         if self.prediction_type == "v_prediction":
             return (signal * p + sigma * z).float(), (signal * z - sigma * p).float()
         return ((z - signal * p) / sigma).float(), prediction
-
-    def _predict(self, z, step):
-        """The network's output at `step`, without learned variances: float32 (B, channels, h, w) on z's device."""
-        inputs = z.to(self.device, memory_format=torch.channels_last)
-        prompt = () if self.prompt is None else (self.prompt.expand(len(z), -1, -1),)
-        with autocast(self.device, self.precision):
-            prediction = self.unet(inputs, self.check_step(step) - 1, *prompt).sample
-        prediction = prediction[:, :self.channels].float().contiguous().to(z.device)
-        check_finite(prediction, step, self.precision)
-        return prediction
 
 
 def check_finite(noise, step, precision):
@@ -193,18 +174,14 @@ def save_prior(unet, folder):
     noise_scheduler().save_pretrained(Path(folder) / "scheduler")
 
 
-def training_loss(objective, step=None, precision="bf16"):
+def training_loss(objective, step=None):
     """The loss (unet, x, generator) -> scalar of a prior, or of a denoiser that is a control for it.
 
     Parameters
     ----------
     objective : {"diffusion", "denoiser", "blind_denoiser"}
-        A DDPM over its whole schedule (Ho et al. 2020, eq. 14); at the single step `step`; at steps 1 to `step`, whose
-        number the network does not see. A denoiser, saved with `save_prior`, is run as `NoisePrior.noise(x, step)`.
-    step : int, optional
-        1-based; of a denoiser.
-    precision : str
-        See anl.models.precision.
+        A DDPM over its whole schedule (Ho et al. 2020, eq. 14); at the single 1-based `step`; at steps 1 to `step`,
+        whose number the network does not see. A denoiser is run as `NoisePrior.noise(x, step)`.
     """
     last = TRAIN_STEPS - 1 if objective == "diffusion" else step - 1
     first = last if objective == "denoiser" else 0
@@ -212,6 +189,6 @@ def training_loss(objective, step=None, precision="bf16"):
     def loss(unet, x, generator):
         blind = objective == "blind_denoiser"
         model = (lambda noised, timestep: unet(noised, torch.full_like(timestep, last))) if blind else unet
-        return noise_prediction_loss(model, x, generator, first, last, precision)
+        return noise_prediction_loss(model, x, generator, first, last)
 
     return loss

@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from anl.io import UserError, sha256_of
 from anl.models import precision, prior
+from anl.models.baselines import frozen_hash
 from anl.models.generators.diffusion import noise_scheduler
 from anl.models.prior import NoisePrior, build_prior, save_prior, training_loss
 from tests import tiny_priors
@@ -55,29 +56,23 @@ def test_bf16_is_fp32_on_a_cpu_without_it(folders, monkeypatch):
         NoisePrior.load(folders["own"], precision="half")
 
 
-@pytest.mark.parametrize("step", [0, -1, 1001, 2.5, True])
-def test_a_step_outside_the_schedule_is_refused(folders, step):
-    with pytest.raises(UserError, match="is not one of the prior's steps 1 to 1000"):
-        NoisePrior.load(folders["own"]).noise(images(), step)
-
-
-def test_infinite_output_is_refused(folders):
+def test_steps_and_images_that_cannot_work(folders):
+    frozen = NoisePrior.load(folders["own"], precision="fp32")
+    for step in (0, -1, 1001, 2.5, True):
+        with pytest.raises(UserError, match="is not one of the prior's steps 1 to 1000"):
+            frozen.noise(images(), step)
     with pytest.raises(UserError, match="noise at step 3 holds NaN or infinite numbers in fp32"):
-        NoisePrior.load(folders["own"], precision="fp32").noise(torch.full((1, 3, 16, 16), float("inf")), 3)
+        frozen.noise(torch.full((1, 3, 16, 16), float("inf")), 3)
 
 
 @pytest.mark.parametrize("kind", ["pixel", "latent", "own"])
 def test_the_prior_is_frozen(folders, kind):
-    before = sha256_of(folders[kind])
-    frozen = NoisePrior.load(folders[kind])
-    models = [model for model in (frozen.unet, frozen.vae) if model is not None]
-    weights = [{key: value.clone() for key, value in model.state_dict().items()} for model in models]
-    x = images().requires_grad_()
+    before, frozen = sha256_of(folders[kind]), NoisePrior.load(folders[kind])
+    weights, x = frozen_hash(frozen), images().requires_grad_()
     assert not frozen.noise(x, 1).requires_grad and not frozen.denoise(frozen.encode(x), 1).requires_grad
-    for model, held in zip(models, weights, strict=True):
+    for model in filter(None, (frozen.unet, frozen.vae)):
         assert not model.training and not any(p.requires_grad for p in model.parameters())
-        assert all(torch.equal(held[key], value) for key, value in model.state_dict().items())
-    assert sha256_of(folders[kind]) == before
+    assert frozen_hash(frozen) == weights and sha256_of(folders[kind]) == before
 
 
 def test_learned_variances_are_dropped(folders):
@@ -109,7 +104,7 @@ class Oracle(nn.Module):
         return SimpleNamespace(sample=self.output)
 
 
-@pytest.mark.parametrize("step", [1, 2, 300, 1000])
+@pytest.mark.parametrize("step", [1, 300, 1000])
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_every_parametrisation_gives_the_same_noise(prediction_type, channels, step):

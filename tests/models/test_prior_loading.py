@@ -251,12 +251,6 @@ def test_a_failed_download_is_one_line(downloads):
     assert "\n" not in str(raised.value)
 
 
-def test_a_repository_that_is_no_prior_is_named(downloads, tmp_path):
-    downloads.answer = str(tmp_path)
-    with pytest.raises(UserError, match="tiny/prior@0123456789ab holds no diffusion prior: unet/ is missing"):
-        NoisePrior.load("hf://tiny/prior", revision=COMMIT)
-
-
 def test_neither_pickles_nor_variants_nor_single_file_checkpoints_are_fetched():
     def fetched(file):
         return any(fnmatch(file, pattern) for pattern in prior_loading.PATTERNS)

@@ -10,8 +10,6 @@ from torch import nn
 
 from anl.io import atomic_file, identity
 
-__all__ = ["FeatureCache", "weights_hash"]
-
 
 class FeatureCache:
     """A function of images whose results are kept on disk, in float16, one safetensors file for each image.
@@ -54,10 +52,9 @@ class FeatureCache:
 
 
 def _read(path):
-    """The stored tensor, or None if the file is missing or damaged."""
     try:
         return load_file(path)["value"]
-    except (OSError, KeyError, SafetensorError):
+    except (OSError, KeyError, SafetensorError):  # missing or damaged
         return None
 
 

@@ -15,19 +15,10 @@ KINDS = ("timm", "untrained")
 class Encoder:
     """A frozen timm model: image (B, 3, H, W) in [-1, 1] -> features (B, D) on the image's device.
 
-    Images are enlarged to the model's own size (bicubic) and normalised as the model expects.
-
-    Parameters
-    ----------
-    name : str
-        `timm:NAME` with timm's published weights, or `untrained:NAME`, random weights as a control. NAME is one of
-        `timm.list_models()`; of the pretrained `tf_efficientnet_lite0` the last stage is used (see `features_of`).
-    device : torch.device or str
-
-    Raises
-    ------
-    UserError
-        If the name is unknown, or the weights cannot be had.
+    Images are enlarged to the model's own size (bicubic) and normalised as the model expects. The name is `timm:NAME`
+    with timm's published weights, or `untrained:NAME`, random weights as a control; NAME is one of `timm.list_models()`.
+    Of the pretrained `tf_efficientnet_lite0` the last stage is used. UserError if the name is unknown, or the weights
+    cannot be had.
     """
 
     precision = "fp32"
@@ -45,7 +36,7 @@ class Encoder:
     @property
     def channels(self):
         """D, the length of the features."""
-        if hasattr(self.model, "feature_info") and not hasattr(self.model, "num_features"):
+        if not hasattr(self.model, "num_features"):
             return self.model.feature_info.channels()[-1]
         return getattr(self.model, "head_hidden_size", None) or self.model.num_features
 
