@@ -12,7 +12,6 @@ logits, not divided by logit(generated) - logit(real), which is near zero for pa
 """
 
 import zlib
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,52 +24,18 @@ from anl.evaluation.scoring import full_precision
 from anl.io import UserError
 from anl.models import attention
 
-MEASURES = ("entropy", "effective_support", "loudest_tenth")
 COMPARISONS = (("deletion", "random"), ("insertion", "random"), ("deletion", "rising"))  # curve, order compared with falling
 
 
-class Curves(NamedTuple):
-    """Result of `curves`.
+def choose_pairs(rows, count, generator):
+    """Positions in manifest rows of up to `count` test pairs of a generator, spread evenly over the photographs.
 
-    Attributes
-    ----------
-    table : DataFrame
-        A row per curve, order and share of cells replaced: mean logit and n.
-    areas : DataFrame
-        A row per curve, order and image: area under its curve, in logits.
-    maps : dict
-        `real` and `generated` -> float64 (N, h, w).
-    """
-
-    table: pd.DataFrame
-    areas: pd.DataFrame
-    maps: dict
-
-
-class Study(NamedTuple):
-    """Tables of `study`, each with a column `variant`: support of the maps, curves, and differences between areas."""
-
-    support: pd.DataFrame
-    curves: pd.DataFrame
-    differences: pd.DataFrame
-
-
-def choose_pairs(rows, count, generators):
-    """Positions of up to `count` test pairs, spread evenly over the photographs, generators in turn.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Manifest rows with pairs.
-    count : int
-    generators : list of str
-        Usually the seen one alone: where a detector takes regenerations for more real than photographs, areas change
-        their sign, and a mean over such generators says nothing.
+    The generator should be the seen one: where a detector takes regenerations for more real than photographs, areas
+    change their sign.
 
     Returns
     -------
     real, generated : array of int
-        Positions in `rows`.
 
     Raises
     ------
@@ -79,18 +44,12 @@ def choose_pairs(rows, count, generators):
     """
     rows = rows.reset_index(drop=True)
     test = rows[(rows["split"] == "test") & (rows["pair"] != "")]
-    real = test[test["label"] == 0].sort_values(["group", "image_id"])
-    rank = real.groupby("group").cumcount()
-    real = real.assign(rank=rank).sort_values(["rank", "group"], kind="stable")
-    place = {(row.pair, row.generator): index for index, row in zip(test.index, test.itertuples(index=False))}
-    chosen = []
-    for index, pair in zip(real.index, real["pair"]):
-        partner = place.get((pair, generators[len(chosen) % len(generators)]))
-        if partner is not None and len(chosen) < count:
-            chosen.append((index, partner))
-    if not chosen:
-        raise UserError(f"the benchmark has no test pairs of {', '.join(generators)}; choose a paired generator")
-    return tuple(np.array(chosen).T)
+    partner = {pair: index for index, pair in test.loc[test["generator"] == generator, "pair"].items()}
+    real = test[(test["label"] == 0) & test["pair"].isin(partner)].sort_values(["group", "image_id"])
+    real = real.assign(rank=real.groupby("group").cumcount()).sort_values(["rank", "group"], kind="stable").head(count)
+    if real.empty:
+        raise UserError(f"the benchmark has no test pairs of {generator}; choose a paired generator")
+    return real.index.to_numpy(), real["pair"].map(partner).to_numpy()
 
 
 def read_out(model, pixels, device, batch_size=64, kind="attention"):
@@ -148,8 +107,8 @@ def support_table(maps):
                          "effective_support": attention.effective_support(maps).numpy(), "loudest_tenth": loudest})
 
 
-def curves(model, real, generated, *, seed, device, orders=3, steps=4, batch_size=64, kind="attention"):
-    """Mean logit against the share of cells replaced, for deletion and insertion in three orders.
+def areas(model, real, generated, *, seed, device, orders=3, steps=4, batch_size=64, kind="attention"):
+    """Areas under the logit against the share of cells replaced, and the maps that the orders come from.
 
     Parameters
     ----------
@@ -166,31 +125,25 @@ def curves(model, real, generated, *, seed, device, orders=3, steps=4, batch_siz
 
     Returns
     -------
-    Curves
+    areas : dict
+        (curve, order) -> float64 (N,), in logits; curves `deletion`, `insertion`, orders `falling`, `rising`, `random`.
+    maps : dict
+        `real` and `generated` -> float64 (N, h, w).
     """
     read = {"device": device, "batch_size": batch_size, "kind": kind}
     (real_logit, real_maps), (logit, maps) = (read_out(model, part, **read) for part in (real, generated))
-    cells = maps[0].size
-    counts = np.unique(np.rint(np.linspace(0, cells, steps + 1)).astype(int))
-    shares = counts / cells
+    counts = np.unique(np.rint(np.linspace(0, maps[0].size, steps + 1)).astype(int))
     falling, random = cell_orders(maps, generated, seed, orders)
     scores = []  # of deletion: (order, pair, count)
     for order in (falling, falling[:, ::-1], *random):
         place = np.argsort(order, axis=1).reshape(maps.shape)  # (N, h, w): when each cell is replaced
         inner = [read_out(model, mix(real, generated, place < count), **read)[0] for count in counts[1:-1]]
         scores.append(np.column_stack([logit, *inner, real_logit]))
-    deletion = {"falling": scores[0], "rising": scores[1], "random": np.mean(scores[2:], axis=0)}
+    down, up, random = np.trapezoid([scores[0], scores[1], np.mean(scores[2:], axis=0)], counts / maps[0].size, axis=2)
     # inserting the first cells of an order is deleting the last ones of its reverse
-    insertion = {"falling": scores[1], "rising": scores[0], "random": deletion["random"]}
-    table, areas = [], []
-    for curve, lines, axis, step in (("deletion", deletion, shares, 1), ("insertion", insertion, 1 - shares[::-1], -1)):
-        for order, values in lines.items():
-            values = values[:, ::step]
-            table += [{"curve": curve, "order": order, "share": share, "logit": mean, "n": len(values)}
-                      for share, mean in zip(axis, values.mean(0))]
-            areas.append(pd.DataFrame({"curve": curve, "order": order, "image": np.arange(len(values)),
-                                       "area": np.trapezoid(values, axis, axis=1)}))
-    return Curves(pd.DataFrame(table), pd.concat(areas, ignore_index=True), {"real": real_maps, "generated": maps})
+    found = {("deletion", "falling"): down, ("deletion", "rising"): up, ("deletion", "random"): random,
+             ("insertion", "falling"): up, ("insertion", "rising"): down, ("insertion", "random"): random}
+    return found, {"real": real_maps, "generated": maps}
 
 
 def cell_orders(maps, images, seed, count):
@@ -214,13 +167,13 @@ def mix(real, generated, cells):
     return np.where(marked[..., None], real, generated)
 
 
-def study(variants, real, generated, group, *, seed, replicates, device, orders=3, steps=4, batch_size=64, kind="attention"):
-    """Support, curves and differences between areas of several variants on the same pairs.
+def study(models, real, generated, group, *, seed, replicates, device, orders=3, steps=4, batch_size=64, kind="attention"):
+    """Support of the maps and differences between areas of several detectors on the same pairs.
 
     Parameters
     ----------
-    variants : dict
-        Name -> its detectors, one per training seed.
+    models : dict
+        Variant -> detector.
     real, generated : array, uint8 (N, H, W, 3)
         Pairs.
     group : array of str, (N,)
@@ -228,40 +181,24 @@ def study(variants, real, generated, group, *, seed, replicates, device, orders=
     seed, replicates : int
         Of the random orders and of the bootstrap.
     device, orders, steps, batch_size, kind
-        As of `curves`.
+        As of `areas`.
 
     Returns
     -------
-    Study
-        support: a row per variant and `images` (`real`, `generated`) with MEASURES, their 95 % intervals, cells, seeds,
-        n. differences: area of the falling order minus that of a reference order; evidence where the map is loud is
-        below 0 for deletion, above 0 for insertion.
+    DataFrame
+        variant, images (`real`, `generated`), metric, mean, low, high (95 % interval over photographs), n. Metrics are
+        the columns of `support_table`, and areas of the falling order minus those of another one, such as `deletion minus
+        random`: evidence where the map is loud is below 0 for deletion, above 0 for insertion.
     """
-    support, lines, differences = [], [], []
-    options = {"seed": seed, "device": device, "orders": orders, "steps": steps, "batch_size": batch_size, "kind": kind}
-    draws = bootstrap.draw_groups(group, replicates, seed)
-    for variant, models in variants.items():
-        found = [curves(model, real, generated, **options) for model in models]
-        size = {"seeds": len(models), "n": len(generated)}
-        for images, maps in found[0].maps.items():
-            tables = [support_table(item.maps[images]) for item in found]
-            row = {"variant": variant, "images": images}
-            for name in MEASURES:
-                row |= _named(name, [table[name].to_numpy() for table in tables], group, draws)
-            support.append(row | {"cells": maps[0].size} | size)
-        lines.append(found[0].table.assign(variant=variant, seeds=len(models),
-                                           logit=np.mean([item.table["logit"] for item in found], axis=0)))
-        for curve, reference in COMPARISONS:
-            each = []
-            for item in found:
-                wide = item.areas[item.areas["curve"] == curve].pivot(index="image", columns="order", values="area")
-                each.append((wide["falling"] - wide[reference]).to_numpy())
-            differences.append({"variant": variant, "curve": curve, "reference": reference}
-                               | _named("difference", each, group, draws) | size)
-    return Study(pd.DataFrame(support), pd.concat(lines, ignore_index=True), pd.DataFrame(differences))
-
-
-def _named(name, each, group, draws):
-    """Columns name, name_low, name_high: the mean over seeds and images of per-image values, a list of (N,)."""
-    found = bootstrap.interval([values.mean() for values in each], [draws.mean(values, group) for values in each], len(draws.names))
-    return {name: float(found.mean), f"{name}_low": float(found.low), f"{name}_high": float(found.high)}
+    draws, rows = bootstrap.draw_groups(group, replicates, seed), []
+    for variant, model in models.items():
+        area, maps = areas(model, real, generated, seed=seed, device=device, orders=orders, steps=steps,
+                           batch_size=batch_size, kind=kind)
+        values = {(images, name): column for images in maps for name, column in support_table(maps[images]).items()}
+        values |= {("generated", f"{curve} minus {order}"): area[curve, "falling"] - area[curve, order]
+                   for curve, order in COMPARISONS}
+        for (images, metric), each in values.items():
+            found = bootstrap.interval([each.mean()], [draws.mean(each, group)], len(draws.names))
+            rows.append({"variant": variant, "images": images, "metric": metric, "mean": float(found.mean),
+                         "low": float(found.low), "high": float(found.high), "n": len(generated)})
+    return pd.DataFrame(rows)

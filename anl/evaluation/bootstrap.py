@@ -20,7 +20,7 @@ a quantile between those of the two parts, weighted by their variances (Cochran 
 
 G being the number of photographs. Where the seeds dominate, this is Student's t with n - 1 degrees of freedom. With one
 quantile of Satterthwaite's degrees of freedom in place of t, nominal 95 % intervals of 3 seeds cover as little as 92 %;
-with this one 93 to 97.6 % (see tests/evaluation/test_bootstrap.py). With one seed V is the bootstrap variance, with
+with this one 93 to 97.6 % (tests/evaluation/test_bootstrap.py). With one seed V is the bootstrap variance, with
 G - 1 degrees of freedom, and the interval says nothing about other seeds.
 
 References

@@ -77,13 +77,6 @@ def as_list(seen):
     return [seen] if isinstance(seen, str) else list(seen)
 
 
-def reliability(label, probability, bins=ECE_BINS):
-    """Table of a reliability diagram over bins of equal mass: probability (mean in the bin), share (of generated), n."""
-    frame = pd.DataFrame({"probability": np.asarray(probability, float), "share": np.asarray(label, float)})
-    grouped = frame.groupby(equal_mass_bins(frame["probability"].to_numpy(), bins))
-    return grouped.mean().assign(n=grouped.size()).reset_index(drop=True)
-
-
 def reliability_table(scores, *, seen, view, target_fpr=0.05, replicates=1000, seed=0, bins=ECE_BINS):
     """Reliability diagrams of every variant, before and after temperature scaling.
 
@@ -131,9 +124,10 @@ def reliability_table(scores, *, seen, view, target_fpr=0.05, replicates=1000, s
 
 
 def _bins(label, probability, group, counts, bins):
-    """`reliability` with percentile intervals: shares in a bin can be near 0 or 1, where symmetric ones fail."""
+    """Bins of equal mass with percentile intervals: shares in a bin can be near 0 or 1, where symmetric ones fail."""
     place = equal_mass_bins(probability, bins)
-    table = reliability(label, probability, bins)
+    grouped = pd.DataFrame({"probability": probability, "share": label.astype(float)}).groupby(place)
+    table = grouped.mean().assign(n=grouped.size()).reset_index(drop=True)
     generated, images = (np.zeros((len(table), len(counts))) for _ in range(2))
     np.add.at(generated, (place, group), label)
     np.add.at(images, (place, group), 1)

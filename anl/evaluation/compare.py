@@ -8,7 +8,7 @@ import pandas as pd
 
 from anl.evaluation import bootstrap
 from anl.evaluation.calibration import REAL, Calibration, as_list, calibrate_run
-from anl.evaluation.metrics import AT_THRESHOLD, PROBABILISTIC, Sample, Scores, check, metric, paired_wins
+from anl.evaluation.metrics import CALIBRATED, Sample, Scores, check, metric, paired_wins
 from anl.io import UserError
 
 UNSEEN = "unseen"
@@ -61,10 +61,9 @@ class Best(NamedTuple):
     Attributes
     ----------
     verdict : str
-        `best`: above every rival, each pairwise interval above zero. `not best`: a rival is above, after Holm's
-        correction. `undecided`: neither.
+        `best`: above every rival, each pairwise interval above zero. `not best`: a rival is above. `undecided`: neither.
     above, below : int
-        Number of rivals that the candidate is above and below after Holm's correction.
+        Number of rivals that the candidate is above and below; these and `not best` after Holm's correction.
     table : DataFrame
         A row per rival: rival, difference (candidate minus rival), low, high, p, p_holm, seeds, n.
     """
@@ -138,27 +137,14 @@ def compare(scores, baseline=None, *, metrics=METRICS, seen, disjoint=None, view
 
 
 def best_of(scores, candidate, rivals=None, *, metric="auroc", generator=UNSEEN, view="matched", seen, disjoint=None,
-            replicates=1000, seed=0, target_fpr=0.05, level=0.95, higher_is_better=True):
-    """Whether a variant is better than all its rivals: "best" is a claim about every one of them.
+            replicates=1000, seed=0, target_fpr=0.05, level=0.95):
+    """Whether a variant is better than all its rivals, by default all other variants; parameters as of `compare`.
 
-    Parameters
-    ----------
-    scores, seen, disjoint, replicates, seed, target_fpr, level
-        As of `compare`.
-    candidate : str
-        Variant that is claimed to be best.
-    rivals : sequence of str, optional
-        By default all other variants.
-    metric, generator, view : str
-        What is compared.
-    higher_is_better : bool
-        False for nll, brier, ece and fpr.
+    `best` needs no correction: all pairwise differences have to hold (intersection-union test, Berger 1982).
 
     Returns
     -------
     Best
-        No correction is needed for `best`, where all pairwise differences have to hold (intersection-union test,
-        Berger 1982); `not best` and the counts are corrected by Holm's method.
 
     References
     ----------
@@ -176,19 +162,12 @@ def best_of(scores, candidate, rivals=None, *, metric="auroc", generator=UNSEEN,
     place = (generator, view, metric)
     if (candidate, *place) not in measured.values:
         raise UserError(f"there is no {metric} of generator '{generator}' in view '{view}'; check the names")
-    sign = 1 if higher_is_better else -1
-    rows = []
-    for rival in rivals:
-        found = measured.contrast({(candidate, *place): 1, (rival, *place): -1}, level)
-        rows.append({"rival": rival, "difference": float(found.mean), "low": float(found.low),
-                     "high": float(found.high), "p": float(found.p_value), "seeds": len(measured.seeds[candidate]),
-                     "n": measured.photographs[generator, view][0]})
-    table = pd.DataFrame(rows)
-    table.insert(5, "p_holm", holm(table["p"]))
-    significant = table["p_holm"] < 1 - level
-    above, below = (significant & (side * table["difference"] > 0) for side in (sign, -sign))
-    lower = table["low"] if higher_is_better else -table["high"]
-    verdict = "best" if (lower > 0).all() else "not best" if below.any() else "undecided"
+    found = bootstrap.stack([measured.contrast({(candidate, *place): 1, (rival, *place): -1}, level) for rival in rivals])
+    table = pd.DataFrame({"rival": rivals, "difference": found.mean, "low": found.low, "high": found.high, "p": found.p_value,
+                          "p_holm": holm(found.p_value), "seeds": len(measured.seeds[candidate]),
+                          "n": measured.photographs[generator, view][0]})
+    above, below = ((table["p_holm"] < 1 - level) & (sign * table["difference"] > 0) for sign in (1, -1))
+    verdict = "best" if (table["low"] > 0).all() else "not best" if below.any() else "undecided"
     return Best(verdict, int(above.sum()), int(below.sum()), table)
 
 
@@ -218,8 +197,7 @@ def measure(scores, *, metrics=METRICS, seen, disjoint=None, views=None, replica
         raise UserError(f"no test image was scored in view '{absent[0]}'; choose from {_listed(test['view'].unique())}")
     test = test[test["view"].isin(views)]
     check(test["label"].to_numpy(), test["logit"].to_numpy(float))
-    needed = functions.keys() & (AT_THRESHOLD | PROBABILISTIC)
-    fixed = _calibrations(scores, test, seen, target_fpr) if needed else {}
+    fixed = _calibrations(scores, test, seen, target_fpr) if functions.keys() & CALIBRATED else {}
     kinds = test[["group", "generator"]].drop_duplicates()
     draws = bootstrap.draw_groups(kinds["group"], replicates, seed, kinds["generator"])
     means = _models(test["generator"].unique(), as_list(seen), disjoint or {})
@@ -299,14 +277,13 @@ def _by_generator(columns, generators, groups, fixed):
     label, logit, group, pair = (columns[name] for name in ("label", "logit", "group", "pair"))
     is_real = label == 0
     real, samples = Scores(logit[is_real], group[is_real]), {}
-    options = {"groups": groups, "threshold": fixed.threshold, "temperature": fixed.temperature}
     for place, generator in enumerate(generators):
-        if generator == REAL:
-            samples[REAL] = Sample(real, Scores([], np.zeros(0, int)), **options)
-        elif (mine := columns["generator"] == place).any():
-            both = mine | is_real
+        mine = (columns["generator"] == place) & ~is_real
+        both = mine | is_real
+        if mine.any() or generator == REAL:
             wins = paired_wins(label[both], logit[both], group[both], pair[both])
-            samples[generator] = Sample(real, Scores(logit[mine], group[mine]), wins=wins, **options)
+            samples[generator] = Sample(real, Scores(logit[mine], group[mine]), groups=groups, wins=wins,
+                                        threshold=fixed.threshold, temperature=fixed.temperature)
     return samples
 
 

@@ -13,8 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anl.models.detector import Output, features_of, initialised_from
 
-__all__ = ["BareBackbone", "count", "count_table", "inference_forms", "inference_table", "side_by_side", "time_table"]
-
 
 class BareBackbone(nn.Module):
     """A timm backbone on the pixels, mean pooling, a linear layer: no stem, no noise, no attention."""
@@ -31,20 +29,11 @@ class BareBackbone(nn.Module):
 
 
 def count(model, size):
-    """Parameters, and multiply-adds for one image.
+    """Parameters, and multiply-adds for one image of `size` pixels on a side, two int.
 
-    Parameters
-    ----------
-    model : nn.Module
-        In eval mode. It may lie on the `meta` device, where nothing is computed.
-    size : int
-        Pixels on a side of the image.
-
-    Returns
-    -------
-    parameters, multiply_adds : int
-        Parameters of the module itself, without those of a frozen model that it calls. Multiply-adds of convolutions and
-        matrix products (half of `FlopCounterMode`'s operations), those of frozen models included.
+    The model is in eval mode, on any device; on `meta` nothing is computed. Parameters are the module's own, without those
+    of a frozen model that it calls. Multiply-adds are those of convolutions and matrix products (half of
+    `FlopCounterMode`'s operations), frozen models included.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -53,32 +42,12 @@ def count(model, size):
 
 
 def inference_forms(variants):
-    """The networks that a user runs, in eval mode.
-
-    Parameters
-    ----------
-    variants : dict
-        Name -> detector.
-
-    Returns
-    -------
-    dict
-        Name -> `detector.for_inference()`, or the network itself where it has no such form.
-    """
+    """The networks that a user runs, dict name -> `for_inference()` of a detector, or a network without it, in eval mode."""
     return {name: model.for_inference() if hasattr(model, "for_inference") else model.eval() for name, model in variants.items()}
 
 
 def count_table(models, size, *, baselines):
-    """Parameters and multiply-adds (of one image) of several models, and their ratios to some of them.
-
-    Parameters
-    ----------
-    models : dict
-        Name -> module in eval mode, for example of `inference_forms`.
-    size : int
-        Pixels on a side of the image.
-    baselines : sequence of str
-        Names of the models that ratios refer to.
+    """Parameters and multiply-adds of several models in eval mode (dict name -> module), and their ratios to some of them.
 
     Returns
     -------
@@ -91,22 +60,7 @@ def count_table(models, size, *, baselines):
 
 
 def inference_table(models, size, *, baselines, device, batch_sizes=(1,), repeats=30, warmup=3):
-    """`count_table`, and the time of a forward pass.
-
-    Parameters
-    ----------
-    models, size, baselines
-        As of `count_table`.
-    device : torch.device
-    batch_sizes : sequence of int
-    repeats, warmup : int
-        Rounds of timing, and rounds before them that are not timed.
-
-    Returns
-    -------
-    DataFrame
-        A row per batch size and model: batch_size, and the columns of `count_table` and `time_table`.
-    """
+    """`count_table` and `time_table` of a forward pass, merged: a row per batch size and model, with a column batch_size."""
     models = {name: model.to(device, memory_format=torch.channels_last) for name, model in models.items()}
     counted, tables = count_table(models, size, baselines=baselines), []
     for images in batch_sizes:

@@ -47,7 +47,11 @@ class Scores:
 
     def weighted_mean(self, values, counts):
         """Mean of `values` (n,) under the weights, (R,); NaN where nothing was drawn."""
-        return self.weighted_sum(values, counts) / self.weighted_sum(np.ones(len(self)), counts)
+        return self.weighted_sum(values, counts) / self.total(counts)
+
+    def total(self, counts):
+        """Sum of the weights of all images in each replicate, (R,)."""
+        return self.weighted_sum(np.ones(len(self)), counts)
 
 
 class Sample:
@@ -79,9 +83,8 @@ class Sample:
 
         Parameters
         ----------
-        label : array, (N,)
-            1 for generated, 0 for real.
-        logit : array, (N,)
+        label, logit : array, (N,)
+            1 for generated, 0 for real; and the scores.
         group : array of int, (N,), optional
             Row of `counts` of each image. By default every image is a separate group.
         pair : array of str, (N,), optional
@@ -96,7 +99,9 @@ class Sample:
         group = np.arange(len(label)) if group is None else np.asarray(group)
         check(label, logit)
         real, fake = label == 0, label == 1
-        wins = None if pair is None else paired_wins(label, logit, group, pair_codes(pair))
+        if pair is not None:  # names as integers, -1 where unpaired
+            pair = np.where(np.asarray(pair) == "", -1, np.unique(pair, return_inverse=True)[1])
+        wins = None if pair is None else paired_wins(label, logit, group, pair)
         return cls(Scores(logit[real], group[real]), Scores(logit[fake], group[fake]), wins=wins, threshold=threshold,
                    temperature=temperature, groups=int(group.max(initial=-1)) + 1)
 
@@ -127,16 +132,10 @@ def check(label, logit):
         raise UserError(f"{int((~np.isfinite(logit)).sum())} scores are not finite; train the run again")
 
 
-def pair_codes(pair):
-    """Names of pairs (N,) as integers, -1 for "", which means unpaired."""
-    pair = np.asarray(pair, str)
-    return np.where(pair == "", -1, np.unique(pair, return_inverse=True)[1])
-
-
 def paired_wins(label, logit, group, pair):
     """Wins of generated images over the real image of their pair, as `Scores` of 1, 1/2 or 0; None where none is paired.
 
-    pair: codes of `pair_codes`. A pair with several real images counts the mean over them.
+    pair: names as integers (N,), -1 where unpaired. A pair with several real images counts the mean over them.
     """
     fake, real = (np.flatnonzero((label == side) & (pair >= 0)) for side in (1, 0))
     real = real[np.argsort(pair[real], kind="stable")]
@@ -180,7 +179,7 @@ def auroc(sample, counts):
     """
     gain, _, at_or_above, above = sample.curve(counts)
     lost = (np.einsum("ur,ur->r", gain, at_or_above) + np.einsum("ur,ur->r", gain, above)) / 2
-    return 1 - lost / (_total(sample.fake, counts) * _total(sample.real, counts))
+    return 1 - lost / (sample.fake.total(counts) * sample.real.total(counts))
 
 
 @_metric
@@ -198,19 +197,7 @@ def average_precision(sample, counts):
     gain, positive, negative, _ = sample.curve(counts)
     precision = np.maximum(positive + negative, np.finfo(positive.dtype).tiny)  # where nothing is drawn, the gain is 0
     np.divide(positive, precision, out=precision)
-    return np.einsum("ur,ur->r", gain, precision) / _total(sample.fake, counts)
-
-
-@_metric
-def tpr_at_fpr(sample, counts, *, fpr):
-    """Highest true-positive rate of any threshold whose false-positive rate is at most `fpr`.
-
-    Equals `tpr[fpr <= limit].max()` of `sklearn.metrics.roc_curve(..., drop_intermediate=False)`: no interpolation.
-    """
-    _, positive, negative, _ = sample.curve(counts)
-    positives, negatives = _total(sample.fake, counts), _total(sample.real, counts)
-    reached = np.where(negative / negatives <= fpr, positive, 0).max(0, initial=0) / positives
-    return np.where(negatives > 0, reached, np.nan)
+    return np.einsum("ur,ur->r", gain, precision) / sample.fake.total(counts)
 
 
 @_metric
@@ -229,12 +216,6 @@ def fpr(sample, counts):
 def balanced_accuracy(sample, counts):
     """Mean of the accuracies on real and on generated images at the threshold."""
     return (tpr(sample, counts) + 1 - fpr(sample, counts)) / 2
-
-
-@_metric
-def accuracy(sample, counts):
-    """Share of images on the right side of the threshold."""
-    return _mean_of_both(sample, sample.real.logit <= sample.threshold, sample.fake.logit > sample.threshold, counts)
 
 
 @_metric
@@ -266,7 +247,7 @@ def ece(sample, counts, *, bins=ECE_BINS):
     gap = np.zeros((place.max(initial=-1) + 1, len(counts)))
     np.add.at(gap, (place[:len(real)], sample.real.group), -real)
     np.add.at(gap, (place[len(real):], sample.fake.group), 1 - fake)
-    return np.abs(gap @ counts).sum(0) / (_total(sample.real, counts) + _total(sample.fake, counts))
+    return np.abs(gap @ counts).sum(0) / (sample.real.total(counts) + sample.fake.total(counts))
 
 
 def equal_mass_bins(probability, bins=ECE_BINS):
@@ -278,11 +259,8 @@ def equal_mass_bins(probability, bins=ECE_BINS):
 
 
 METRICS = {"auroc": auroc, "pairwise_accuracy": pairwise_accuracy, "average_precision": average_precision,
-           "balanced_accuracy": balanced_accuracy, "accuracy": accuracy, "tpr": tpr, "fpr": fpr,
-           "tpr_at_fpr_0.01": functools.partial(tpr_at_fpr, fpr=0.01),
-           "tpr_at_fpr_0.05": functools.partial(tpr_at_fpr, fpr=0.05), "nll": nll, "brier": brier, "ece": ece}
-AT_THRESHOLD = {"balanced_accuracy", "accuracy", "tpr", "fpr"}  # need the validation threshold
-PROBABILISTIC = {"nll", "brier", "ece"}                         # need the validation temperature
+           "balanced_accuracy": balanced_accuracy, "tpr": tpr, "fpr": fpr, "nll": nll, "brier": brier, "ece": ece}
+CALIBRATED = {"balanced_accuracy", "tpr", "fpr", "nll", "brier", "ece"}  # need the validation threshold or temperature
 
 
 def metric(name):
@@ -298,11 +276,7 @@ def evaluate(label, logit, *, pair=None, threshold=0.0, temperature=1.0, metrics
     return {name: metric(name)(sample) for name in metrics}
 
 
-def _total(scores, counts):
-    return scores.weighted_sum(np.ones(len(scores)), counts)
-
-
 def _mean_of_both(sample, real, fake, counts):
     """Mean over all images of the values `real` (n,) and `fake` (m,), (R,)."""
     total = sample.real.weighted_sum(real, counts) + sample.fake.weighted_sum(fake, counts)
-    return total / (_total(sample.real, counts) + _total(sample.fake, counts))
+    return total / (sample.real.total(counts) + sample.fake.total(counts))

@@ -66,21 +66,15 @@ def amplitude_table(prior, pixels, steps, batch_size=32):
 
     Parameters
     ----------
-    prior : anl.models.prior.NoisePrior
-        Of pixels.
+    prior, steps
+        As of `denoising_table`.
     pixels : dict
         Class -> uint8 (N, H, W, 3).
-    steps : sequence of int
 
     Returns
     -------
     DataFrame
         step, images (the class), standard_deviation, grey_levels (how far the prior would move a pixel to denoise it), n.
-
-    Raises
-    ------
-    UserError
-        For a latent prior.
     """
     _need_pixels(prior)
     rows = []

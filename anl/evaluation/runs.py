@@ -11,8 +11,6 @@ from anl.io import UserError, cores, identity, sha256_of
 from anl.training.experiments import experiment_runs, run_folder, train_experiment
 from anl.training.runs import IN_MEMORY, WEIGHTS, load_run, make_targets, open_benchmark, train_run
 
-__all__ = ["disjoint_models", "experiment_scores", "read_experiment", "score_run", "train", "write_experiment"]
-
 
 def disjoint_models(config):
     """The trained model behind each generator, for `anl.evaluation.compare.compare(disjoint=...)`.
@@ -56,54 +54,30 @@ def train(config, name, *, jobs=None, seeds=None):
     return runs
 
 
-def score_run(config, variant, seed, folder, device="cpu", *, test_set=None, benchmark=None, treated=None):
-    """Scores of one run on validation and test images, kept in its folder.
-
-    Parameters
-    ----------
-    config : anl.config.Config
-        Of the variant.
-    variant : str
-        Its name in the table.
-    seed : int
-    folder : Path
-        Of the run.
-    device : torch.device or str
-    test_set : str, optional
-        Another data set to test on, see `anl.training.runs.open_benchmark`.
-    benchmark : anl.training.runs.Benchmark, optional
-        Default: the configuration's.
-    treated : dict, optional
-        Images under each view, shared by the runs of one experiment.
-
-    Returns
-    -------
-    DataFrame
-        Columns `anl.evaluation.compare.COLUMNS`.
-    """
-    benchmark, evaluation = benchmark or open_benchmark(config, test_set), config.evaluation
-    key = identity({"weights": sha256_of(folder / WEIGHTS), "images": benchmark.rows[["image_id", "sha256"]].to_numpy().tolist(),
-                    "views": evaluation.views, "controls": evaluation.controls, "mirrored": evaluation.mirrored,
-                    "seen": config.benchmark.seen, "formats": config.benchmark.formats, "seed": config.seed})
+def _score_run(run, folder, benchmark, device, test_set, treated):
+    """Scores of one run on validation and test images, kept in its folder."""
+    config, evaluation = run.config, run.config.evaluation
+    options = {"seen": config.benchmark.seen, "views": evaluation.views, "controls": evaluation.controls,
+               "mirrored": evaluation.mirrored, "formats": config.benchmark.formats, "seed": config.seed}
+    images = benchmark.rows[["image_id", "sha256"]].to_numpy().tolist()
+    key = identity({"weights": sha256_of(folder / WEIGHTS), "images": images, **options})
     path = folder / f"{_named('scores', test_set)}.parquet"
     if scores_key(path) != key:
-        table = score_benchmark(load_run(folder, config, device), benchmark.rows, benchmark.array, variant=variant, run_seed=seed,
-                                seen=config.benchmark.seen, views=evaluation.views, controls=evaluation.controls,
-                                seed=config.seed, device=device, batch_size=config.run.batch_size,
-                                mirrored=evaluation.mirrored, formats=config.benchmark.formats, treated=treated)
+        table = score_benchmark(load_run(folder, config, device), benchmark.rows, benchmark.array, variant=run.variant,
+                                run_seed=run.seed, device=device, batch_size=config.run.batch_size, treated=treated, **options)
         write_scores(path, table, key)
-    return read_scores(path).assign(variant=variant, seed=seed)
+    return read_scores(path).assign(variant=run.variant, seed=run.seed)
 
 
-def experiment_scores(config, name, *, jobs=None, seeds=None, test_set=None):
-    """Per-image scores of all runs of an experiment; runs that are missing are trained.
+def experiment_scores(config, name, *, seeds=None, test_set=None):
+    """Per-image scores of all runs of an experiment, on another data set if `test_set` names one; what is missing is trained.
 
     Returns
     -------
     DataFrame
         Columns `anl.evaluation.compare.COLUMNS`.
     """
-    runs = train(config, name, jobs=jobs, seeds=seeds)
+    runs = train(config, name, seeds=seeds)
     device, shared, treated, tables = "cuda" if torch.cuda.is_available() else "cpu", {}, None, []
     for run in tqdm(runs, desc=f"scores {name}", disable=None):
         key = identity([run.config.benchmark.model_dump(), run.config.seed, run.config.evaluation.model_dump()])
@@ -111,8 +85,7 @@ def experiment_scores(config, name, *, jobs=None, seeds=None, test_set=None):
             benchmark = open_benchmark(run.config, test_set)
             small = len(benchmark.rows) * benchmark.size**2 * 3 < IN_MEMORY / 8
             shared, treated = {key: benchmark}, {} if small else None
-        tables.append(score_run(run.config, run.variant, run.seed, run_folder(run, config.run.runs), device,
-                                test_set=test_set, benchmark=shared[key], treated=treated))
+        tables.append(_score_run(run, run_folder(run, config.run.runs), shared[key], device, test_set, treated))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -132,13 +105,12 @@ def scores_identity(config, name):
                      "evaluation": {key: getattr(config.evaluation, key) for key in ("views", "controls", "mirrored")}})
 
 
-def write_experiment(config, name, *, jobs=None):
+def write_experiment(config, name):
     """Score an experiment, on each of the profile's data sets, and write one table for each; returns the paths."""
     paths = []
     for test_set in (None, *config.benchmark.test_sets):
         paths.append(scores_path(config, name, test_set))
-        scores = experiment_scores(config, name, jobs=jobs, test_set=test_set)
-        write_scores(paths[-1], scores, scores_identity(config, name))
+        write_scores(paths[-1], experiment_scores(config, name, test_set=test_set), scores_identity(config, name))
     return paths
 
 

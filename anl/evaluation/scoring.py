@@ -19,37 +19,25 @@ KEY = b"anl.scores"
 
 
 def score(model, pixels, device, batch_size=64, *, mirrored=False):
-    """Logits of images in full precision. A logit depends on its image alone.
-
-    Parameters
-    ----------
-    model : nn.Module
-        (B, 3, H, W) in [-1, 1] -> an output with `logit` (B,).
-    pixels : array, uint8 (N, H, W, 3)
-    device : torch.device
-        Where to compute; the model is moved there.
-    batch_size : int
-        Images at a time.
-    mirrored : bool
-        Whether to average the logits of an image and its mirror image.
-
-    Returns
-    -------
-    array, float64 (N,)
-    """
+    """Logits of images as they are, float64 (N,); parameters as of `score_views`."""
     return score_views(model, pixels, {"raw": None}, device, batch_size, mirrored=mirrored)["raw"]
 
 
 def score_views(model, pixels, views, device, batch_size=64, *, mirrored=False):
-    """Logits of images under several treatments.
+    """Logits of images under several treatments, in full precision. A logit depends on its image alone.
 
     Parameters
     ----------
-    model, pixels, device, batch_size, mirrored
-        As of `score`.
+    model : nn.Module
+        (B, 3, H, W) in [-1, 1] -> an output with `logit` (B,); it is moved to the device.
+    pixels : array, uint8 (N, H, W, 3)
     views : dict
         Name -> callable (uint8 (B, H, W, 3), positions int (B,)) -> uint8 (B, H', W', 3), or None for the images as they
         are. A callable that returns its argument costs nothing.
+    device : torch.device
+    batch_size : int
+    mirrored : bool
+        Whether to average the logits of an image and its mirror image.
 
     Returns
     -------
@@ -128,9 +116,8 @@ def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, views, cont
 
     Parameters
     ----------
-    model : nn.Module
     rows : DataFrame
-        Manifest rows of the benchmark (contract: image_id, group, pair, generator, split, label, ...).
+        Manifest rows of the benchmark.
     pixels : callable or array
         rows -> uint8 (N, H, W, 3), for example `anl.data.images.load_pixels` with its folder; or that array itself.
     variant, run_seed : str, int
@@ -139,12 +126,10 @@ def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, views, cont
         Generators in training: validation images are reals and these, in view `raw`.
     views, controls : sequence of str
         Test images are scored in every view; real test images also under every control, such as `blur`.
-    seed : int
-        Base seed of the treatments.
-    device, batch_size, mirrored
-        As of `score`.
-    formats : str
-        As of `anl.data.processing.encodings`.
+    seed, formats
+        As of `treatment`.
+    model, device, batch_size, mirrored
+        As of `score_views`.
     treated : dict, optional
         Filled with the treated images; given again with another model and otherwise equal arguments, it saves the
         treatment.
@@ -207,38 +192,15 @@ def scores_key(path):
         return None
 
 
-def read_scores(paths, key=None):
-    """Read one or several scores tables into one.
-
-    Parameters
-    ----------
-    paths : path-like or list of path-like
-    key : str, optional
-        Identity that the files must have.
-
-    Returns
-    -------
-    DataFrame
-
-    Raises
-    ------
-    UserError
-        If a file is missing, damaged, lacks a column, or has another key.
-    """
-    tables = []
-    for path in [paths] if isinstance(paths, (str, Path)) else paths:
-        if not Path(path).is_file():
-            raise UserError(f"{path} is missing; score the run with `dvc repro`")
-        try:
-            table = parquet.read_table(path, columns=COLUMNS)
-        except Exception as problem:
-            raise UserError(f"{path} is no scores table ({reason(problem)}); delete it and score the run again") from None
-        if len(table.schema) < len(COLUMNS):
-            raise UserError(f"{path} lacks columns of a scores table; delete it and score the run again")
-        if key is not None and scores_key(path) != key:
-            raise UserError(f"{path} was made from other weights, images or views; delete it and score the run again")
-        frame = table.to_pandas()
-        for name in frame.select_dtypes("category"):
-            frame[name] = frame[name].astype(str)
-        tables.append(frame)
-    return pd.concat(tables, ignore_index=True)
+def read_scores(path):
+    """Read a scores table. Raises UserError if the file is missing, damaged or lacks a column."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} is missing; score the run with `dvc repro`")
+    try:
+        table = parquet.read_table(path, columns=COLUMNS)
+    except Exception as problem:
+        raise UserError(f"{path} is no scores table ({reason(problem)}); delete it and score the run again") from None
+    if len(table.schema) < len(COLUMNS):
+        raise UserError(f"{path} lacks columns of a scores table; delete it and score the run again")
+    frame = table.to_pandas()
+    return frame.astype(dict.fromkeys(frame.select_dtypes("category"), str))

@@ -49,10 +49,7 @@ def variants_of(config, name):
 def load_scores(config, name, seeds=None):
     """Per-image scores of an experiment; runs that are missing are trained, with a progress bar.
 
-    Returns
-    -------
-    DataFrame or None
-        Columns `anl.evaluation.compare.COLUMNS`. None, and a note on the page, if the profile has no such experiment.
+    None, and a note on the page, if the profile has no such experiment.
     """
     if name not in config.experiments:
         display(Markdown(f"Profile `{config.profile}` has no experiment `{name}`; `anl profile full && dvc repro score@{name}` "
@@ -112,10 +109,10 @@ def gain_gap(config, scores, baseline, metric="auroc"):
     for variant, _, view, _ in [key for key in measured.values if key[1] == UNSEEN and key[0] != baseline]:
         weights = {(name, generator, view, metric): side * sign for name, side in ((variant, 1), (baseline, -1))
                    for generator, sign in ((UNSEEN, 1), (seen, -1))}
-        if weights.keys() <= measured.values.keys():
-            gap = measured.contrast(weights, config.evaluation.confidence)
-            found.append([variant, "unseen minus seen", view, metric, None, None, None, *map(float, (gap.mean, gap.low, gap.high)),
-                          float(gap.p_value), len(measured.seeds[variant]), measured.photographs[UNSEEN, view][0]])
+        gap = measured.contrast(weights, config.evaluation.confidence)
+        found.append({"variant": variant, "generator": "unseen minus seen", "view": view, "metric": metric,
+                      "difference": float(gap.mean), "difference_low": float(gap.low), "difference_high": float(gap.high),
+                      "p": float(gap.p_value), "seeds": len(measured.seeds[variant]), "n": measured.photographs[UNSEEN, view][0]})
     return pd.DataFrame(found, columns=COLUMNS)
 
 
@@ -141,41 +138,29 @@ def perturbed_scores(config, name="main"):
     return pd.concat([scores[scores["view"] == "raw"], read_scores(path)], ignore_index=True)
 
 
-def attention_study(config, name, *, pairs=33, kind="evidence"):
+def attention_study(config, name, *, pairs):
     """Spread of the maps, deletion and insertion for the variants of an experiment, trained with its first seed.
 
-    Parameters
-    ----------
-    pairs : int
-        Test pairs of a photograph and its regeneration by the seen generator, at most.
-    kind : str
-        As of `anl.evaluation.attention_maps.read_out`.
-
-    Returns
-    -------
-    DataFrame or None
-        variant, generator (`real` or the seen one), view, metric, mean, low, high, seeds, n. Metrics are entropy,
-        effective_support and loudest_tenth of the maps, differences between areas such as `deletion minus random`, and
-        extra_parameters and extra_multiply_adds at inference, beyond those of the first variant.
+    Rows of `anl.evaluation.attention_maps.study` on at most `pairs` pairs of a photograph and its regeneration by the seen
+    generator, as a comparison table; and of the metrics extra_parameters and extra_multiply_adds, what a variant costs at
+    inference beyond the first one. None if the profile has no such experiment.
     """
     if name not in config.experiments:
         return None
     first = next(iter(config.variants(name).values())).seeds[:1]
-    models = {run.variant: [load_run(run_folder(run, config.run.runs), run.config)] for run in train(config, name, seeds=first)}
+    models = {run.variant: load_run(run_folder(run, config.run.runs), run.config) for run in train(config, name, seeds=first)}
     seen, benchmark = config.benchmark.seen[0], open_benchmark(config)
     test = benchmark.split("test")
-    real, fake = (test.iloc[place] for place in attention_maps.choose_pairs(test, pairs, [seen]))
-    study = attention_maps.study(models, benchmark.pixels(real), benchmark.pixels(fake), real["group"].to_numpy(), device="cpu",
-                                 seed=config.seed, replicates=config.evaluation.bootstrap, kind=kind)
-    found = [(row, row["images"], metric, metric) for row in study.support.to_dict("records") for metric in attention_maps.MEASURES]
-    found += [(row, "generated", f"{row['curve']} minus {row['reference']}", "difference") for row in study.differences.to_dict("records")]
-    counts = [count(network, config.benchmark.size) for network, in models.values()]
-    for variant, own in zip(models, counts):
-        found += [({"variant": variant, "mean": mine - first, "seeds": 1, "n": 1}, seen, f"extra_{word}", "mean")
-                  for word, mine, first in zip(("parameters", "multiply_adds"), own, counts[0])]
-    return pd.DataFrame([{"variant": row["variant"], "generator": "real" if images == "real" else seen, "view": "raw",
-                          "metric": metric, "mean": row[key], "low": row.get(f"{key}_low"), "high": row.get(f"{key}_high"),
-                          "seeds": row["seeds"], "n": row["n"]} for row, images, metric, key in found])
+    real, fake = (test.iloc[place] for place in attention_maps.choose_pairs(test, pairs, seen))
+    found = attention_maps.study(models, benchmark.pixels(real), benchmark.pixels(fake), real["group"].to_numpy(), device="cpu",
+                                 seed=config.seed, replicates=config.evaluation.bootstrap, kind="evidence")
+    found["generator"] = found.pop("images").replace("generated", seen)
+    counts = {variant: count(network, config.benchmark.size) for variant, network in models.items()}
+    base = next(iter(counts.values()))
+    extra = pd.DataFrame([{"variant": variant, "generator": seen, "metric": f"extra_{word}", "mean": own[place] - base[place], "n": 1}
+                          for variant, own in counts.items() for place, word in enumerate(("parameters", "multiply_adds"))])
+    table = pd.concat([found, extra], ignore_index=True).assign(view="raw", seeds=1)
+    return table[["variant", "generator", "view", "metric", "mean", "low", "high", "seeds", "n"]]
 
 
 # ---- tables on disk ----------------------------------------------------------------------------------------------------

@@ -35,12 +35,6 @@ def test_the_spectrum_rises_where_a_frequency_was_added():
     assert ((same["low"] < 0) & (same["high"] > 0)).mean() > 0.8
 
 
-def test_the_mean_power_is_the_variance_of_the_grey_values():
-    _, pixels = benchmark(lambda pixels: pixels)
-    grey = pixels.astype(float).mean(-1)
-    assert artefacts.power(pixels).mean((1, 2)) == pytest.approx(grey.var((1, 2)) * 256)
-
-
 def test_simple_statistics_separate_what_differs_and_nothing_else():
     table = artefacts.statistics_table(*benchmark(checkerboard), seed=0, replicates=100)
     found = table.set_index(["generator", "statistic"])

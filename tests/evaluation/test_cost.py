@@ -1,7 +1,5 @@
 """Costs are counted exactly, and the method costs nothing at inference where its head is dropped."""
 
-import time
-
 import pytest
 import torch
 from torch import nn
@@ -27,16 +25,12 @@ def test_counts_by_hand():
 
 def test_the_method_has_exactly_the_plain_detectors_cost_at_inference(detectors):
     trained = cost.count_table({name: model.eval() for name, model in detectors.items()}, 16, baselines=["plain"]).set_index("variant")
-    used = cost.count_table(cost.inference_forms(detectors), 16, baselines=["plain"]).set_index("variant")
+    bare = cost.BareBackbone("test_resnet", 8, 16)
+    used = cost.count_table(cost.inference_forms({"bare": bare, **detectors}), 16, baselines=["plain"]).set_index("variant")
+    assert used["multiply_adds"].idxmin() == "bare"
     for column in ("parameters_over_plain", "multiply_adds_over_plain"):
         assert used.loc[["plain", "none", "transfer"], column].eq(1).all() and used.loc["energy", column] > 1
         assert trained.loc["plain", column] == 1 and trained.loc[["none", "transfer", "energy"], column].gt(1).all()
-
-
-def test_the_bare_backbone_is_the_smallest(detectors):
-    bare = cost.BareBackbone("test_resnet", 8, 16)
-    table = cost.count_table(cost.inference_forms({"bare": bare, **detectors}), 16, baselines=["bare"])
-    assert table["multiply_adds_over_bare"].iloc[0] == 1 and table["multiply_adds_over_bare"].iloc[1:].gt(1).all()
 
 
 def test_times_are_ratios_of_rounds_at_every_batch_size(detectors):
@@ -48,18 +42,6 @@ def test_times_are_ratios_of_rounds_at_every_batch_size(detectors):
         assert table.loc[table["variant"] == base, columns].eq(1).all(axis=None)
         assert all(table[columns].iloc[row].is_monotonic_increasing for row in range(len(table)))
     assert table["images_per_second"].to_numpy() == pytest.approx(1000 * table["batch_size"] / table["milliseconds"])
-
-
-def test_calls_take_turns_and_the_slower_one_takes_longer():
-    calls = []
-
-    def call(name, seconds):
-        return lambda: (calls.append(name), time.sleep(seconds))
-
-    table = cost.time_table({"short": call("short", 0.001), "long": call("long", 0.02)}, baselines=["short"], device=CPU,
-                            repeats=5).set_index("variant")
-    assert table.loc["long", "time_over_short"] > 1.5 and table.loc["short", "time_over_short"] == 1
-    assert all({calls[place], calls[place + 1]} == {"short", "long"} for place in range(0, len(calls), 2))
 
 
 def test_ratios_by_hand():

@@ -10,13 +10,6 @@ from anl.evaluation import metrics
 from anl.io import UserError
 
 
-def reference_tpr(limit):
-    def measured(label, logit, sample_weight):
-        fpr, tpr, _ = reference.roc_curve(label, logit, sample_weight=sample_weight, drop_intermediate=False)
-        return tpr[fpr <= limit].max()
-    return measured
-
-
 def at(threshold, function):
     return lambda label, logit, sample_weight: function(label, logit > threshold, sample_weight=sample_weight)
 
@@ -31,9 +24,7 @@ REFERENCES = {
     "auroc": lambda label, logit, sample_weight: reference.roc_auc_score(label, logit, sample_weight=sample_weight),
     "average_precision": lambda label, logit, sample_weight: reference.average_precision_score(
         label, logit, sample_weight=sample_weight),
-    "tpr_at_fpr_0.01": reference_tpr(0.01), "tpr_at_fpr_0.05": reference_tpr(0.05),
     "balanced_accuracy": at(THRESHOLD, reference.balanced_accuracy_score),
-    "accuracy": at(THRESHOLD, reference.accuracy_score),
     "tpr": at(THRESHOLD, reference.recall_score),
     "fpr": lambda label, logit, sample_weight: 1 - reference.recall_score(
         label, logit > THRESHOLD, pos_label=0, sample_weight=sample_weight),
@@ -61,9 +52,8 @@ def test_metrics_equal_scikit_learns(seed, size, levels):
             [function(label, logit, weights), function(label, logit, None)], abs=1e-12), name
 
 
-@pytest.mark.parametrize("size", [70, 300])
-@pytest.mark.parametrize("name", sorted(metrics.METRICS))
-def test_replicates_equal_the_metric_of_a_repeated_sample(name, size):
+@pytest.mark.parametrize("name", sorted(metrics.METRICS.keys() - {"ece"}))  # its bins are those of the whole sample
+def test_replicates_equal_the_metric_of_a_repeated_sample(name, size=150):
     label, logit, _ = drawn(3, size, 4)
     rng = np.random.default_rng(0)
     group = rng.permutation(np.arange(size) // 2)
@@ -71,12 +61,10 @@ def test_replicates_equal_the_metric_of_a_repeated_sample(name, size):
     counts = rng.integers(0, 3, (group.max() + 1, 5)).astype(np.float32)
     options = {"threshold": THRESHOLD, "temperature": TEMPERATURE}
     replicates = metrics.metric(name)(metrics.Sample.of(label, logit, group=group, pair=pair, **options), counts)
-    if name == "ece":  # its bins are those of the whole sample
-        return
     for column in range(counts.shape[1]):
         index = np.repeat(np.arange(size), counts[group, column].astype(int))
         if name == "pairwise_accuracy":  # repeating an image would also add pairs
-            wins = metrics.paired_wins(label, logit, group, metrics.pair_codes(pair))
+            wins = metrics.paired_wins(label, logit, group, np.arange(size) // 5)
             weight = counts[wins.group, column]
             expected = (weight * wins.logit).sum() / weight.sum()
         else:
@@ -90,11 +78,8 @@ def test_pairwise_accuracy_by_hand():
     pair = np.array(["a", "a", "a", "b", "b", "", "c", "c", "c"])
     # a: won, tied; b: lost; unpaired: out; c: above one real image and below the other
     assert metrics.pairwise_accuracy(metrics.Sample.of(label, logit, pair=pair)) == pytest.approx((1 + 0.5 + 0 + 0.5) / 4)
-
-
-@pytest.mark.parametrize("pair", [None, np.array(["", "", ""]), np.array(["a", "b", "b"])])
-def test_pairwise_accuracy_of_unpaired_images_is_nan(pair):
-    assert np.isnan(metrics.pairwise_accuracy(metrics.Sample.of([0, 1, 1], [0.0, 1.0, 2.0], pair=pair)))
+    for unpaired in (None, np.array(["", "", ""]), np.array(["a", "b", "b"])):
+        assert np.isnan(metrics.pairwise_accuracy(metrics.Sample.of([0, 1, 1], [0.0, 1.0, 2.0], pair=unpaired)))
 
 
 def test_ece_by_hand():
@@ -107,26 +92,10 @@ def test_ece_by_hand():
     assert metrics.ece(sample, weights, bins=2) == pytest.approx([expected])
 
 
-def test_ece_does_not_depend_on_the_order_of_equal_scores():
-    label, logit, _ = drawn(5, 200, 2)
-    order = np.random.default_rng(1).permutation(200)
-    assert metrics.ece(metrics.Sample.of(label, logit)) == pytest.approx(
-        metrics.ece(metrics.Sample.of(label[order], logit[order])), abs=1e-12)
-
-
-def test_calibrated_probabilities_have_a_small_ece_and_overconfident_ones_a_large_one():
-    rng = np.random.default_rng(0)
-    logit = 2 * rng.standard_normal(20000)
-    label = (rng.random(20000) < 1 / (1 + np.exp(-logit))).astype(int)
-    assert metrics.evaluate(label, logit, metrics=["ece"])["ece"] < 0.015
-    assert metrics.evaluate(label, 4 * logit, metrics=["ece"])["ece"] > 0.05
-    assert metrics.evaluate(label, 4 * logit, temperature=4.0, metrics=["ece"])["ece"] < 0.015
-
-
 def test_a_missing_class_gives_nan_and_no_warning(recwarn):
     for label in ([1, 1], [0, 0]):
         values = metrics.evaluate(label, [0.5, 1.5])
-        assert np.isnan([values[name] for name in ("auroc", "tpr_at_fpr_0.05", "balanced_accuracy")]).all()
+        assert np.isnan([values[name] for name in ("auroc", "balanced_accuracy")]).all()
     replicate = metrics.Sample.of([0, 1], [0.0, 1.0])
     assert np.isnan(metrics.auroc(replicate, np.array([[0.0, 1.0], [1.0, 1.0]]))).tolist() == [True, False]
     assert not recwarn.list
@@ -141,8 +110,3 @@ def test_extreme_logits_stay_finite():
 def test_bad_scores_are_refused(label, logit):
     with pytest.raises(UserError):
         metrics.Sample.of(label, logit)
-
-
-def test_an_unknown_metric_names_the_known_ones():
-    with pytest.raises(UserError, match="auroc"):
-        metrics.metric("auc")

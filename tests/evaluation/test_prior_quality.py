@@ -46,13 +46,8 @@ def test_a_prior_that_knows_the_image_is_off_by_what_it_adds(pixels):
         assert np.allclose(table[column], 2, atol=1e-4)
     assert (table["gaussian_rmse"].diff().dropna() > 0).all()
     assert (table["gaussian_width"].diff().dropna() >= 0).all(), "more noise needs a wider filter"
-    assert table["ratio"].iloc[1] < 1 and table["n"].eq(6).all() and table["timestep"].tolist() == [0, 499]
+    assert table["gaussian_rmse"].iloc[1] < table["noise"].iloc[1] / 2 and table["ratio"].iloc[1] < 1 and table["n"].eq(6).all() and table["timestep"].tolist() == [0, 499]
     assert ((table["ratio_low"] <= table["ratio"]) & (table["ratio"] <= table["ratio_high"])).all()
-
-
-def test_the_filter_removes_noise_that_identity_leaves(pixels):
-    row = prior_quality.denoising_table(Perfect(0), pixels, pixels, list("aabbcc"), [300], seed=0, replicates=30).iloc[0]
-    assert row["gaussian_width"] > 0 and row["gaussian_rmse"] < row["noise"] / 2
 
 
 def test_tables_of_a_real_prior_are_repeatable(pixels):
@@ -84,13 +79,6 @@ def test_correlation_equals_numpys_and_ignores_scale():
     assert np.allclose(prior_quality.correlation(a, b), expected)
     assert np.allclose(prior_quality.correlation(a, 3 * a + 1), 1)
     assert prior_quality.correlation(np.zeros_like(a), b).tolist() == [0, 0, 0, 0]
-
-
-def test_smoothing_keeps_the_mean_and_width_0_changes_nothing():
-    image = np.random.default_rng(0).normal(size=(2, 3, 16, 16))
-    assert prior_quality.smooth(image, 0) is image
-    assert np.allclose(prior_quality.smooth(np.ones_like(image), 2.0), 1)
-    assert prior_quality.smooth(image, 2.0).std() < image.std() / 2
 
 
 def test_the_detectors_noise_and_the_priors_come_in_the_order_of_the_images(pixels):
