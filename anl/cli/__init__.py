@@ -198,12 +198,10 @@ def claims(ctx: typer.Context,
     """Decide the registered claims from the result tables, by the rules of claims.yaml."""
     import io
 
-    import pandas as pd
-
     from anl.report import claims as ledger
 
     config = configuration(ctx)
-    tables = {path.stem: pd.read_csv(path) for path in sorted(result(config, "tables").glob("*.csv"))}
+    tables = ledger.read_tables(result(config, "tables"))
     found, path = ledger.evaluate(ledger.read_claims(), tables, config.profile), result(config, "claims.csv")
     print_frame(found[["title", "kind", "measure", "verdict", "value", "low", "high"]], f"profile {config.profile}")
     if check:
