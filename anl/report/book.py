@@ -136,26 +136,23 @@ def claim_table(root, config):
         title = "" if row["claim"] == last else f"<b>{html.escape(row['title'])}</b> ({row['kind']})<br>"
         cells, last = {"Claim, and what decides it": f"{title}{html.escape(row['measure'])}; {html.escape(row['rule'])}"}, row["claim"]
         for profile, ledger in ledgers.items():
-            found = ledger[(ledger["claim"] == row["claim"]) & (ledger["measure"] == row["measure"])].to_dict("records")
-            cells[f"Profile <code>{html.escape(profile)}</code>"] = _verdict(found[0]) if found else ""
+            found = claims.rule_row(ledger, row)
+            cells[f"Profile <code>{html.escape(profile)}</code>"] = _verdict(found) if found else ""
         rows.append(cells)
     return pd.DataFrame(rows)
 
 
 def _verdict(row):
     badge = f'<span class="verdict {row["verdict"].replace(" ", "-")}">{row["verdict"]}</span>'
-    if pd.isna(row["value"]):
-        return badge
-    return f"{badge}<br>{row['value']:.3f}" + ("" if pd.isna(row["low"]) else f" [{row['low']:.3f}, {row['high']:.3f}]")
+    text = claims.text_of(row)
+    return f"{badge}<br>{text}" if text else badge
 
 
 def licence_table(root, config):
     """Number of photographs per licence and split."""
     photos = photograph_table(root, config)
-    table = pd.crosstab(photos["Licence"], photos["Split"]).reindex(columns=list(SPLITS.values()), fill_value=0)
-    table["all"] = table.sum(axis=1)
-    table.loc["all"] = table.sum()
-    return table.reset_index()
+    table = pd.crosstab(photos["Licence"], photos["Split"], margins=True, margins_name="all")
+    return table.reindex(columns=[*SPLITS.values(), "all"], fill_value=0).reset_index()
 
 
 def photograph_table(root, config):

@@ -102,16 +102,9 @@ class Claim(BaseModel):
 
 
 def read_claims(path="claims.yaml"):
-    """The registered claims, in the order of the file.
+    """The registered claims, a list of `Claim`.
 
-    Returns
-    -------
-    list of Claim
-
-    Raises
-    ------
-    UserError
-        If the file is missing, is not YAML, or a claim has an unknown, missing or doubled entry.
+    Raises UserError if the file is missing, is not YAML, or a claim has an unknown, missing or doubled entry.
     """
     try:
         entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["claims"]
@@ -132,19 +125,13 @@ def read_claims(path="claims.yaml"):
 
 
 def evaluate(claims, tables, profile):
-    """Decide every claim from the result tables of one profile.
+    """Decide every claim from the result tables of one profile, dict name -> DataFrame.
 
-    Parameters
-    ----------
-    claims : list of Claim
-    tables : dict of str to pandas.DataFrame
-        Result tables by name; a table may be missing, and the claims that need it are then ``not run``.
-    profile : str
-        Name of the profile that the tables belong to.
+    Claims whose table is missing are ``not run``.
 
     Returns
     -------
-    pandas.DataFrame
+    DataFrame
         One row per rule with the columns of `LEDGER_COLUMNS`. ``verdict`` is the rule's own.
 
     Raises
@@ -177,12 +164,10 @@ def verdicts(ledger):
 
 def _decide(claim, rule, tables, profile):
     row = {"claim": claim.id, "title": claim.title, "kind": claim.kind, "profile": profile, "verdict": NOT_RUN,
-           "measure": rule.measure, "value": None, "low": None, "high": None, "seeds": None, "n": None,
-           "rule": _rule_text(claim, rule)}
+           "measure": rule.measure, "rule": _rule_text(claim, rule)}
     if profile not in claim.profiles or rule.table not in tables or tables[rule.table].empty:
         return row
     chosen = select(tables[rule.table], rule.where, rule.table)
-    low, high = ("difference_low", "difference_high") if rule.column == "difference" else ("low", "high")
     if rule.column not in chosen:
         raise UserError(f"claim {claim.id}: table {rule.table} has no column '{rule.column}'; it has "
                         f"{', '.join(chosen.columns)}")
@@ -196,31 +181,28 @@ def _decide(claim, rule, tables, profile):
     if value.isna().any():
         raise UserError(f"claim {claim.id}: '{rule.column}' of table {rule.table} holds no number in a row that decides it; "
                         "make the table again")
-    if rule.at_most is not None:
-        worst = chosen.iloc[value.argmax()]
-        return row | {"value": float(value.max()), "seeds": worst.get("seeds"), "n": worst.get("n"),
-                      "verdict": held if value.max() <= rule.at_most else CONTRADICTED}
-    known = {low, high} <= set(chosen.columns) and chosen[[low, high]].notna().all(axis=None)
-    # distances of each interval's ends from the bound, positive on the side that the claim needs
-    sign, bound = (1, rule.above) if rule.above is not None else (-1, rule.below)
-    near, far = (low, high) if sign > 0 else (high, low)
-    margin = sign * ((chosen[near].astype(float) if known else value) - bound)
+    # the side of the bound that the claim needs, and each row's least and most favourable end on that side
+    sign, bound = (1, rule.above) if rule.above is not None else (-1, rule.below if rule.at_most is None else rule.at_most)
+    ends = ["difference_low", "difference_high"] if rule.column == "difference" else ["low", "high"]
+    known = rule.at_most is None and set(ends) <= set(chosen) and chosen[ends].notna().all(axis=None)
+    near, far = (chosen[end].astype(float) if known else value for end in ends[::sign])
+    margin = sign * (near - bound)
     worst = chosen.iloc[margin.argmin()]  # the claim is about all rows, so the least favourable one is shown
     row |= {"value": float(worst[rule.column]), "seeds": worst.get("seeds"), "n": worst.get("n")}
-    if not known:
-        return row
-    row |= {"low": float(worst[low]), "high": float(worst[high])}
-    if "seeds" in chosen and chosen["seeds"].min() < claim.seeds:
+    if rule.at_most is not None:
+        return row | {"verdict": held if margin.min() >= 0 else CONTRADICTED}
+    if known:
+        row |= {"low": float(worst[ends[0]]), "high": float(worst[ends[1]])}
+    if not known or ("seeds" in chosen and chosen["seeds"].min() < claim.seeds):
         return row
     if margin.min() > 0:
         return row | {"verdict": held}
+    against = sign * (far - bound) < 0
     if claim.correction == "holm":
         if "p" not in chosen:
             raise UserError(f"claim {claim.id}: table {rule.table} has no column 'p', which the correction needs; make it again "
                             "with anl.evaluation.compare")
         against = (sign * (value - bound) < 0) & (holm(chosen["p"]) < 0.05)
-    else:
-        against = sign * (chosen[far].astype(float) - bound) < 0
     return row | {"verdict": CONTRADICTED if against.any() else UNDECIDED}
 
 
@@ -247,19 +229,9 @@ def select(table, where, name="the table"):
 def differences(reference, ledger):
     """Lines that say where a ledger disagrees with the reference one: another verdict, or a value outside its interval.
 
-    Parameters
-    ----------
-    reference, ledger : pandas.DataFrame
-        Ledgers of `evaluate`, of one profile.
-
-    Returns
-    -------
-    list of str
-        Empty where they agree.
+    Both are ledgers of `evaluate`, of one profile; the list is empty where they agree.
     """
-    key = ["claim", "measure"]
-    before = {tuple(row[column] for column in key): row for row in reference.to_dict("records")}
-    now = {tuple(row[column] for column in key): row for row in ledger.to_dict("records")}
+    before, now = ({(row["claim"], row["measure"]): row for row in part.to_dict("records")} for part in (reference, ledger))
     problems = [f"{claim}: '{measure}' is no longer decided" for claim, measure in before if (claim, measure) not in now]
     for (claim, measure), row in now.items():
         old = before.get((claim, measure))
@@ -268,7 +240,7 @@ def differences(reference, ledger):
         elif old["verdict"] != row["verdict"]:
             problems.append(f"{claim}: '{measure}' was {old['verdict']}, is {row['verdict']}")
         elif _outside(old, row["value"]):
-            problems.append(f"{claim}: '{measure}' is {_text(row)}, was {_text(old)}")
+            problems.append(f"{claim}: '{measure}' is {text_of(row)}, was {text_of(old)}")
     return problems
 
 
@@ -295,46 +267,43 @@ def read_ledger(path):
 
 
 def fill_readme(path, ledgers):
-    """Replace what stands between the claims markers of a README by the table of verdicts.
+    """Replace what stands between the claims markers of a README by the table of verdicts, a column per profile.
 
-    Parameters
-    ----------
-    path : path-like
-    ledgers : dict of str to pandas.DataFrame
-        Profile -> ledger; one column each.
-
-    Raises
-    ------
-    UserError
-        If the markers are missing.
+    ledgers: dict profile -> ledger. Raises UserError if the markers are missing.
     """
     text = Path(path).read_text(encoding="utf-8")
     head, found, rest = text.partition(START)
     _, closed, tail = rest.partition(END)
     if not (found and closed):
         raise UserError(f"{path} lacks the markers {START} and {END}; put them where the table of claims belongs")
-    filled = f"{head}{START}\n{markdown(ledgers)}\n{END}{tail}"
+    filled = f"{head}{START}\n{_markdown(ledgers)}\n{END}{tail}"
     if filled != text:
         write_text(path, filled)
 
 
-def markdown(ledgers):
+def _markdown(ledgers):
     """Ledgers of several profiles as one Markdown table: a row per rule, a column per profile."""
     first = next(iter(ledgers.values()))
     lines = ["| " + " | ".join(["Claim", "Measured", *(f"`{profile}`" for profile in ledgers)]) + " |",
              "|---" * (2 + len(ledgers)) + "|"]
-    seen = set()
-    for row in first.to_dict("records"):
-        cells = ["" if row["claim"] in seen else f"{row['title']} ({row['kind']})", row["measure"]]
-        seen.add(row["claim"])
+    repeated = first["claim"].duplicated()
+    for row, again in zip(first.to_dict("records"), repeated):
+        cells = ["" if again else f"{row['title']} ({row['kind']})", row["measure"]]
         for ledger in ledgers.values():
-            match = ledger[(ledger["claim"] == row["claim"]) & (ledger["measure"] == row["measure"])]
-            cells.append("" if match.empty else f"**{match.iloc[0]['verdict']}** {_text(match.iloc[0])}".rstrip())
+            match = rule_row(ledger, row)
+            cells.append("" if match is None else f"**{match['verdict']}** {text_of(match)}".rstrip())
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _text(row):
+def rule_row(ledger, row):
+    """The row of another ledger with the rule of `row`, a dict, or None."""
+    match = ledger[(ledger["claim"] == row["claim"]) & (ledger["measure"] == row["measure"])]
+    return None if match.empty else match.iloc[0].to_dict()
+
+
+def text_of(row):
+    """`0.041 [0.012, 0.070]` of a row of a ledger; "" where nothing was measured."""
     if pd.isna(row["value"]):
         return ""
     return f"{row['value']:.3f}" if pd.isna(row["low"]) else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

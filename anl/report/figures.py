@@ -1,12 +1,11 @@
 """Figures of result tables: one theme, one function per figure, a DataFrame in, a matplotlib figure out.
 
 Every figure draws its intervals, labels its series directly, and takes an optional reference table, whose results are
-drawn in grey behind the reader's own. `save` writes a PNG whose bytes depend on the data alone.
+drawn in grey behind the reader's own. They raise `UserError` where a table lacks the rows that are asked for.
 """
 
 import io
 import re
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -14,9 +13,10 @@ import seaborn
 from matplotlib.figure import Figure
 
 from anl.data.processing import parse
-from anl.io import UserError, atomic_file
+from anl.io import UserError
 
 DPI = 144
+CELL = 1.1  # inches, side of an image of a grid
 COLOURS = seaborn.color_palette("colorblind", 10).as_hex()
 GREY, LIGHT = "#6b6b6b", "#b5b5b5"
 THEME = {**seaborn.axes_style("ticks"), **seaborn.plotting_context("notebook", 0.85), "font.family": "DejaVu Sans",
@@ -28,13 +28,6 @@ METRIC_NAMES = {"auroc": "AUROC", "average_precision": "average precision", "pai
                 "effective_support": "effective support"}
 STRENGTHS = {"jpeg": "JPEG quality", "webp": "WebP quality", "blur": "radius in pixels", "resize": "factor",
              "crop": "share of each side", "noise": "grey levels"}
-
-
-def save(figure, path):
-    """Write a figure as PNG, whole or not at all; returns the path."""
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(to_png(figure))
-    return Path(path)
 
 
 def to_png(figure):
@@ -52,6 +45,7 @@ def colours(variants, baseline=None):
     return chosen if baseline is None else {baseline: GREY, **chosen}
 
 
+@matplotlib.rc_context(THEME)
 def forest(table, *, metric="auroc", generators=None, view=None, baseline=None, value="mean", sort=False, log=False,
            reference=None):
     """Forest plot: a row per variant, a panel per generator, means with 95 % intervals.
@@ -76,15 +70,6 @@ def forest(table, *, metric="auroc", generators=None, view=None, baseline=None, 
         Whether the horizontal axis is logarithmic, for ratios over powers of ten.
     reference : pandas.DataFrame, optional
         Committed results in the same columns, drawn in light grey behind.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-
-    Raises
-    ------
-    UserError
-        If the table holds no such rows, or several views and none is chosen.
     """
     rows = _value(_rows(table, metric, view), value)
     panels = list(dict.fromkeys(rows["generator"])) if generators is None else list(generators)
@@ -95,134 +80,97 @@ def forest(table, *, metric="auroc", generators=None, view=None, baseline=None, 
     behind = _behind(reference, metric, view)
     behind = None if behind is None else _value(behind, value)
     colour = colours(variants, baseline)
-    with matplotlib.rc_context(THEME):
-        figure = Figure(figsize=(1.6 + 2.1 * len(panels), 0.9 + 0.32 * len(variants)), layout="constrained")
-        axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-        for axis, generator in zip(axes, panels):
-            mine = rows[rows["generator"] == generator].set_index("variant")
-            if mine.empty:
-                raise UserError(f"the table has no generator '{generator}'; it has {', '.join(rows['generator'].unique())}")
-            if value == "difference":
-                axis.axvline(0, color=LIGHT, linewidth=0.8, zorder=0)
-            elif baseline in mine.index:
-                axis.axvline(mine.loc[baseline, "mean"], color=LIGHT, linewidth=0.8, zorder=0)
-            if behind is not None:
-                theirs = behind[behind["generator"] == generator].set_index("variant")
-                for place, name in enumerate(variants):
-                    if name in theirs.index:
-                        _interval(axis, theirs.loc[name], place + 0.22, LIGHT, marker="D", size=3.5)
+    figure = Figure(figsize=(1.6 + 2.1 * len(panels), 0.9 + 0.32 * len(variants)), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, generator in zip(axes, panels):
+        mine = rows[rows["generator"] == generator].set_index("variant")
+        if mine.empty:
+            raise UserError(f"the table has no generator '{generator}'; it has {', '.join(rows['generator'].unique())}")
+        if value == "difference":
+            axis.axvline(0, color=LIGHT, linewidth=0.8, zorder=0)
+        elif baseline in mine.index:
+            axis.axvline(mine.loc[baseline, "mean"], color=LIGHT, linewidth=0.8, zorder=0)
+        if behind is not None:
+            theirs = behind[behind["generator"] == generator].set_index("variant")
             for place, name in enumerate(variants):
-                if name in mine.index:
-                    _interval(axis, mine.loc[name], place, colour[name])
-            name = METRIC_NAMES.get(metric, metric)
-            axis.set(title=generator, xlabel=f"difference in {name}" if value == "difference" else name,
-                     ylim=(len(variants) - 0.4, -0.6), xscale="log" if log else "linear")
-        axes[0].set_yticks(range(len(variants)), variants)
-        for axis in axes[1:]:
-            axis.tick_params(left=False)
-        _name_reference(figure, behind)
+                if name in theirs.index:
+                    _interval(axis, theirs.loc[name], place + 0.22, LIGHT, marker="D", size=3.5)
+        for place, name in enumerate(variants):
+            if name in mine.index:
+                _interval(axis, mine.loc[name], place, colour[name])
+        name = METRIC_NAMES.get(metric, metric)
+        axis.set(title=generator, xlabel=f"difference in {name}" if value == "difference" else name,
+                 ylim=(len(variants) - 0.4, -0.6), xscale="log" if log else "linear")
+    axes[0].set_yticks(range(len(variants)), variants)
+    for axis in axes[1:]:
+        axis.tick_params(left=False)
+    _name_reference(figure, behind)
     return figure
 
 
-def curve(table, x=None, *, metric="auroc", generator="unseen", view=None, log=True, xlabel=None, baseline=None, reference=None):
+@matplotlib.rc_context(THEME)
+def curve(table, *, metric="auroc", generator="unseen", view=None, log=True, xlabel=None, baseline=None, reference=None):
     """A metric against a number that the variants differ in, for example the diffusion step.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Rows of `anl.evaluation.compare`.
-    x : dict of str to float, optional
-        Variant -> its place on the horizontal axis; variants that are missing here are left out. Default: the number that
-        ends the variant's name, as in `t=10`.
-    log : bool
-        Whether the horizontal axis is logarithmic.
-    baseline : str, optional
-        A variant drawn as a horizontal line with its interval as a band.
-    reference : pandas.DataFrame, optional
-        Committed results, drawn in grey behind.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    The place of a variant is the number that ends its name, as in `t=10`; others are left out. `baseline` names a variant
+    that is drawn as a horizontal line with its interval as a band; other parameters as of `forest`.
     """
     rows = _rows(table, metric, view, generator)
-    x = _numbers(rows["variant"]) if x is None else x
-    with matplotlib.rc_context(THEME):
-        figure = Figure(figsize=(5.6, 3.4), layout="constrained")
-        axis = figure.subplots()
-        if baseline in set(rows["variant"]):
-            line = rows[rows["variant"] == baseline].iloc[0]
-            axis.axhspan(line["low"], line["high"], color=LIGHT, alpha=0.35, linewidth=0)
-            axis.axhline(line["mean"], color=GREY, linewidth=1)
-            axis.annotate(f" {baseline}", (1, line["mean"]), xycoords=("axes fraction", "data"), color=GREY, va="center")
-        behind = _behind(reference, metric, view, generator)
-        behind = behind if behind is not None and behind["variant"].isin(x).any() else None
-        if behind is not None:
-            _line(axis, behind, x, LIGHT)
-        drawn = _line(axis, rows, x, COLOURS[0])
-        _name_reference(figure, behind)
-        axis.set(ylabel=f"{METRIC_NAMES.get(metric, metric)}, {generator}", xlabel=xlabel or "", xscale="log" if log else "linear")
-        axis.set_xticks(drawn, [f"{value:g}" for value in drawn])
-        axis.minorticks_off()
+    x = _numbers(rows["variant"])
+    figure = Figure(figsize=(5.6, 3.4), layout="constrained")
+    axis = figure.subplots()
+    if baseline in set(rows["variant"]):
+        line = rows[rows["variant"] == baseline].iloc[0]
+        axis.axhspan(line["low"], line["high"], color=LIGHT, alpha=0.35, linewidth=0)
+        axis.axhline(line["mean"], color=GREY, linewidth=1)
+        axis.annotate(f" {baseline}", (1, line["mean"]), xycoords=("axes fraction", "data"), color=GREY, va="center")
+    behind = _behind(reference, metric, view, generator)
+    behind = behind if behind is not None and behind["variant"].isin(x).any() else None
+    if behind is not None:
+        _line(axis, behind, x, LIGHT)
+    drawn = _line(axis, rows, x, COLOURS[0])
+    _name_reference(figure, behind)
+    axis.set(ylabel=f"{METRIC_NAMES.get(metric, metric)}, {generator}", xlabel=xlabel or "", xscale="log" if log else "linear")
+    axis.set_xticks(drawn, [f"{value:g}" for value in drawn])
+    axis.minorticks_off()
     return figure
 
 
+@matplotlib.rc_context(THEME)
 def seen_against_unseen(table, groups, *, seen, metric="auroc", view=None):
     """A metric on unseen generators against the same metric on the seen one: one line per method over training budgets.
 
-    A regulariser helps at equal seen performance: its line lies above the other's at the same horizontal place. A faster
-    learner only moves further along one and the same line (design, "Matched performance").
+    A regulariser's line lies above the other's at the same horizontal place; a faster learner only moves along one line.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Rows of `anl.evaluation.compare` with the generators ``unseen`` and `seen`.
-    groups : dict of str to dict of str to int
-        Method -> {variant: training steps}, one line each.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    groups: method -> {variant: training steps}, one line each.
     """
     across = _rows(table, metric, view, seen).set_index("variant")
     up = _rows(table, metric, view, "unseen").set_index("variant")
     colour = colours(groups)
-    with matplotlib.rc_context(THEME):
-        figure = Figure(figsize=(5.6, 4.4), layout="constrained")
-        axis = figure.subplots()
-        for method, variants in groups.items():
-            names = sorted((name for name in variants if name in across.index and name in up.index), key=variants.get)
-            if not names:
-                raise UserError(f"the table holds none of the variants of '{method}': {', '.join(variants)}")
-            x, y = across.loc[names], up.loc[names]
-            axis.errorbar(x["mean"], y["mean"], xerr=_errors(x), yerr=_errors(y), color=colour[method], marker="o",
-                          linewidth=1.2, elinewidth=0.6)
-            for name in names:
-                axis.annotate(f"{variants[name]:,}", (x.loc[name, "mean"], y.loc[name, "mean"]), xytext=(4, -9),
-                              textcoords="offset points", fontsize=7, color=colour[method])
-            axis.annotate(method, (x.loc[names[-1], "mean"], y.loc[names[-1], "mean"]), xytext=(5, 5),
-                          textcoords="offset points", color=colour[method])
-        name = METRIC_NAMES.get(metric, metric)
-        axis.set(xlabel=f"{name}, seen generator ({seen})", ylabel=f"{name}, unseen generators")
+    figure = Figure(figsize=(5.6, 4.4), layout="constrained")
+    axis = figure.subplots()
+    for method, variants in groups.items():
+        names = sorted((name for name in variants if name in across.index and name in up.index), key=variants.get)
+        if not names:
+            raise UserError(f"the table holds none of the variants of '{method}': {', '.join(variants)}")
+        x, y = across.loc[names], up.loc[names]
+        axis.errorbar(x["mean"], y["mean"], xerr=_errors(x), yerr=_errors(y), color=colour[method], marker="o",
+                      linewidth=1.2, elinewidth=0.6)
+        for name in names:
+            axis.annotate(f"{variants[name]:,}", (x.loc[name, "mean"], y.loc[name, "mean"]), xytext=(4, -9),
+                          textcoords="offset points", fontsize=7, color=colour[method])
+        axis.annotate(method, (x.loc[names[-1], "mean"], y.loc[names[-1], "mean"]), xytext=(5, 5),
+                      textcoords="offset points", color=colour[method])
+    name = METRIC_NAMES.get(metric, metric)
+    axis.set(xlabel=f"{name}, seen generator ({seen})", ylabel=f"{name}, unseen generators")
     return figure
 
 
+@matplotlib.rc_context(THEME)
 def by_strength(table, *, metric="auroc", generator="unseen", baseline=None, reference=None):
     """A metric against the strength of each kind of perturbation: a panel per kind, a line per variant.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Rows of `anl.evaluation.compare` whose views are `raw` and perturbations such as `jpeg_90`. The untouched images
-        are a dotted line.
-    baseline : str, optional
-        Drawn in grey.
-    reference : pandas.DataFrame, optional
-        Committed results, drawn in light grey behind.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    The views of the table are `raw`, drawn as a dotted line, and perturbations such as `jpeg_90`.
     """
     rows = _strengths(table[(table["metric"] == metric) & (table["generator"] == generator)])
     behind = _behind(reference, metric, None, generator)
@@ -232,75 +180,65 @@ def by_strength(table, *, metric="auroc", generator="unseen", baseline=None, ref
         raise UserError(f"the table has no perturbed images with {metric} of generator '{generator}'; score them first")
     colour = colours(rows["variant"], baseline)
     columns = min(3, len(kinds))
-    with matplotlib.rc_context(THEME):
-        figure = Figure(figsize=(2.9 * columns, 2.5 * -(-len(kinds) // columns)), layout="constrained")
-        axes = figure.subplots(-(-len(kinds) // columns), columns, sharey=True, squeeze=False).ravel()
-        for axis, kind in zip(axes, kinds):
-            for part, paint in ((behind, dict.fromkeys(colour, LIGHT)), (rows, colour)):
-                for name in paint if part is not None else ():
-                    mine = part[part["variant"] == name]
-                    line = mine[mine["kind"] == kind].sort_values("strength")
-                    axis.errorbar(line["strength"], line["mean"], yerr=_errors(line), color=paint[name], marker="o",
-                                  linewidth=1.2, elinewidth=0.6)
-                    for untouched in mine.loc[mine["kind"] == "raw", "mean"]:
-                        axis.axhline(untouched, color=paint[name], linewidth=0.8, linestyle=":")
-            if kind in ("jpeg", "webp", "crop"):  # lower is stronger
-                axis.invert_xaxis()
-            axis.set(title=kind, xlabel=STRENGTHS[kind])
-        for axis in axes[len(kinds):]:
-            axis.remove()
-        for name, shift in zip(colour, (0.02, 0.12, 0.22, 0.32)):
-            axes[0].annotate(name, (0.03, shift), xycoords="axes fraction", color=colour[name])
-        figure.supylabel(f"{METRIC_NAMES.get(metric, metric)}, {generator}", fontsize=9)
-        _name_reference(figure, behind)
+    figure = Figure(figsize=(2.9 * columns, 2.5 * -(-len(kinds) // columns)), layout="constrained")
+    axes = figure.subplots(-(-len(kinds) // columns), columns, sharey=True, squeeze=False).ravel()
+    for axis, kind in zip(axes, kinds):
+        for part, paint in ((behind, dict.fromkeys(colour, LIGHT)), (rows, colour)):
+            for name in paint if part is not None else ():
+                mine = part[part["variant"] == name]
+                line = mine[mine["kind"] == kind].sort_values("strength")
+                axis.errorbar(line["strength"], line["mean"], yerr=_errors(line), color=paint[name], marker="o",
+                              linewidth=1.2, elinewidth=0.6)
+                for untouched in mine.loc[mine["kind"] == "raw", "mean"]:
+                    axis.axhline(untouched, color=paint[name], linewidth=0.8, linestyle=":")
+        if kind in ("jpeg", "webp", "crop"):  # lower is stronger
+            axis.invert_xaxis()
+        axis.set(title=kind, xlabel=STRENGTHS[kind])
+    for axis in axes[len(kinds):]:
+        axis.remove()
+    for name, shift in zip(colour, (0.02, 0.12, 0.22, 0.32)):
+        axes[0].annotate(name, (0.03, shift), xycoords="axes fraction", color=colour[name])
+    figure.supylabel(f"{METRIC_NAMES.get(metric, metric)}, {generator}", fontsize=9)
+    _name_reference(figure, behind)
     return figure
 
 
-def heatmap(table, *, metric="auroc", view=None, centre=0.5, value="mean"):
-    """Variants against generators as a heat map with the numbers written in; returns a matplotlib figure.
-
-    value: `mean`, or `difference` from the baseline of the table (then `centre` should be 0).
-    """
-    rows = _value(_rows(table, metric, view), value)
+@matplotlib.rc_context(THEME)
+def heatmap(table, *, metric="auroc", view=None):
+    """Variants against generators as a heat map around 0.5 with the numbers written in."""
+    rows = _rows(table, metric, view)
     grid = rows.pivot_table(index="variant", columns="generator", values="mean", sort=False)
-    with matplotlib.rc_context(THEME):
-        figure = Figure(figsize=(1.8 + 0.75 * grid.shape[1], 1.0 + 0.34 * grid.shape[0]), layout="constrained")
-        axis = figure.subplots()
-        spread = max(float(np.nanmax(np.abs(grid.to_numpy() - centre))), 1e-6)
-        seaborn.heatmap(grid, ax=axis, annot=True, fmt=".2f", cmap="RdBu", vmin=centre - spread, vmax=centre + spread,
-                        linewidths=0.5, cbar_kws={"label": METRIC_NAMES.get(metric, metric)}, annot_kws={"size": 8})
-        axis.set(xlabel="", ylabel="")
-        axis.tick_params(length=0)
+    figure = Figure(figsize=(1.8 + 0.75 * grid.shape[1], 1.0 + 0.34 * grid.shape[0]), layout="constrained")
+    axis = figure.subplots()
+    spread = max(float(np.nanmax(np.abs(grid.to_numpy() - 0.5))), 1e-6)
+    seaborn.heatmap(grid, ax=axis, annot=True, fmt=".2f", cmap="RdBu", vmin=0.5 - spread, vmax=0.5 + spread,
+                    linewidths=0.5, cbar_kws={"label": METRIC_NAMES.get(metric, metric)}, annot_kws={"size": 8})
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(length=0)
     return figure
 
 
+@matplotlib.rc_context(THEME)
 def reliability(tables):
     """Reliability diagram: share of generated images against mean probability, one line per variant.
 
-    Parameters
-    ----------
-    tables : dict of str to pandas.DataFrame
-        Variant -> bins with the columns probability, share and n.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    tables: variant -> bins with the columns probability and share.
     """
     colour = colours(tables)
-    with matplotlib.rc_context(THEME):
-        figure = Figure(figsize=(4.2, 4.0), layout="constrained")
-        axis = figure.subplots()
-        axis.plot([0, 1], [0, 1], color=LIGHT, linewidth=1)
-        for name, bins in tables.items():
-            axis.plot(bins["probability"], bins["share"], color=colour[name], marker="o")
-            last = bins.iloc[-1]
-            axis.annotate(name, (last["probability"], last["share"]), xytext=(5, 0), textcoords="offset points",
-                          color=colour[name])
-        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean predicted probability", ylabel="share of generated images", aspect="equal")
+    figure = Figure(figsize=(4.2, 4.0), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color=LIGHT, linewidth=1)
+    for name, bins in tables.items():
+        axis.plot(bins["probability"], bins["share"], color=colour[name], marker="o")
+        last = bins.iloc[-1]
+        axis.annotate(name, (last["probability"], last["share"]), xytext=(5, 0), textcoords="offset points",
+                      color=colour[name])
+    axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="mean predicted probability", ylabel="share of generated images", aspect="equal")
     return figure
 
 
-def image_grid(rows, row_labels, column_labels, *, cell=1.1, limits=None):
+@matplotlib.rc_context(THEME)
+def image_grid(rows, row_labels, column_labels, *, limits=None):
     """Rows of small images.
 
     Parameters
@@ -308,46 +246,33 @@ def image_grid(rows, row_labels, column_labels, *, cell=1.1, limits=None):
     rows : list of list of (numpy.ndarray or None)
         uint8 or float [0, 1] images (H, W, 3), or maps (H, W) drawn from 0 to `limits` (default: each map's largest value).
         None leaves a place empty.
-    cell : float
-        Side of one image in inches.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
     """
     widest = max(map(len, rows))
     label_width = 0.085 * max(map(len, row_labels)) + 0.2
-    with matplotlib.rc_context(THEME):
-        figure = Figure(figsize=(widest * cell + label_width, len(rows) * cell * 1.04 + 0.35), layout="constrained")
-        axes = figure.subplots(len(rows), widest, squeeze=False)
-        for line, images, label in zip(axes, rows, row_labels, strict=True):
-            line[0].set_ylabel(label, rotation=0, ha="right", va="center")
-            for axis, image in zip(line, [*images, *[None] * (widest - len(images))]):
-                axis.set(xticks=[], yticks=[])
-                seaborn.despine(ax=axis, left=True, bottom=True)
-                if image is not None:
-                    axis.imshow(image, cmap="viridis", vmin=0, vmax=limits, interpolation="nearest", aspect="equal")
-        for axis, label in zip(axes[0], column_labels):
-            axis.set_title(label, loc="center", fontsize=8.5)
+    figure = Figure(figsize=(widest * CELL + label_width, len(rows) * CELL * 1.04 + 0.35), layout="constrained")
+    axes = figure.subplots(len(rows), widest, squeeze=False)
+    for line, images, label in zip(axes, rows, row_labels, strict=True):
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
+        for axis, image in zip(line, [*images, *[None] * (widest - len(images))]):
+            axis.set(xticks=[], yticks=[])
+            seaborn.despine(ax=axis, left=True, bottom=True)
+            if image is not None:
+                axis.imshow(image, cmap="viridis", vmin=0, vmax=limits, interpolation="nearest", aspect="equal")
+    for axis, label in zip(axes[0], column_labels):
+        axis.set_title(label, loc="center", fontsize=8.5)
     return figure
 
 
 def _rows(table, metric, view, generator=None):
     """The rows of one metric and view (and generator). Raises UserError where there is none or the view is open."""
-    rows = table[table["metric"] == metric]
-    if rows.empty:
-        raise UserError(f"the table has no metric '{metric}'; it has {', '.join(table['metric'].unique())}")
-    views = list(rows["view"].unique())
-    if view is None and len(views) > 1:
-        raise UserError(f"the table has several views ({', '.join(views)}); choose one with view=")
-    rows = rows if view is None else rows[rows["view"] == view]
-    if rows.empty:
-        raise UserError(f"the table has no view '{view}'; it has {', '.join(views)}")
-    if generator is None:
-        return rows
-    known, rows = rows["generator"].unique(), rows[rows["generator"] == generator]
-    if rows.empty:
-        raise UserError(f"the table has no generator '{generator}'; it has {', '.join(known)}")
+    rows = table
+    for column, value in (("metric", metric), ("view", view), ("generator", generator)):
+        known = rows[column].unique()
+        if column == "view" and value is None and len(known) > 1:
+            raise UserError(f"the table has several views ({', '.join(known)}); choose one with view=")
+        rows = rows if value is None else rows[rows[column] == value]
+        if rows.empty:
+            raise UserError(f"the table has no {column} '{value}'; it has {', '.join(known)}")
     return rows
 
 

@@ -29,7 +29,7 @@ def run_notebook(source, target, parameters, *, timeout, failed):
     Parameters
     ----------
     source, target : path-like
-        The notebook, and where the executed one is written. `target` is written only if every cell ran without an error.
+        `target` is returned, and written only if every cell ran without an error.
     parameters : dict
         Values for the cell tagged ``parameters``: numbers, booleans, strings, None, and lists and dicts of them.
     timeout : int
@@ -37,16 +37,10 @@ def run_notebook(source, target, parameters, *, timeout, failed):
     failed : path-like
         Where the partly executed notebook is kept if a cell fails; removed by the next run that succeeds.
 
-    Returns
-    -------
-    pathlib.Path
-        `target`.
-
     Raises
     ------
     UserError
-        If the notebook is missing or broken, has no such parameter, a cell fails, or the kernel belongs to another
-        environment.
+        If the notebook is missing or broken, has no such parameter, a cell fails, or the kernel is another environment's.
     """
     source, target, failed = Path(source), Path(target), Path(failed)
     node = read_notebook(source)
@@ -80,17 +74,11 @@ def check_parameters(name, node, parameters):
         if key not in known:
             raise UserError(f"notebook '{name}' has no parameter '{key}'; " +
                             (f"it has {', '.join(known)}" if known else "it declares none"))
-        if not _is_plain(value):
+        try:
+            json.dumps(value)
+        except TypeError:
             raise UserError(f"notebook '{name}': the value of '{key}' is {value!r}; give numbers, booleans, strings, lists or "
-                            "mappings, and put a string in quotes")
-
-
-def _is_plain(value):
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))
+                            "mappings, and put a string in quotes") from None
 
 
 def check_kernel(prefix=None):

@@ -18,12 +18,7 @@ def evenly(rows, count):
 def partners(rows, generator, count):
     """Pairs of rows (real or None, generated) of a generator: at most `count`, evenly spaced.
 
-    Parameters
-    ----------
-    rows : pandas.DataFrame
-        Manifest rows; `pair` joins a real image and its regenerations, "" where there is none.
-    generator : str
-    count : int
+    rows: manifest rows; `pair` joins a real image and its regenerations, "" where there is none.
     """
     real = rows[(rows["generator"] == "real") & (rows["pair"] != "")].drop_duplicates("pair").set_index("pair", drop=False)
     chosen = evenly(rows[rows["generator"] == generator], count)
@@ -45,45 +40,34 @@ def noise_image(noise, deviation=None):
     return np.clip(128 + 127 * values / (DEVIATIONS * max(deviation, 1e-12)), 0, 255).astype(np.uint8)
 
 
+@matplotlib.rc_context(THEME)
 def lines(table, x, y, by=None, *, low="low", high="high", xlabel="", ylabel="", log=False, level=None):
     """Lines with bands between the columns `low` and `high`, where the table has them.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-    x, y : str
-        Columns.
-    by : str, optional
-        Column: one line per value, named at its end.
-    level : float, optional
-        Where a horizontal line is drawn, for example at chance.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    `x`, `y` and `by` are columns; each value of `by` has a line, named at its end. `level`: of a horizontal line, such as
+    chance.
     """
     groups = {"": table} if by is None else dict(iter(table.groupby(by, sort=False)))
     colour = colours(groups)
-    with matplotlib.rc_context(THEME):
-        figure = Figure(figsize=(6.0, 3.4), layout="constrained")
-        axis = figure.subplots()
-        if level is not None:
-            axis.axhline(level, color=GREY, linewidth=0.8, linestyle=":")
-        ends = []
-        for name, rows in groups.items():
-            rows = rows.dropna(subset=[x, y]).sort_values(x)
-            if rows.empty:
-                continue
-            axis.plot(rows[x], rows[y], color=colour[name], linewidth=1.4, marker="o" if len(rows) < 20 else None, markersize=3)
-            if {low, high} <= set(rows):
-                axis.fill_between(rows[x], rows[low], rows[high], color=colour[name], alpha=0.15, linewidth=0)
-            ends.append((float(rows[y].iloc[-1]), name, float(rows[x].iloc[-1])))
-        axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
-        bottom, top = axis.get_ylim()
-        places = apart([value for value, _, _ in sorted(ends)], 0.055 * (top - bottom), top)
-        for place, (value, name, last) in zip(places, sorted(ends)):
-            axis.annotate(name, (last, value), xytext=(axis.get_xlim()[1], place), textcoords="data", color=colour[name],
-                          va="center", fontsize=8, annotation_clip=False)
+    figure = Figure(figsize=(6.0, 3.4), layout="constrained")
+    axis = figure.subplots()
+    if level is not None:
+        axis.axhline(level, color=GREY, linewidth=0.8, linestyle=":")
+    ends = []
+    for name, rows in groups.items():
+        rows = rows.dropna(subset=[x, y]).sort_values(x)
+        if rows.empty:
+            continue
+        axis.plot(rows[x], rows[y], color=colour[name], linewidth=1.4, marker="o" if len(rows) < 20 else None, markersize=3)
+        if {low, high} <= set(rows):
+            axis.fill_between(rows[x], rows[low], rows[high], color=colour[name], alpha=0.15, linewidth=0)
+        ends.append((float(rows[y].iloc[-1]), name, float(rows[x].iloc[-1])))
+    axis.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
+    bottom, top = axis.get_ylim()
+    places = apart([value for value, _, _ in sorted(ends)], 0.055 * (top - bottom), top)
+    for place, (value, name, last) in zip(places, sorted(ends)):
+        axis.annotate(name, (last, value), xytext=(axis.get_xlim()[1], place), textcoords="data", color=colour[name],
+                      va="center", fontsize=8, annotation_clip=False)
     return figure
 
 

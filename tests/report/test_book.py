@@ -21,15 +21,12 @@ def problem(tmp_path, change=lambda node: None, profile="tiny", **options):
     return book.problem_of(tmp_path / "page.ipynb", profile)
 
 
-def test_a_good_notebook_has_no_problem(tmp_path):
-    assert problem(tmp_path) == ""
-
-
 def test_missing_broken_and_foreign_notebooks_are_refused(tmp_path):
     assert book.problem_of(tmp_path / "page.ipynb", "tiny") == "is missing"
     (tmp_path / "page.ipynb").write_text("{")
     assert book.problem_of(tmp_path / "page.ipynb", "tiny") == "is not a notebook"
     assert problem(tmp_path, profile="small") == "holds results of profile 'tiny', and params.yaml is of 'small'"
+    assert problem(tmp_path) == ""
 
 
 def test_failed_and_unexecuted_notebooks_are_refused(tmp_path):
@@ -82,16 +79,6 @@ def test_an_image_without_alternative_text_stops_the_build(alt):
         image["alt"] = alt
     with pytest.raises(ExtensionError, match="book/pages/step_t shows an image without alternative text"):
         book.require_alternative_text(SimpleNamespace(env=SimpleNamespace(docname="pages/step_t")), document)
-
-
-def test_mathjax_is_loaded_where_there_is_mathematics():
-    context = {"script_files": ["a.js", "_static/mathjax/startup.js", SimpleNamespace(filename="mathjax/x.js", attributes={})]}
-    document = nodes.section()
-    document += nodes.math_block(text="x")
-    book.leave_mathjax_out(None, "method", "page.html", context, document)
-    assert len(context["script_files"]) == 3
-    book.leave_mathjax_out(None, "index", "page.html", context, nodes.section())
-    assert context["script_files"] == ["a.js"]
 
 
 def test_a_book_is_built_without_warnings(built_book):  # noqa: F811

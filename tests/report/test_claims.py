@@ -22,12 +22,6 @@ def decide(claim, frame, profile="small"):
     return claims.verdicts(ledger)["gain"]
 
 
-@pytest.mark.parametrize("low, high, verdict", [(0.01, 0.2, "supported"), (-0.1, 0.2, "undecided"),
-                                                (-0.2, -0.1, "contradicted")])
-def test_an_interval_decides(low, high, verdict):
-    assert decide(CLAIM, table(low, high)) == verdict
-
-
 def test_too_few_seeds_another_profile_or_a_missing_table_decide_nothing():
     assert decide(CLAIM, table(0.1, 0.2, seeds=2)) == "not run"
     assert decide(CLAIM, table(0.1, 0.2), profile="smoke") == "not run"
@@ -35,26 +29,17 @@ def test_too_few_seeds_another_profile_or_a_missing_table_decide_nothing():
     assert ledger["verdict"].tolist() == ["not run"]
 
 
-def test_a_claim_about_several_rows_needs_all_of_them():
-    claim = CLAIM | {"rules": [RULE | {"where": {"generator": "unseen"}}]}
-    frame = pd.concat([table(0.1, 0.2), table(-0.1, 0.3, variants=["other"])])
-    assert decide(claim, frame) == "undecided"
-    assert decide(claim, pd.concat([table(0.1, 0.2), table(-0.3, -0.1, variants=["other"])])) == "contradicted"
-    assert decide(claim, pd.concat([table(0.1, 0.2), table(0.2, 0.3, variants=["other"])])) == "supported"
+ALL_ROWS = {"generator": "unseen"}
+LEVEL, ABOVE, BELOW, WIDE = (-0.1, 0.3), (0.1, 0.2), (-0.3, -0.1), (-0.5, 0.3)
 
 
-def test_a_contradicted_row_counts_even_where_another_has_the_lower_bound():
-    claim = CLAIM | {"rules": [RULE | {"where": {"generator": "unseen"}}]}
-    wide, below = table(-0.5, 0.3), table(-0.2, -0.1, variants=["other"])
-    assert decide(claim, pd.concat([wide, below])) == "contradicted"
-
-
-def test_a_baseline_is_best_if_every_rival_is_below_it():
-    claim = CLAIM | {"rules": [{**RULE, "where": {"generator": "unseen"}, "above": None, "below": 0}]}
-    below, above = table(-0.3, -0.1), table(0.1, 0.2, variants=["other"])
-    assert decide(claim, pd.concat([below, table(-0.2, -0.1, variants=["other"])])) == "supported"
-    assert decide(claim, pd.concat([below, table(-0.2, 0.1, variants=["other"])])) == "undecided"
-    assert decide(claim, pd.concat([below, above])) == "contradicted"
+@pytest.mark.parametrize("bound, first, second, verdict", [
+    ("above", ABOVE, LEVEL, "undecided"), ("above", ABOVE, BELOW, "contradicted"), ("above", ABOVE, ABOVE, "supported"),
+    ("above", WIDE, BELOW, "contradicted"), ("below", BELOW, BELOW, "supported"), ("below", BELOW, LEVEL, "undecided"),
+    ("below", BELOW, ABOVE, "contradicted"), ("above", LEVEL, LEVEL, "undecided"), ("above", BELOW, BELOW, "contradicted")])
+def test_a_claim_about_several_rows_needs_all_of_them(bound, first, second, verdict):
+    claim = CLAIM | {"rules": [{**RULE, "where": ALL_ROWS, "above": None, bound: 0}]}
+    assert decide(claim, pd.concat([table(*first), table(*second, variants=["other"])])) == verdict
 
 
 def test_a_rival_that_was_not_measured_leaves_a_claim_undecided():
@@ -98,12 +83,8 @@ def test_the_verdict_is_the_worst_of_the_rules():
 def test_a_rule_that_selects_nothing_is_refused(rule, words):
     with pytest.raises(UserError, match=words):
         decide(CLAIM | {"rules": [RULE | rule]}, table(0, 1))
-
-
-def test_a_missing_number_never_decides():
-    frame = table(0.1, 0.2).assign(difference=float("nan"))
     with pytest.raises(UserError, match="holds no number"):
-        decide(CLAIM, frame)
+        decide(CLAIM, table(0.1, 0.2).assign(difference=float("nan")))
 
 
 @pytest.mark.parametrize("change, words", [({"kind": "registered"}, "kind"), ({"extra": 1}, "extra"),

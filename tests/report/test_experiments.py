@@ -73,6 +73,8 @@ def test_the_table_follows_the_configuration(project):
     assert best.verdict == "best" and best.table["difference"].item() > 0
     assert experiments.choose(scores, lambda name: name == "t=1")["variant"].unique().tolist() == ["t=1"]
     assert experiments.choose(scores, lambda name: False) is None
+    with pytest.raises(UserError, match="has no scores"):
+        experiments.compare_variants(config, scores, "ablation")
 
 
 def test_the_gap_is_the_difference_of_two_differences(project):
@@ -152,16 +154,13 @@ def test_a_table_shows_rounded_intervals_and_links_the_numbers(page):
     assert experiments.interval_text(table.iloc[0], "difference") == "0.050 [0.010, 0.090], n = 3 seeds x 33 photographs"
 
 
-def test_differences_between_variants_are_the_only_settings_shown(project, page):
+def test_provenance_and_settings_that_differ_are_shown(project, page):
     shown, _ = page
-    experiments.show_differences(project("small").variants("step_t"))
+    config = project("small")
+    experiments.show_differences(config.variants("step_t"))
     html = shown[-1][0]["text/html"]
     assert "method.step" in html and "t=1" in html and "method.target" not in html
-
-
-def test_provenance_is_one_line_without_a_date(project, page):
-    shown, _ = page
-    experiments.provenance(project("small"), "step_t")
+    experiments.provenance(config, "step_t")
     line = shown[-1][0].data
     assert line.startswith("*Profile `small`") and "seeds 0, 1, 2" in line and "dvc repro notebook@step_t" in line and "\n" not in line
 
@@ -205,9 +204,3 @@ def test_a_notebook_runs_and_answers(project, page, monkeypatch, name, profile):
     assert Path(f"tables/{name}.csv").is_file()
     if name in config.experiments or name in ("cross_generator", "budget", "robustness"):
         assert any(metadata for _, metadata in shown) and NOT_MEASURED not in [glued[key] for key in used - {"verdict"}]
-
-
-def test_a_missing_variant_is_one_line(project):
-    config = project("small")
-    with pytest.raises(UserError, match="has no scores"):
-        experiments.compare_variants(config, experiments.load_scores(config, "main"), "ablation")

@@ -42,19 +42,15 @@ def run(parameters=None, timeout=60):
     return notebooks.run_notebook("demo.ipynb", "out/demo.ipynb", parameters or {}, timeout=timeout, failed="failed/demo.ipynb")
 
 
-def test_parameters_keep_their_types(project):
-    write(project, "print(steps, type(quick).__name__, quick)")
-    cells = nbformat.read(run({"steps": [1, 10], "quick": True}), as_version=4).cells
-    assert cells[-1].outputs[0].text == "[1, 10] bool True\n"
-    assert "hide-input" in cells[1].metadata.tags  # the injected values are folded on the page
-
-
 def test_two_runs_are_byte_identical_and_clean(project):
-    write(project, FIGURE, kernel="of-somebody-else")
-    first = run().read_bytes()
-    assert run().read_bytes() == first
+    write(project, "print(steps, type(quick).__name__, quick)", FIGURE, kernel="of-somebody-else")
+    parameters = {"steps": [1, 10], "quick": True}
+    first = run(parameters).read_bytes()
+    assert run(parameters).read_bytes() == first
     node = nbformat.reads(first.decode(), as_version=4)
     nbformat.validate(node)
+    assert node.cells[-2].outputs[0].text == "[1, 10] bool True\n"  # parameters keep their types
+    assert "hide-input" in node.cells[1].metadata.tags  # the injected values are folded on the page
     assert "papermill" not in node.metadata and "version" not in node.metadata.language_info
     prints = [(output.name, output.text) for output in node.cells[-1].outputs if output.output_type == "stream"]
     assert prints == [("stdout", "one\n" * 3)]
