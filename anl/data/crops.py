@@ -37,21 +37,10 @@ class Patch:
 
 
 def split_photos(photos, shares, seed):
-    """Assign photographs to train, val and test by cluster, so that near-duplicates stay together: {photo id: split}.
+    """Split photographs by cluster, so that near-duplicates stay together: {photo id: split}.
 
-    Parameters
-    ----------
-    photos : sequence
-        Objects with `id` and `cluster` (strings).
-    shares : mapping or pydantic section
-        Shares `train`, `val` and `test` of the clusters, which sum to 1.
-    seed : int
-        The draw depends on the seed and the set of clusters only.
-
-    Raises
-    ------
-    UserError
-        If a split is empty.
+    `shares` of the clusters for train, val and test sum to 1. The draw depends on the seed and the set of clusters only.
+    Raises UserError if a split is empty.
     """
     shares = dict(shares)
     clusters = sorted({photo.cluster for photo in photos})
@@ -91,29 +80,10 @@ def halve(pixels):
 
 
 def choose_patches(source, photo, group, split, *, size, count, least_std, seed):
-    """Choose crops of a source at random positions of a grid; flat ones are left out.
+    """Choose up to `count` patches of a source, uint8 (H, W, 3), at random positions of a grid; sorted by position.
 
-    Parameters
-    ----------
-    source : ndarray
-        uint8 (H, W, 3).
-    photo, group, split : str
-        Noted in each patch; the draw depends on `photo`. Training patches may overlap, others do not.
-    size, count : int
-        Pixels on a side, and patches at most.
-    least_std : float
-        Grey-level standard deviation below which a patch counts as flat.
-    seed : int
-
-    Returns
-    -------
-    list of Patch
-        Sorted by position.
-
-    Raises
-    ------
-    UserError
-        If the source is smaller than a patch.
+    Training patches may overlap, others do not. Patches with a grey-level standard deviation below `least_std` are left out.
+    The draw depends on `seed` and `photo`. Raises UserError if the source is smaller than a patch.
     """
     height, width = source.shape[:2]
     if min(height, width) < size:
@@ -136,15 +106,8 @@ def choose_patches(source, photo, group, split, *, size, count, least_std, seed)
 class CropSampler:
     """Random square crops with flips for generative training; batch k is a pure function of (seed, name, k).
 
-    Parameters
-    ----------
-    sources : sequence of ndarray
-        uint8 (H, W, 3), drawn with a probability proportional to the root of their area; those smaller than a crop are left
-        out. Raises UserError if none is left.
-    size, batch_size : int
-        Pixels on a side; crops in a batch.
-    seed, name : int, str
-        Name the random stream.
+    Sources, uint8 (H, W, 3), are drawn with a probability proportional to the root of their area; those smaller than a crop
+    are left out. Raises UserError if none is left.
     """
 
     def __init__(self, sources, size, batch_size, seed, name):
@@ -219,22 +182,10 @@ def hold_out(rows, share, most, seed):
 
 
 def use_rows(rows, use, seed):
-    """Choose the images that a profile uses: at most `use` reals of each split, spread evenly over groups.
+    """The rows that a profile uses: at most `use` reals of each split (a mapping), spread evenly over groups.
 
-    Parameters
-    ----------
-    rows : DataFrame
-        Manifest rows with split, generator, group, sha256, and `pair` where images have one.
-    use : mapping or pydantic section
-        Real images at most of the splits `train`, `val` and `test`.
-    seed : int
-        Which ones follows from the seed and their bytes, whatever the order of the rows.
-
-    Returns
-    -------
-    DataFrame
-        The chosen rows in their order: reals; paired images whose real is chosen; of other images, for each generator and
-        split, as many as there are reals, also spread over groups.
+    With them come paired images whose real is chosen, and of other images, for each generator and split, as many as there
+    are reals, also spread over groups. Which ones follows from the seed and their bytes, whatever the order of the rows.
     """
     draw = pd.Series(draw_order(rows, seed), rows.index)
     pair = rows["pair"].fillna("").astype(str) if "pair" in rows else pd.Series("", rows.index)

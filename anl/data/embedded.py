@@ -37,19 +37,8 @@ MANIFEST, IDENTITIES = "manifest.parquet", "identities.json"  # identities: part
 def cut_patches(photos, data, benchmark, seed, splits=None):
     """All real patches and their pixels at twice the benchmark's size: (list of Patch, list of uint8 (H, W, 3)).
 
-    Parameters
-    ----------
-    photos : sequence
-        Photographs with `id`, `cluster` and `file` (below `data.folder`, as a manifest writes paths).
-    data, benchmark : DataConfig, BenchmarkConfig
-    seed : int
-    splits : mapping of str to str, optional
-        Photo id -> split; by default drawn by `data.split`.
-
-    Raises
-    ------
-    UserError
-        If a photograph cannot be read or is too small.
+    Photographs have `id`, `cluster` and `file` (below `data.folder`, as a manifest writes paths); `splits`, {id: split}, is
+    drawn by `data.split` if not given. Raises UserError if a photograph cannot be read or is too small.
     """
     splits = splits or crops.split_photos(photos, data.split, seed)
     size, counts = 2 * benchmark.size, dict(benchmark.patches)

@@ -246,7 +246,7 @@ def augmentation_plan(pairs, training, seed, step):
     Returns
     -------
     list of (str, float) or None
-        One per pair: the kind of operation and its strength, or None for an unchanged pair.
+        For each pair the kind of operation and its strength, or None if it stays.
 
     References
     ----------
