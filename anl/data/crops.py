@@ -136,51 +136,6 @@ def draw_order(rows, seed):
     return [hashlib.sha256(f"{seed}/{digest}".encode()).hexdigest() for digest in rows["sha256"]]
 
 
-def hold_out(rows, share, most, seed):
-    """Give a published set without a validation split one, cut from its training images.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Manifest rows. Training rows whose bytes occur in the test split, or earlier in the training split, are dropped.
-    share, most : float, int
-        Share of each generator's training groups that validate, and how many at most; `most` 0 is no limit.
-    seed : int
-        Which ones follows from the seed and their bytes. A group, such as a photograph and its regenerations, stays together.
-
-    Returns
-    -------
-    DataFrame
-        Rows with splits train, val and test. A set with its own validation split only loses repeated rows.
-
-    Raises
-    ------
-    UserError
-        If a generator is left without training or without validation images.
-    """
-    rows = rows.assign(split=rows["split"].astype(str).replace("unsplit", "train"), draw=draw_order(rows, seed))
-    rows = rows.sort_values(["draw", "path"], kind="stable")
-    tested = set(rows.loc[rows["split"] == "test", "sha256"])
-    learned = rows["split"] != "test"
-    rows = rows[~learned | ~(rows["sha256"].isin(tested) | (rows["sha256"].duplicated() & learned))]
-    if not (rows["split"] == "val").any():
-        train = rows[rows["split"] == "train"]
-        train = train.assign(draw=train.groupby("group")["draw"].transform("min")).sort_values("draw", kind="stable")
-        first = train.drop_duplicates(["generator", "group"]).assign(rank=lambda part: part.groupby("generator").cumcount())
-        size = first.groupby("generator")["group"].transform("size")
-        limit = np.maximum(1, np.rint(share * size)) if share else 0 * size
-        limit = np.minimum(limit, most) if most else limit
-        held = set(first.loc[first["rank"] < limit, "group"])
-        mine = (rows["split"] == "train") & rows["group"].isin(held)
-        rows = rows.assign(split=rows["split"].mask(mine, "val"))
-        for generator in train["generator"].unique():
-            left = set(rows.loc[rows["generator"] == generator, "split"])
-            if not {"train", "val"} <= left:
-                raise UserError(f"benchmark.val_share {share} leaves no {'training' if 'train' not in left else 'validation'} "
-                                f"images of '{generator}'; change it")
-    return rows.drop(columns="draw").reset_index(drop=True)
-
-
 def use_rows(rows, use, seed):
     """The rows that a profile uses: at most `use` reals of each split (a mapping), spread evenly over groups.
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from anl.data import crops, manifest
@@ -55,7 +56,7 @@ def rows(benchmark, seed):
         parts.append(more.assign(dataset=name, split="test", path=relative))
     found = pd.concat(parts, ignore_index=True)
     found["image_id"] = found["generator"] + "/" + found["dataset"] + "/" + found["path"]
-    found = crops.hold_out(found.assign(group=found["sha256"], pair=""), benchmark.val_share, benchmark.val_most, seed)
+    found = hold_out(found.assign(group=found["sha256"], pair=""), benchmark.val_share, benchmark.val_most, seed)
     source = f" and source {benchmark.source}" if benchmark.source else ""
     for name in (REAL, *benchmark.seen):
         lacking = {"train", "val"} - set(found.loc[found["generator"] == name, "split"])
@@ -63,6 +64,33 @@ def rows(benchmark, seed):
             raise UserError(f"{benchmark.manifest} has no {'training' if 'train' in lacking else 'validation'} images of "
                             f"'{name}'{source}; change benchmark.seen, or val_share")
     return found
+
+
+def hold_out(rows, share, most, seed):
+    """Give a published set without a validation split one, cut from its training images.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Training rows whose bytes occur in the test split, or earlier in the training split, are dropped.
+    share, most : float, int
+        Share of each generator's training images that validate, and how many at most; `most` 0 is no limit.
+    seed : int
+        Which ones follows from the seed and their bytes.
+    """
+    rows = rows.assign(split=rows["split"].astype(str).replace("unsplit", "train"), draw=crops.draw_order(rows, seed))
+    rows = rows.sort_values(["draw", "path"], kind="stable")
+    tested = set(rows.loc[rows["split"] == "test", "sha256"])
+    learned = rows["split"] != "test"
+    rows = rows[~learned | ~(rows["sha256"].isin(tested) | (rows["sha256"].duplicated() & learned))]
+    if not (rows["split"] == "val").any():
+        train = rows[rows["split"] == "train"].groupby("generator")["sha256"]
+        size = train.transform("size")
+        limit = np.maximum(1, np.rint(share * size)) if share else 0 * size
+        limit = np.minimum(limit, most) if most else limit
+        held = size.index[train.cumcount() < limit]
+        rows = rows.assign(split=rows["split"].mask(rows.index.isin(held), "val"))
+    return rows.drop(columns="draw").reset_index(drop=True)
 
 
 def _tests(benchmark):

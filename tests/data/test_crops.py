@@ -111,27 +111,3 @@ def test_unpaired_sets_are_used_in_equal_numbers():
     assert set(used["path"]) <= set(more["path"])
     alone = crops.use_rows(rows[rows["generator"] != "b"], {"train": 8, "test": 100}, 0)
     assert set(alone["path"]) == set(used.loc[used["generator"] != "b", "path"])
-
-
-def test_a_validation_split_is_held_out_without_repeated_bytes():
-    rows = unpaired(real_train=40, a_train=40, real_test=10, a_test=10)
-    leaked = rows["path"].isin(["real/train/3", "a/train/5"])
-    rows.loc[leaked, "sha256"] = ["realtest0", "atest1"]
-    rows.loc[rows["path"] == "real/train/7", "sha256"] = "realtrain8"
-    held = crops.hold_out(rows, 0.25, 0, 0)
-    counts = held.groupby(["split", "generator"]).size().to_dict()
-    assert counts == {("test", "a"): 10, ("test", "real"): 10, ("train", "a"): 29, ("train", "real"): 28, ("val", "a"): 10,
-                      ("val", "real"): 10}
-    assert not held["sha256"].duplicated().any()
-    assert crops.hold_out(rows, 0.25, 4, 0)["split"].value_counts()["val"] == 8
-    again = crops.hold_out(rows.sample(frac=1, random_state=0), 0.25, 0, 0).set_index("path")["split"].to_dict()
-    assert again == held.set_index("path")["split"].to_dict()
-    with pytest.raises(UserError, match="val_share 0.0 leaves no validation images of"):
-        crops.hold_out(rows, 0.0, 0, 0)
-
-
-def test_held_out_pairs_stay_together_and_a_published_validation_split_is_kept():
-    held = crops.hold_out(paired(10, 2), 0.3, 0, 0)
-    assert (held.groupby("group")["split"].nunique() == 1).all() and held["split"].value_counts()["val"] == 3 * 2 * 3
-    own = pd.concat([paired(), paired(split="val").assign(sha256=lambda part: "v" + part["sha256"])])
-    assert crops.hold_out(own, 0.3, 0, 0)["split"].value_counts().to_dict() == {"train": 72, "val": 72}

@@ -6,6 +6,7 @@ import pytest
 from anl.config import load_config
 from anl.data import indexing, published
 from anl.io import UserError
+from tests.data.test_crops import unpaired
 from tests.data.trees import encoded, genimage, write
 
 
@@ -42,6 +43,8 @@ def test_reals_of_one_source(folder):
     assert set(rows.query("split != 'test'")["source_real"]) == {"adm"} < set(rows.query("split == 'test'")["source_real"])
     with pytest.raises(UserError, match="no training images of 'real' and source bedroom"):
         published.rows(section(folder, source="bedroom"), 1)
+    with pytest.raises(UserError, match="no validation images of 'real'; change benchmark.seen, or val_share"):
+        published.rows(section(folder, val_share=0.0), 1)
 
 
 def test_test_sets_are_kept_apart_from_training(folder):
@@ -61,3 +64,20 @@ def test_settings_change_with_what_decides_the_rows(folder):
     assert published.settings(section(folder, test_sets={"other": str(folder / "other.parquet")})) != first
     with pytest.raises(UserError, match="nowhere.parquet is missing; make it"):
         published.settings(section(folder, manifest=str(folder / "nowhere.parquet")))
+
+
+def test_a_validation_split_is_held_out_without_repeated_bytes():
+    rows = unpaired(real_train=40, a_train=40, real_test=10, a_test=10)
+    leaked = rows["path"].isin(["real/train/3", "a/train/5"])
+    rows.loc[leaked, "sha256"] = ["realtest0", "atest1"]
+    rows.loc[rows["path"] == "real/train/7", "sha256"] = "realtrain8"
+    held = published.hold_out(rows, 0.25, 0, 0)
+    counts = held.groupby(["split", "generator"]).size().to_dict()
+    assert counts == {("test", "a"): 10, ("test", "real"): 10, ("train", "a"): 29, ("train", "real"): 28, ("val", "a"): 10,
+                      ("val", "real"): 10}
+    assert not held["sha256"].duplicated().any()
+    assert published.hold_out(rows, 0.25, 4, 0)["split"].value_counts()["val"] == 8
+    again = published.hold_out(rows.sample(frac=1, random_state=0), 0.25, 0, 0).set_index("path")["split"].to_dict()
+    assert again == held.set_index("path")["split"].to_dict()
+    own = pd.concat([rows, rows[rows["split"] == "train"].assign(split="val", sha256=lambda part: "v" + part["sha256"])])
+    assert published.hold_out(own.reset_index(drop=True), 0.25, 0, 0)["split"].value_counts()["val"] == 79  # a published one is kept
