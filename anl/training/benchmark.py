@@ -34,16 +34,8 @@ def make_benchmark(config):
     files; a new family, or training images of another seen generator, are added to them. An interrupted run continues.
     Random numbers are drawn on the CPU, for each image by its name, so they depend neither on the device nor on batches.
 
-    Parameters
-    ----------
-    config : anl.config.Config
-        `anl make generator` must have made its `models`. Experiments whose variants name another `benchmark.folder` have
-        that folder made too.
-
-    Returns
-    -------
-    DataFrame
-        The manifest of `benchmark.folder`, with `anl.data.embedded.COLUMNS`.
+    Experiments whose variants name another `benchmark.folder` have that folder made too. Returns the manifest of
+    `benchmark.folder`, a DataFrame with `anl.data.embedded.COLUMNS`.
 
     Raises
     ------

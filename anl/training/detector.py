@@ -23,34 +23,16 @@ CURVE_POINTS = 40
 
 @dataclass
 class TrainingData:
-    """The images that a detector is trained and validated on.
+    """The images that a detector is trained and validated on."""
 
-    Attributes
-    ----------
-    pixels : uint8 array (N, H, W, 3)
-    label : float32 array (N,)
-        1 = generated.
-    image_ids : sequence of str
-        N names, for error messages.
-    real : int array (P,)
-        Row of the real image of each pair.
-    fake : int array (P, A)
-        Rows of its generated images; one of the A alternatives is drawn each time the pair is used.
-    target : float16 Tensor (N, C, h, w) or None
-        Noise targets in standard deviations; None for a detector that predicts no noise.
-    val_pixels : uint8 array (M, H, W, 3)
-    val_label : array (M,)
-        Validation images of the seen generator and its real images.
-    """
-
-    pixels: np.ndarray
-    label: np.ndarray
-    image_ids: list
-    real: np.ndarray
-    fake: np.ndarray
-    target: torch.Tensor | None = None
-    val_pixels: np.ndarray | None = None
-    val_label: np.ndarray | None = None
+    pixels: np.ndarray                      # uint8 (N, H, W, 3)
+    label: np.ndarray                       # float32 (N,), 1 = generated
+    image_ids: list                         # N names, for error messages
+    real: np.ndarray                        # int (P,): row of the real image of each pair
+    fake: np.ndarray                        # int (P, A): rows of its generated images; one of the A is drawn at each use
+    target: torch.Tensor | None = None      # float16 (N, C, h, w) noise in standard deviations; None: it is not learned
+    val_pixels: np.ndarray | None = None    # uint8 (M, H, W, 3): of seen generators and real ones
+    val_label: np.ndarray | None = None     # (M,)
 
 
 def train_detector(detector, data, training, method, *, seed, accelerator, checkpoint=None, loss=anl_loss,
@@ -80,8 +62,7 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
     Returns
     -------
     (nn.Module, list of dict)
-        The detector in eval mode (with several processes on GPUs, its batch norms are synchronised ones), and the
-        curve: step, learning_rate, losses, and `val_auroc` where it was computed.
+        The detector in eval mode, and the curve: step, learning_rate, losses, and `val_auroc` where it was computed.
 
     Raises
     ------
@@ -187,4 +168,4 @@ def _auroc(detector, data, accelerator):
     for start in starts[accelerator.process_index::accelerator.num_processes]:
         rows = slice(start, start + VALIDATION_BATCH)
         logit[rows] = detector(images.to_tensor(data.val_pixels[rows]).to(accelerator.device)).logit.float().cpu().numpy()
-    return float(roc_auc_score(data.val_label, sum_over_processes(logit, accelerator.device)))
+    return float(roc_auc_score(data.val_label, sum_over_processes(logit, accelerator)))

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
-from torch import distributed, nn
+from torch import nn
 
 from anl.io import UserError
 from anl.models.precision import effective_precision
@@ -87,10 +87,7 @@ def keep_freed_memory():
             mallopt(number, MALLOC_LIMIT)
 
 
-def sum_over_processes(values, device):
-    """The sum over processes of each number of a list, as floats. One process: the numbers themselves."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [float(value) for value in values]
-    total = torch.tensor([float(value) for value in values], dtype=torch.float64, device=device)
-    distributed.all_reduce(total)
-    return total.tolist()
+def sum_over_processes(values, accelerator):
+    """The sum over processes of each number of a list, as floats."""
+    total = torch.tensor([float(value) for value in values], dtype=torch.float64, device=accelerator.device)
+    return accelerator.reduce(total, "sum").tolist()

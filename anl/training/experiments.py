@@ -59,17 +59,7 @@ def run_folder(run, root="runs"):
 def experiment_runs(config, name, seeds=None):
     """The runs of an experiment, seed by seed, so that the first seed of all variants is complete early.
 
-    Parameters
-    ----------
-    config : anl.config.Config
-    name : str
-        A key of `config.experiments`.
-    seeds : list of int or None
-        Default: those of each variant.
-
-    Returns
-    -------
-    list of Run
+    `name` is a key of `config.experiments`; `seeds` are by default those of each variant.
     """
     variants = config.variants(name)
     seeds_of = {variant: list(settings.seeds if seeds is None else seeds) for variant, settings in variants.items()}
@@ -98,13 +88,7 @@ def read_curve(folder):
 
 
 def experiment_record(config, name, root="runs", seeds=None):
-    """A row for each finished run, of the experiment's seeds and of `seeds`.
-
-    Returns
-    -------
-    DataFrame
-        Columns variant, seed, run, steps, sha256 (of the weights), val_auroc.
-    """
+    """A DataFrame with a row for each finished run of an experiment, of its seeds and of `seeds`."""
     rows, listed = [], [*experiment_runs(config, name), *experiment_runs(config, name, seeds)]
     for run in {(run.variant, run.seed): run for run in listed}.values():
         folder = run_folder(run, root)
@@ -276,6 +260,5 @@ def _environment(**values):
     try:
         yield
     finally:
-        for name in values:
-            os.environ.pop(name)
-        os.environ.update({name: before[name] for name in values if name in before})
+        os.environ.clear()
+        os.environ.update(before)

@@ -38,18 +38,8 @@ def generator_folder(config, name):
 def make_priors(config, names=None):
     """Train the priors of a profile, and the denoisers it compares them with, that are missing or had other settings.
 
-    A prior with a `source` is located (downloaded if need be) and checked instead.
-
-    Parameters
-    ----------
-    config : anl.config.Config
-    names : sequence of str, optional
-        `prior` and keys of `other_priors`; by default all.
-
-    Returns
-    -------
-    dict of str to Path
-        The folder of each, see `prior_folder`.
+    A prior with a `source` is located (downloaded if need be) and checked instead. `names` are `prior` and keys of
+    `other_priors`, by default all. Returns the folder of each, a dict of str to Path.
 
     Raises
     ------
@@ -63,16 +53,8 @@ def make_priors(config, names=None):
 def make_generators(config, names=None):
     """Train the generator models of a profile that are missing or had other settings.
 
-    Parameters
-    ----------
-    config : anl.config.Config
-    names : sequence of str, optional
-        Keys of `models`; by default all. The autoencoder of a latent model is made first if it is missing.
-
-    Returns
-    -------
-    dict of str to Path
-        The folder of each, see `generator_folder`.
+    `names` are keys of `models`, by default all; the autoencoder of a latent model is made first if it is missing.
+    Returns the folder of each, a dict of str to Path.
 
     Raises
     ------
@@ -248,8 +230,6 @@ def train_generative(name, models, loss, batch_at, config, *, seed, checkpoint=N
         A pure function.
     config : anl.config.PriorConfig or GeneratorConfig
         Its settings of the optimiser are used; 0 steps leave the networks untrained.
-    seed : int
-    checkpoint : anl.training.loop.Checkpoint or None
     before_step : callable (step) or None
         Called before the loss of each step, in all processes. A pure function of the step and the models.
 
@@ -257,11 +237,6 @@ def train_generative(name, models, loss, batch_at, config, *, seed, checkpoint=N
     -------
     list of dict
         The curve, see `anl.training.loop.fit`.
-
-    Raises
-    ------
-    UserError
-        If a loss is not finite, or a batch is smaller than the number of processes.
     """
     accelerator = make_accelerator("fp32")  # the losses choose their own precision
     for model in models.values():

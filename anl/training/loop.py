@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import gather_object
 from torch import distributed
 from tqdm.auto import tqdm
 
@@ -133,8 +134,7 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
     device, rank, processes = accelerator.device, accelerator.process_index, accelerator.num_processes
     for model in models.values():
         model.to(device)
-        if processes > 1:
-            _broadcast(model)
+    _broadcast(models)
     parameters = [p for model in models.values() for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, fused=True)
     # skips steps that overflow in fp16; unlike accelerator.prepare, which keeps a reference to every optimiser
@@ -153,8 +153,7 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
         curve, start = state["curve"], state["step"]
 
     def save(step):
-        if processes > 1:
-            _average_buffers(models)
+        _average_buffers(models)
         if checkpoint and accelerator.is_main_process:
             checkpoint.save({"models": {key: model.state_dict() for key, model in models.items()},
                              "optimiser": optimiser.state_dict(), "averages": averages, "curve": curve, "step": step,
@@ -186,12 +185,12 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
                 for key, value in found.items():
                     if value is not None:
                         losses[key] = losses.get(key, 0) + value.detach()
-            # one small exchange a step, so that all processes stop at the same one
-            failed, stopping = sum_over_processes([bool(bad), bool(stop)], device)
+            due = accelerator.is_main_process and time.monotonic() - saved_at > checkpoint_seconds
+            # one small exchange a step, so that all processes stop and save at the same one
+            failed, stopping, due = sum_over_processes([bool(bad), bool(stop), due], accelerator)
             if failed:
                 raise _not_finite(name, step, bad, samples_at, rank, processes)
-            if processes > 1:
-                _sum_gradients(parameters)
+            _sum_gradients(parameters)
             accelerator.unscale_gradients(optimiser)
             if clip_norm:
                 torch.nn.utils.clip_grad_norm_(parameters, clip_norm, foreach=True)
@@ -201,18 +200,14 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
 
             bar.update()
             if (step + 1) % every == 0 or step + 1 == steps:
-                values = sum_over_processes(losses.values(), device)
+                values = sum_over_processes(losses.values(), accelerator)
                 point = {"step": step + 1, "learning_rate": rate, **dict(zip(losses, values, strict=True))}
                 if on_point:
-                    if processes > 1:
-                        _average_buffers(models)
+                    _average_buffers(models)
                     with _evaluation(models, tracked, averages):
                         point |= on_point(dict(point)) or {}
                 curve.append(point)
                 bar.set_postfix(loss=f"{point['loss']:.4f}")
-            due = time.monotonic() - saved_at > checkpoint_seconds
-            if processes > 1:
-                due = sum_over_processes([due and accelerator.is_main_process], device)[0] > 0
             if stopping or due:
                 save(step + 1)
                 saved_at = time.monotonic()
@@ -221,8 +216,7 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
 
     if averages:
         torch._foreach_copy_([t.data for t in tracked], averages)
-    if processes > 1:
-        _average_buffers(models)
+    _average_buffers(models)
     return curve
 
 
@@ -245,11 +239,8 @@ def learning_rate_factor(step, steps, warmup_steps=50, final=0.02):
 def _resumable(checkpoint, processes):
     """The state to resume from, or None; the same in all processes."""
     state = checkpoint.load() if checkpoint else None
-    if processes > 1:
-        steps = [None] * processes
-        distributed.all_gather_object(steps, state["step"] if state else 0)
-        if len(set(steps)) > 1:
-            raise UserError(f"processes read different checkpoints at {checkpoint.path}; put the folder on a shared disk")
+    if len(set(gather_object([state["step"] if state else 0]))) > 1:
+        raise UserError(f"processes read different checkpoints at {checkpoint.path}; put the folder on a shared disk")
     if state and state["processes"] != processes:
         raise UserError(f"{checkpoint.path} was written by {state['processes']} processes, and this training has {processes}; "
                         "start as many, or delete the file to begin again")
@@ -302,11 +293,7 @@ def _evaluation(models, tracked, averages):
 def _not_finite(name, step, bad, samples_at, rank, processes):
     """The error of a loss that is not finite, the same in all processes."""
     samples = [str(sample) for part in bad for sample in (samples_at(step, part) if samples_at else [])]
-    found = [(rank, samples)] if bad else []
-    if processes > 1:
-        gathered = [None] * processes
-        distributed.all_gather_object(gathered, found)
-        found = [item for items in gathered for item in items]
+    found = gather_object([(rank, samples)] if bad else [])
     samples = [sample for _, names in found for sample in names]
     where = f" in process {' and '.join(str(rank) for rank, _ in found)} of {processes}" if processes > 1 else ""
     listed = ", ".join(printable(sample) for sample in samples[:8]) + (", ..." if len(samples) > 8 else "")
@@ -314,14 +301,18 @@ def _not_finite(name, step, bad, samples_at, rank, processes):
                      + "; lower the learning rate, or use precision fp32")
 
 
-def _broadcast(model):
+def _broadcast(models):
     """Start all processes from the weights of the first."""
-    for tensor in [*model.parameters(), *model.buffers()]:
-        distributed.broadcast(tensor.data, 0)
+    if distributed.is_initialized():
+        for model in models.values():
+            for tensor in [*model.parameters(), *model.buffers()]:
+                distributed.broadcast(tensor.data, 0)
 
 
 def _sum_gradients(parameters):
     """Replace each gradient by its sum over processes, in one exchange."""
+    if not distributed.is_initialized():
+        return
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([g.reshape(-1) for g in gradients])
     distributed.all_reduce(flat)
@@ -331,8 +322,7 @@ def _sum_gradients(parameters):
 
 def _average_buffers(models):
     """Average running statistics over processes: they differ where batch norm could not be synchronised."""
-    for model in models.values():
-        for buffer in model.buffers():
-            if buffer.is_floating_point():
-                distributed.all_reduce(buffer.data)
-                buffer.data /= distributed.get_world_size()
+    if distributed.is_initialized():
+        for buffer in (buffer for model in models.values() for buffer in model.buffers() if buffer.is_floating_point()):
+            distributed.all_reduce(buffer.data)
+            buffer.data /= distributed.get_world_size()

@@ -35,24 +35,12 @@ IN_MEMORY = 4 * 2**30  # bytes of decoded images; larger sets are decoded batch 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The images of a profile.
+    """The images of a profile."""
 
-    Attributes
-    ----------
-    rows : DataFrame
-        Manifest rows that the profile uses, see `anl.data.embedded.COLUMNS`.
-    folder : Path
-        What the paths are relative to.
-    size : int
-        Pixels on a side; larger images are cropped at the centre.
-    workers : int
-        Threads that decode, where the images do not fit into memory.
-    """
-
-    rows: pd.DataFrame
-    folder: Path
-    size: int
-    workers: int = 0
+    rows: pd.DataFrame  # of the manifest, see `anl.data.embedded.COLUMNS`
+    folder: Path        # what their paths are relative to
+    size: int           # pixels on a side; larger images are cropped at the centre
+    workers: int = 0    # threads that decode, where the images do not fit into memory
 
     def pixels(self, rows):
         """Decoded images of some rows: uint8 (N, size, size, 3)."""
@@ -82,26 +70,15 @@ class _PixelFiles:
         return len(self.rows)
 
     def __getitem__(self, index):
-        chosen = self.rows.iloc[np.atleast_1d(np.arange(len(self.rows))[index])]
-        parts = [chosen.iloc[start::self.pool._max_workers] for start in range(min(len(chosen), self.pool._max_workers))]
-        pixels = np.empty((len(chosen), self.benchmark.size, self.benchmark.size, 3), np.uint8)
-        for start, part in enumerate(self.pool.map(self.benchmark.pixels, parts)):
-            pixels[start::self.pool._max_workers] = part
-        return pixels
+        places = np.array_split(np.arange(len(self.rows))[index], max(1, self.benchmark.workers))
+        parts = [self.rows.iloc[place] for place in places if len(place)]
+        return np.concatenate(list(self.pool.map(self.benchmark.pixels, parts)))
 
 
 def open_benchmark(config, test_set=None):
     """The images that a profile uses: its limits applied, the same for every run.
 
-    Parameters
-    ----------
-    config : anl.config.Config
-    test_set : str, optional
-        A key of `benchmark.test_sets`: test images are those of this other data set; the others stay.
-
-    Returns
-    -------
-    Benchmark
+    With `test_set`, a key of `benchmark.test_sets`, test images are those of this other data set.
 
     Raises
     ------
@@ -156,12 +133,12 @@ def _frozen(config, needs, device):
 
 # ---- noise targets -----------------------------------------------------------------------------------------------------
 def make_targets(config, benchmark=None, device="cpu"):
-    """The noise targets of a variant's training images, computed once and kept in `run.targets`.
+    """The noise targets of a variant's training images, computed once and kept in `run.targets`; variants share them.
 
     Parameters
     ----------
     config : anl.config.Config
-        Of a variant. Several variants with the same target share the file.
+        Of a variant.
     benchmark : Benchmark, optional
         Default: the configuration's.
     device : torch.device or str
@@ -169,8 +146,7 @@ def make_targets(config, benchmark=None, device="cpu"):
 
     Returns
     -------
-    float16 Tensor (N, C, h, w), `LiveTargets` where the file would exceed run.target_gigabytes, or None
-        In the order of the training rows; None for a detector that learns no noise.
+    float16 Tensor (N, C, h, w), `LiveTargets`, or None for a detector that learns no noise
     """
     method, run = config.method, config.run
     if method.target == "none":
@@ -198,15 +174,7 @@ def _target(config, device):
 
 # ---- training ----------------------------------------------------------------------------------------------------------
 def train_run(config, seed, folder):
-    """Train one variant with one seed and write its weights and training curve.
-
-    Parameters
-    ----------
-    config : anl.config.Config
-        Of the variant.
-    seed : int
-    folder : Path
-        Gets `detector.safetensors` and `curve.csv`. `anl.training.experiments` makes it appear when all is written.
+    """Train one variant with one seed; write its weights and training curve into `folder`.
 
     Raises
     ------

@@ -32,27 +32,16 @@ SETTINGS = {"multistep": ("multistep",), "error": ("error_draws",), "wavelet": (
 
 @dataclass(frozen=True)
 class Target:
-    """A noise target before scaling.
+    """A noise target before scaling: images (B, 3, H, W) in [-1, 1] and their B names -> (B, C, h, w) on x's device.
 
-    Attributes
-    ----------
-    kind : str
-    function : callable (x, names) -> Tensor
-        Images (B, 3, H, W) in [-1, 1] and their B names -> (B, C, h, w) on x's device. Images of one name share their
-        random draws: give a real image and its regeneration the same.
-    about : dict
-        JSON-able: all that decides the result except the images.
-    members : int
-        Targets stacked along the channels; each is scaled by itself.
-    average : bool
-        Whether the members are averaged after that.
+    Images of one name share their random draws: give a real image and its regeneration the same.
     """
 
     kind: str
     function: Callable
-    about: dict
-    members: int = 1
-    average: bool = False
+    about: dict             # JSON-able: all that decides the result except the images
+    members: int = 1        # targets stacked along the channels; each is scaled by itself
+    average: bool = False   # whether the members are averaged after that
 
     @torch.no_grad()
     def __call__(self, x, names):
@@ -80,7 +69,7 @@ def make_target(kind, prior, step, settings=None, *, seed, second=None):
     step : int
         1-based diffusion step.
     settings : anl.config.MethodConfig or None
-        Its multistep, error_draws, wavelet_levels and wavelet_threshold are used by the kinds they name.
+        Parameters of multistep, error and wavelet.
     seed : int
         Random draws, weights of `random`, order of `shuffled`.
     second : NoisePrior or None
@@ -148,22 +137,11 @@ def highpass(x):
 
 
 def haar_residual(x, levels=3, threshold=3.0):
-    """What soft thresholding of the Haar wavelet coefficients removes from x (B, C, H, W).
+    """What soft thresholding of the Haar wavelet coefficients removes from x (B, C, H, W), sides multiples of 2^levels.
 
-    Parameters
-    ----------
-    x : Tensor (B, C, H, W)
-        H and W must be multiples of 2^levels.
-    levels : int
-        Levels of the transform.
-    threshold : float
-        In standard deviations of the noise, estimated per image and channel from the finest diagonal coefficients
-        (their median absolute value over 0.6745).
-
-    Returns
-    -------
-    Tensor (B, C, H, W)
-        x minus the denoised x. By linearity, the inverse transform of the coefficients clamped to the threshold.
+    By linearity, this is the inverse transform of the coefficients clamped to the threshold. It is in standard deviations
+    of the noise, estimated per image and channel from the finest diagonal coefficients (their median absolute value over
+    0.6745).
     """
     if x.shape[2] % 2**levels or x.shape[3] % 2**levels:
         raise UserError(f"images of {x.shape[3]} x {x.shape[2]} pixels cannot be halved {levels} times; lower "
@@ -209,26 +187,15 @@ def derangement(count, seed):
 
 @dataclass(frozen=True)
 class Normaliser:
-    """Scales targets to unit standard deviation on the training images.
+    """Scales targets to unit standard deviation on the training images."""
 
-    Attributes
-    ----------
-    mean : float32 Tensor (C,)
-        Zero for `prior`, whose mean is small next to its deviation.
-    member_scale : float32 Tensor (members,)
-        Standard deviation of each member: members of unlike amplitude count alike.
-    average : bool
-    scale : float
-        Standard deviation of the whole.
-    """
-
-    mean: torch.Tensor
-    member_scale: torch.Tensor
+    mean: torch.Tensor          # float32 (C,); zero for `prior`, whose mean is small next to its deviation
+    member_scale: torch.Tensor  # float32 (members,): standard deviations, so that members of unlike amplitude count alike
     average: bool
-    scale: float = 1.0
+    scale: float = 1.0          # standard deviation of the whole
 
     def __call__(self, noise):
-        """(B, C, h, w) -> float16 (B, C or C / members, h, w), on the same device."""
+        """(B, C, h, w) -> float16 (B, C or C / members, h, w)."""
         return (self.combined(noise) / self.scale).half()
 
     def combined(self, noise):
@@ -265,14 +232,10 @@ def compute_targets(target, images, names, *, seed, scale_images=0, batch_size=6
         Images of rows, in [-1, 1], on the device of the frozen networks.
     names : sequence of str (N,)
         Names of the random draws.
-    seed : int
-        Order of `shuffled`.
     scale_images : int
         Images that the scale is computed from, spread evenly; 0 = all.
-    batch_size : int
-        Images per call of the frozen networks.
     label : str or None
-        In the progress bar; None for none.
+        Of the progress bar; None for none.
 
     Returns
     -------
@@ -330,13 +293,13 @@ def load_targets(folder, name, target, images, rows, *, seed, scale_images=0, ba
     Parameters
     ----------
     folder, name : path-like, str
-        The cache is `folder/name-KEY.safetensors`: `target` in float16, and a metadata entry with key and scale.
+        The cache is `folder/name-KEY.safetensors`.
     target, images, seed, scale_images, batch_size
         See `compute_targets`.
     rows : pandas.DataFrame
         Training images: image_id, sha256, split, and pair, which names their draws where it is not empty.
     most_bytes : float
-        Larger targets are not kept, but computed for each batch.
+        Larger targets are not kept: `LiveTargets` are returned.
 
     Returns
     -------

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,8 @@ import torch
 
 from anl.io import UserError, identity
 from anl.training import experiments
-from anl.training.experiments import experiment_runs, missing_runs, run_folder, train_experiment
-
-ROOT = Path(__file__).resolve().parents[2]
+from anl.training.experiments import experiment_record, experiment_runs, missing_runs, train_experiment
+from tests.conftest import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -27,14 +28,14 @@ def importable_here(monkeypatch):
 class Settings:
     """Stands for anl.config.Config."""
 
-    value: float = 1.0
-    seeds: tuple = (1, 2)
-    profile: str = "tiny"
     marks: str = ""
-    of: dict = field(default_factory=lambda: {"a": 1.0, "b": 2.0})
+    value: float = 1.0
+    seeds: tuple = (1,)
+    profile: str = "tiny"
+    of: dict = field(default_factory=lambda: {"a": 1.0})
 
     def variants(self, experiment):
-        return {name: Settings(value, self.seeds, self.profile, self.marks) for name, value in self.of.items()}
+        return {name: replace(self, value=value) for name, value in self.of.items()}
 
     def identity(self):
         return identity(self.value)
@@ -43,9 +44,10 @@ class Settings:
 def draw(config, seed, folder):
     """A training: weights that depend on the number of threads, the way real ones do."""
     x = torch.randn(100_000, generator=torch.Generator().manual_seed(seed)) * config.value
-    (folder / "weights.json").write_text(json.dumps([float(x.sum()), torch.get_num_threads()]))
+    (folder / experiments.WEIGHTS).write_text(json.dumps([float(x.sum()), torch.get_num_threads()]))
+    (folder / experiments.CURVE).write_text("step,val_auroc\n4,0.75\n")
     with open(Path(config.marks) / "trained.txt", "a") as file:
-        file.write(f"{config.value:g}-{seed}\n")
+        file.write(f"{config.value:g}-{seed} {os.getpid()}\n")
 
 
 def fail_or_wait(config, seed, folder):
@@ -75,80 +77,88 @@ def broken(config, seed, folder):
     raise ZeroDivisionError("division by zero")
 
 
+def train(config, train_run=draw, root="runs", **options):
+    return train_experiment(config, "x", train_run=train_run, root=Path(config.marks) / root, **options)
+
+
 def trained(tmp_path):
-    file = tmp_path / "trained.txt"
-    return sorted(file.read_text().split()) if file.exists() else []
+    """Variants and seeds that were trained, and the processes that did it."""
+    lines = [line.split() for line in (tmp_path / "trained.txt").read_text().splitlines()]
+    return [run for run, _ in lines], {process for _, process in lines}
 
 
 def test_runs_are_listed_seed_by_seed():
-    assert [(run.variant, run.seed) for run in experiment_runs(Settings(), "x")] == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
-    assert [run.seed for run in experiment_runs(Settings(), "x", seeds=[5])] == [5, 5]
+    config = Settings(of={"a": 1.0, "b": 2.0}, seeds=(1, 2))
+    assert [(run.variant, run.seed) for run in experiment_runs(config, "x")] == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
+    assert [run.seed for run in experiment_runs(config, "x", seeds=[5])] == [5, 5]
 
 
-def test_weights_do_not_depend_on_jobs_and_finished_runs_are_skipped(tmp_path):
-    found = {}
+def test_weights_do_not_depend_on_jobs_and_a_worker_trains_many_runs(tmp_path):
+    config, found = Settings(str(tmp_path), of={"a": 1.0, "b": 2.0}, seeds=(1, 2)), {}
     for jobs in (1, 2):
-        config = Settings(marks=str(tmp_path), of={"b": 2.0}, seeds=(1,) if jobs == 1 else (1, 2))
-        found[jobs] = train_experiment(config, "x", train_run=draw, jobs=jobs, root=tmp_path / str(jobs))
-    for key, folder in found[1].items():
-        one, other = ((path / "weights.json").read_text() for path in (folder, found[2][key]))
-        assert one == other and json.loads(one)[1] == 1
-    assert list(found[2]) == [("b", 1), ("b", 2)] and not missing_runs(config, "x", tmp_path / "2")
-    before = trained(tmp_path)
-    train_experiment(config, "x", train_run=draw, jobs=2, root=tmp_path / "2")
-    assert trained(tmp_path) == before
-    record = json.loads((found[2]["b", 2] / "run.json").read_text())
+        folders = train(config, jobs=jobs, root=str(jobs))
+        found[jobs] = {run: (folder / experiments.WEIGHTS).read_text() for run, folder in folders.items()}
+    assert found[1] == found[2] and {json.loads(weights)[1] for weights in found[1].values()} == {1}
+    runs, processes = trained(tmp_path)
+    assert len(runs) == 8 and 2 <= len(processes) <= 3
+    assert missing_runs(config, "x", tmp_path / "2") == []
+    train(config, jobs=2, root="2")
+    assert len(trained(tmp_path)[0]) == 8
+    record = json.loads((folders["b", 2] / "run.json").read_text())
     assert (record["variant"], record["seed"], record["experiment"], record["threads"]) == ("b", 2, "x", 1)
+    rows = experiment_record(config, "x", tmp_path / "2", seeds=[2, 9])
+    assert rows[["variant", "seed", "steps", "val_auroc"]].to_numpy().tolist() == [
+        ["a", 1, 4, 0.75], ["b", 1, 4, 0.75], ["a", 2, 4, 0.75], ["b", 2, 4, 0.75]]
 
 
 def test_in_this_process_equal_variants_are_trained_once(tmp_path):
-    config = Settings(marks=str(tmp_path), of={"a": 1.0, "same": 1.0}, seeds=(1,))
-    folders = train_experiment(config, "x", train_run=draw, jobs=0, root=tmp_path / "runs")
+    folders = train(Settings(str(tmp_path), of={"a": 1.0, "same": 1.0}), jobs=0)
     assert folders["a", 1] == folders["same", 1] == tmp_path / "runs" / "tiny" / f"{identity(1.0)}-s1"
-    assert trained(tmp_path) == ["1-1"]
+    assert trained(tmp_path)[0] == ["1-1"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "not JSON", '{"identity": "other", "seed": 1}'])
 def test_a_damaged_or_foreign_run_is_trained_again(tmp_path, damage):
-    config = Settings(marks=str(tmp_path), of={"a": 1.0}, seeds=(1,))
-    folder = train_experiment(config, "x", train_run=draw, jobs=0, root=tmp_path / "runs")["a", 1]
-    record = folder / "run.json"
+    config = Settings(str(tmp_path))
+    record = train(config, jobs=0)["a", 1] / "run.json"
     record.unlink() if damage == "missing" else record.write_text(damage)
-    (folder / "old.txt").touch()
-    train_experiment(config, "x", train_run=draw, jobs=0, root=tmp_path / "runs")
-    assert trained(tmp_path) == ["1-1", "1-1"] and record.exists() and not (folder / "old.txt").exists()
+    (record.parent / "old.txt").touch()
+    train(config, jobs=0)
+    assert trained(tmp_path)[0] == ["1-1", "1-1"] and record.exists() and not (record.parent / "old.txt").exists()
 
 
 def test_the_first_failure_stops_the_others_with_one_line(tmp_path):
-    started = time.monotonic()
     with pytest.raises(UserError, match="^a, seed 1: the loss is not finite at step 7; lower the learning rate$"):
-        train_experiment(Settings(marks=str(tmp_path), seeds=(1,)), "x", train_run=fail_or_wait, jobs=2, root=tmp_path / "runs")
-    assert time.monotonic() - started < 50 and (tmp_path / "checkpoint").exists()
+        train(Settings(str(tmp_path), of={"a": 1.0, "b": 2.0}), fail_or_wait, jobs=2)
+    assert (tmp_path / "checkpoint").exists() and list((tmp_path / "runs" / "tiny").iterdir()) == []
+
+
+@pytest.mark.parametrize("train_run, words", [
+    (killed, r"its process was killed \(SIGKILL, perhaps out of memory; lower --jobs\)"),
+    (broken, "ZeroDivisionError: division by zero$")])
+def test_a_killed_worker_and_an_unexpected_error_are_one_line_each(tmp_path, train_run, words):
+    with pytest.raises(UserError, match=f"^a, seed 1: {words}"):
+        train(Settings(str(tmp_path)), train_run)
     assert list((tmp_path / "runs" / "tiny").iterdir()) == []
 
 
-def test_a_killed_worker_and_an_unexpected_error_are_one_line_each(tmp_path):
-    config = Settings(of={"a": 1.0}, seeds=(1,))
-    with pytest.raises(UserError, match=r"^a, seed 1: its process was killed \(SIGKILL, perhaps out of memory; lower --jobs\)"):
-        train_experiment(config, "x", train_run=killed, root=tmp_path)
-    assert not run_folder(experiment_runs(config, "x")[0], tmp_path).exists() and list((tmp_path / "tiny").iterdir()) == []
-    with pytest.raises(UserError, match="^a, seed 1: ZeroDivisionError: division by zero$"):
-        train_experiment(config, "x", train_run=broken, root=tmp_path)
-
-
 def test_an_interrupted_command_stops_its_workers(tmp_path, monkeypatch):
-    def interrupted(sentinels):
+    def interrupted(connections):
         while not (tmp_path / "waiting").exists():
             time.sleep(0.02)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(experiments, "wait", interrupted)
-    config = Settings(marks=str(tmp_path), of={"b": 2.0}, seeds=(1,))
     with pytest.raises(KeyboardInterrupt):
-        train_experiment(config, "x", train_run=fail_or_wait, root=tmp_path / "runs")
+        train(Settings(str(tmp_path), of={"b": 2.0}), fail_or_wait)
     assert (tmp_path / "checkpoint").exists() and list((tmp_path / "runs" / "tiny").iterdir()) == []
 
 
 def test_negative_jobs_are_an_error():
     with pytest.raises(UserError, match="--jobs -1 is negative"):
-        train_experiment(Settings(), "x", train_run=draw, jobs=-1)
+        train(Settings(), jobs=-1)
+
+
+def test_finished_runs_are_found_without_torch():
+    program = "import sys; import anl.cli, anl.config, anl.training.experiments; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

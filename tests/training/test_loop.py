@@ -62,13 +62,6 @@ def test_killed_at_any_step_and_resumed_is_bit_identical(tmp_path, uninterrupted
     assert same(train(tmp_path, at=at - 1 if at else None, action=kill), uninterrupted)  # would die if it began again
 
 
-def test_a_process_killed_by_the_system_resumes(tmp_path, uninterrupted):
-    program = ("import os, signal, sys; from tests.training.test_loop import train; "
-               "train(sys.argv[1], at=7, action=lambda: os.kill(os.getpid(), signal.SIGKILL))")
-    assert subprocess.run([sys.executable, "-c", program, tmp_path], cwd=ROOT, check=False).returncode == -signal.SIGKILL
-    assert same(train(tmp_path, at=6, action=kill), uninterrupted)
-
-
 @pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
 def number(request):
     """A signal that is handled: a job in the background ignores SIGINT, and so does a training there."""
@@ -86,13 +79,15 @@ def test_a_signal_finishes_the_step_and_leaves_a_checkpoint(tmp_path, uninterrup
     assert same(train(tmp_path, at=5, action=kill), uninterrupted)
 
 
-def test_a_truncated_checkpoint_is_started_again_with_a_line(tmp_path, uninterrupted, capsys):
+def test_a_damaged_checkpoint_is_started_again_with_a_line_and_runs_no_code(tmp_path, uninterrupted, capsys):
     with pytest.raises(Killed):
         train(tmp_path, at=5, action=kill)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:500])
     assert same(train(tmp_path), uninterrupted)
-    assert "cannot be read" in capsys.readouterr().err
+    torch.save({"step": Path("a pickled object")}, file)
+    assert same(train(tmp_path), uninterrupted)
+    assert capsys.readouterr().err.count("cannot be read") == 2
 
 
 def test_a_checkpoint_of_other_settings_is_not_resumed(tmp_path):
@@ -106,12 +101,6 @@ def test_a_checkpoint_of_other_processes_is_refused(tmp_path):
     Checkpoint(tmp_path, "test", "p").save({"step": 3, "processes": 2})
     with pytest.raises(UserError, match="written by 2 processes, and this training has 1; start as many, or delete"):
         train(tmp_path)
-
-
-def test_a_checkpoint_is_read_without_running_code(tmp_path, capsys):
-    checkpoint = Checkpoint(tmp_path, "test", "p")
-    torch.save({"step": Path("a pickled object")}, checkpoint.path)
-    assert checkpoint.load() is None and not checkpoint.path.exists()
 
 
 def test_non_finite_loss_names_step_and_samples():
@@ -199,7 +188,7 @@ def test_learning_rate_warms_up_and_decays():
     assert learning_rate_factor(0, 5, 50) == 1.0
 
 
-def tiny(folder, accumulate=1, fail=False):
+def tiny(folder, fail=False):
     """Train a net without batch statistics; returns its weights and losses."""
     torch.manual_seed(int(os.environ.get("RANK", "0")))  # each process would begin differently: the first one's count
     model = nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1))
@@ -209,7 +198,7 @@ def tiny(folder, accumulate=1, fail=False):
         loss = (model(part.of(x)) - part.of(x).sum(1, keepdim=True)).square().sum() / len(x)
         return loss * float("nan") if fail and step == 2 and part.index == 1 else loss
 
-    curve = fit({"m": model}, loss_at, steps=10, learning_rate=0.01, accumulate=accumulate, every=2, name="test",
+    curve = fit({"m": model}, loss_at, steps=10, learning_rate=0.01, every=2, name="test",
                 accelerator=make_accelerator("fp32"), checkpoint=Checkpoint(folder, "t", "p"), checkpoint_seconds=-1,
                 samples_at=lambda step, part: part.of([f"image {row}" for row in range(9)]))
     return model.state_dict(), [point["loss"] for point in curve]
@@ -258,9 +247,3 @@ def test_non_finite_loss_in_one_process_stops_both_with_the_same_line(two_proces
     lines = [(two_processes / f"{rank}.txt").read_text() for rank in (0, 1)]
     assert lines[0] == lines[1]
     assert "not finite at step 3 in process 1 of 2 (samples image 1, image 3, image 5, image 7)" in lines[0]
-
-
-def test_accumulation_gives_the_same_trajectory(tmp_path):
-    once, thrice = tiny(tmp_path / "a"), tiny(tmp_path / "b", accumulate=3)
-    torch.testing.assert_close(thrice[0], once[0], rtol=0, atol=1e-5)
-    assert thrice[1] == pytest.approx(once[1], abs=1e-5)
