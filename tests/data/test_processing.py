@@ -98,11 +98,17 @@ def rows(paired=False, **generators):
                          for name, files in generators.items() for i, (form, quality) in enumerate(files)])
 
 
-def test_equal_formats_change_nothing_in_the_matched_view():
-    same = [JPEG75, JPEG90, JPEG75]
-    assert set(processing.encodings(rows(real=same, a=same[::-1], b=same * 2), "matched", 0)) == {"raw"}
-    lossless = rows(real=[PNG] * 2, a=[PNG] * 3).drop(columns="jpeg_quality")
-    assert set(processing.encodings(lossless, "matched", 0)) == {"raw"}
+SAME = [JPEG75, JPEG90, JPEG75]
+TWO_SOURCES = rows(real=[JPEG75] * 20 + [JPEG90] * 20, a=[PNG] * 20).assign(source_real=["one"] * 20 + ["two"] * 40)
+
+
+@pytest.mark.parametrize("table, expected", [
+    (rows(real=SAME, a=SAME[::-1], b=SAME * 2), ["raw"] * 12), (rows(real=[PNG] * 2, a=[PNG] * 3), ["raw"] * 5),
+    (rows(real=[PNG], a=[PNG]).drop(columns="jpeg_quality"), ["raw"] * 2),
+    (rows(paired=True, real=[JPEG75, JPEG90, PNG], a=[PNG] * 3), ["raw"] * 3 + ["jpeg_75", "jpeg_90", "raw"]),
+    (TWO_SOURCES, ["raw"] * 40 + ["jpeg_90"] * 20)], ids=["same", "lossless", "unknown quality", "own real", "own source"])
+def test_the_matched_view_compresses_as_the_reals_are(table, expected):
+    assert processing.encodings(table, "matched", 0) == expected
 
 
 def test_matched_draws_from_the_reals_and_not_from_other_generators():
@@ -115,17 +121,6 @@ def test_matched_draws_from_the_reals_and_not_from_other_generators():
         again = dict(zip(part["image_id"], processing.encodings(part, "matched", 0)))
         assert again == {name: drawn[name] for name in again}
     assert processing.encodings(table, "matched", 1) != list(drawn.values())
-
-
-def test_matched_gives_a_regeneration_the_encoding_of_its_own_real():
-    table = rows(paired=True, real=[JPEG75, JPEG90, PNG], a=[PNG] * 3)
-    assert processing.encodings(table, "matched", 0) == ["raw"] * 3 + ["jpeg_75", "jpeg_90", "raw"]
-
-
-def test_matched_compares_with_the_reals_of_the_same_source():
-    table = rows(real=[JPEG75] * 20 + [JPEG90] * 20, a=[PNG] * 20)
-    table["source_real"] = ["one"] * 20 + ["two"] * 20 + ["two"] * 20
-    assert processing.encodings(table, "matched", 0)[40:] == ["jpeg_90"] * 20
 
 
 def test_leaky_formats_put_reals_through_jpeg_in_every_view():
@@ -152,12 +147,8 @@ def test_a_plan_follows_seed_and_step_and_keeps_to_the_ranges():
     for kind, (low, high), least in (("jpeg", (80, 90), 75), ("resize", (0.5, 0.9), 30), ("blur", (0.2, 0.7), 30)):
         strengths = [strength for name, strength in chosen if name == kind]
         assert len(strengths) > least and low <= min(strengths) < max(strengths) <= high
-
-
-def test_a_pair_that_occurs_twice_has_one_plan():
-    plan = processing.augmentation_plan([5, 3, 5, 9], Training, 0, 1)
-    assert len(plan) == 4 and plan[0] == plan[2]
-    assert processing.augmentation_plan([3, 5, 9], Training, 0, 1) == [plan[1], plan[0], plan[3]]
+    twice = processing.augmentation_plan([5, 3, 5, 9], Training, 0, 1)  # a pair that occurs twice has one plan
+    assert processing.augmentation_plan([3, 5, 9], Training, 0, 1) == [twice[1], twice[0], twice[3]] and twice[2] == twice[0]
 
 
 def test_a_plan_is_applied_to_its_images_only():
