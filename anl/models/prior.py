@@ -4,10 +4,9 @@ import math
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DModel
 
 from anl.io import UserError, pick
-from anl.models.generators.diffusion import TRAIN_STEPS, draw_noise, noise_prediction_loss, noise_scheduler
+from anl.models.generators.diffusion import TRAIN_STEPS, build_unet, draw_noise, noise_prediction_loss, noise_scheduler
 from anl.models.precision import DTYPES, autocast
 from anl.models.prior_loading import locate, read_prior
 
@@ -162,10 +161,7 @@ def check_finite(noise, step, precision):
 
 def build_prior(channels, layers_per_block):
     """An untrained pixel prior: a UNet that differs from the generators' (GELU, scale-and-shift time embedding)."""
-    return UNet2DModel(in_channels=3, out_channels=3, layers_per_block=layers_per_block,
-                       block_out_channels=tuple(channels), norm_num_groups=8, add_attention=False, act_fn="gelu",
-                       resnet_time_scale_shift="scale_shift", down_block_types=("DownBlock2D",) * len(channels),
-                       up_block_types=("UpBlock2D",) * len(channels))
+    return build_unet(channels, layers_per_block, act_fn="gelu", resnet_time_scale_shift="scale_shift")
 
 
 def save_prior(unet, folder):

@@ -114,27 +114,11 @@ def locate(source, revision=None):
 
 
 def read_prior(folder, name):
-    """Load the parts of a prior in diffusers' layout and check that they fit together.
+    """The parts (unet, scheduler, vae or None, prompt or None) of a prior, checked; messages call the folder `name`.
 
-    Older repositories keep the UNet and the scheduler's configuration in the top folder.
-
-    Parameters
-    ----------
-    folder : Path
-        `unet/`, `scheduler/`, and for a latent prior `vae/` and either `empty_prompt.safetensors` (tensor `embedding`,
-        (1, L, D)) or `text_encoder/` and `tokenizer/` (CLIP).
-    name : str
-        What messages call the folder.
-
-    Returns
-    -------
-    (unet, scheduler, vae or None, prompt or None)
-        Models in float32 on the CPU; prompt float32 (1, L, D), the embedding of the empty prompt.
-
-    Raises
-    ------
-    UserError
-        At the first part that is missing, damaged, unsupported or does not fit.
+    It holds, in diffusers' layout, `unet/` and `scheduler/` (in older repositories their files stand in the top
+    folder), and for a latent prior `vae/` and either `empty_prompt.safetensors` (tensor `embedding`, (1, L, D)) or
+    `text_encoder/` and `tokenizer/` (CLIP). UserError at the first part that is missing, damaged or unsupported.
     """
     folder = Path(folder)
     flat = not (folder / "unet").is_dir() and (folder / "config.json").is_file()
@@ -170,29 +154,10 @@ def _read_config(path, name):
 
 
 def load_weights(model_class, folder, name):
-    """Load a diffusers model and make sure that every weight came from its safetensors files.
+    """A diffusers model in eval mode and float32, every weight of which came from its safetensors files.
 
     diffusers fills weights that are missing from a file with random numbers, and reads pickles, which can run code.
-    Here both are errors.
-
-    Parameters
-    ----------
-    model_class : type
-        A diffusers ModelMixin; config.json must name this class.
-    folder : Path
-        Holds config.json and diffusion_pytorch_model.safetensors (whole or in shards).
-    name : str
-        What messages call the folder.
-
-    Returns
-    -------
-    nn.Module
-        In eval mode, float32, on the CPU.
-
-    Raises
-    ------
-    UserError
-        If a file is missing or damaged, or the weights do not fit the configuration.
+    Here both are errors, as are files that are missing, damaged, or of another class.
     """
     folder = Path(folder)
     found = _read_config(folder / "config.json", f"{name}/config.json").get("_class_name")
@@ -285,15 +250,7 @@ def _check_unet(config, name, vae):
 
 
 def read_prompt(folder, name, width):
-    """The embedding of the empty prompt, float32 (1, L, D) with D = `width`.
-
-    Read from `empty_prompt.safetensors`, or else computed with the folder's CLIP text encoder, which is then dropped.
-
-    Raises
-    ------
-    UserError
-        If neither is there, or the width is another.
-    """
+    """The embedding of the empty prompt, float32 (1, L, D) with D = `width`, stored or of the CLIP text encoder."""
     path = Path(folder) / PROMPT_FILE
     if path.is_file():
         try:

@@ -22,11 +22,12 @@ TRAIN_STEPS = 1000  # length of every diffusion schedule here (Ho et al. 2020)
 SAMPLERS = {"ddim": DDIMScheduler, "ddpm": DDPMScheduler, "dpm": DPMSolverMultistepScheduler}
 
 
-def build_unet(channels, layers_per_block, in_channels=3):
+def build_unet(channels, layers_per_block, in_channels=3, **options):
     """A convolutional UNet without attention, because it is trained on small crops and run on larger ones."""
     return UNet2DModel(in_channels=in_channels, out_channels=in_channels, layers_per_block=layers_per_block,
                        block_out_channels=tuple(channels), norm_num_groups=8, add_attention=False,
-                       down_block_types=("DownBlock2D",) * len(channels), up_block_types=("UpBlock2D",) * len(channels))
+                       down_block_types=("DownBlock2D",) * len(channels), up_block_types=("UpBlock2D",) * len(channels),
+                       **options)
 
 
 def noise_scheduler(sampler="ddpm", clip=False):
@@ -46,18 +47,9 @@ def draw_noise(shape, generator, device):
 
 
 def noise_prediction_loss(unet, x, generator, first=0, last=TRAIN_STEPS - 1, precision="bf16"):
-    """Mean squared error of the predicted noise (Ho et al. 2020, eq. 14).
+    """Mean squared error of the noise predicted in x (B, C, H, W), images or latents (Ho et al. 2020, eq. 14).
 
-    Parameters
-    ----------
-    unet : UNet2DModel
-    x : Tensor
-        Clean images or latents (B, C, H, W), about unit range.
-    generator : torch.Generator
-    first, last : int
-        Timesteps are drawn uniformly from `first` to `last`, inclusive.
-    precision : str
-        See anl.models.precision.
+    Timesteps are drawn uniformly from `first` to `last`, inclusive.
     """
     timestep = torch.randint(first, last + 1, (len(x),), generator=generator).to(x.device)
     noise = draw_noise(x.shape, generator, x.device)
@@ -83,10 +75,8 @@ def denoise_from(unet, x, generator, *, sampler, strength, inference_steps, mask
 
     Parameters
     ----------
-    unet : UNet2DModel
     x : Tensor
-        (B, C, H, W), images in [-1, 1] or latents.
-    generator : torch.Generator or list of torch.Generator
+        (B, C, H, W), images in [-1, 1] or latents; so is the result, not clipped.
     sampler : str
         A key of `SAMPLERS`.
     strength : float
@@ -95,12 +85,6 @@ def denoise_from(unet, x, generator, *, sampler, strength, inference_steps, mask
         Network calls.
     mask : bool Tensor (B, 1, H, W), optional
         True where the image is regenerated.
-    precision : str
-
-    Returns
-    -------
-    Tensor
-        (B, C, H, W), not clipped.
     """
     scheduler = noise_scheduler(sampler)
     scheduler.set_timesteps(min(TRAIN_STEPS, round(inference_steps / strength)))

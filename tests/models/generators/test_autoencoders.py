@@ -7,19 +7,9 @@ from anl.models.generators import autoencoders
 X = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(9)) * 2 - 1
 
 
-@pytest.fixture
-def vq():
-    torch.manual_seed(0)
-    return autoencoders.build_vq([8, 8], 4, 16)
-
-
 def test_high_pass_is_the_mirrored_box_filters_remainder():
     expected = X - F.avg_pool2d(F.pad(X, (1, 1, 1, 1), mode="reflect"), 3, 1)
     torch.testing.assert_close(autoencoders.high_pass(X), expected)
-    one, two = X.clone().requires_grad_(), X.clone().requires_grad_()
-    autoencoders.high_pass(one).square().sum().backward()
-    (two - F.avg_pool2d(F.pad(two, (1, 1, 1, 1), mode="reflect"), 3, 1)).square().sum().backward()
-    torch.testing.assert_close(one.grad, two.grad)
 
 
 def test_reconstruction_loss_is_zero_for_the_image_itself_and_scales_with_the_error():
@@ -54,7 +44,9 @@ def test_an_untrained_autoencoder_keeps_colour_and_contrast(build, settings):
     assert autoencoders.reconstruct(model, smooth / 4).std() < 0.5 * out.std()
 
 
-def test_the_codebook_is_filled_with_centres_of_the_latents(vq):
+def test_the_codebook_is_filled_with_centres_of_the_latents():
+    torch.manual_seed(0)
+    vq = autoencoders.build_vq([8, 8], 4, 16)
     autoencoders.fill_codebook(vq, [X, X.flip(3)], seed=0)
     with torch.no_grad():
         latents = vq.encode(X).latents.movedim(1, -1).reshape(-1, 4)
@@ -70,15 +62,3 @@ def test_the_codebook_is_filled_with_centres_of_the_latents(vq):
 def test_hinge_loss_by_hand():
     scores = iter([torch.tensor([0.5, 2.0]), torch.tensor([-3.0, 0.0])])
     assert autoencoders.hinge_loss(lambda _: next(scores), None, None).item() == pytest.approx(0.25 + 0.5)
-
-
-def test_both_players_get_gradients_of_their_own_terms(vq):
-    gradients = []
-    for weight in (0.0, 10.0):  # the discriminator's gradient does not depend on the generator's term
-        torch.manual_seed(3)
-        discriminator = autoencoders.PatchDiscriminator()
-        assert discriminator(X).shape == (2, 1, 4, 4)
-        autoencoders.vq_loss(vq, discriminator, X, adversarial_weight=weight, precision="fp32").backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in discriminator.parameters()]))
-    assert gradients[0].abs().sum() > 0
-    torch.testing.assert_close(*gradients)
