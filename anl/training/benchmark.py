@@ -5,8 +5,8 @@ import hashlib
 import io
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -94,7 +94,7 @@ class _Maker:
         if new is not None:
             old = new if old is None else pd.concat([embedded.with_images(old, self.folder), new], ignore_index=True)
             self.changed = True
-        if len(old):
+        if old is not None:
             self.tables[part] = old
 
     def family_identity(self, name, reals):
@@ -124,13 +124,6 @@ class _Maker:
         return embedded.in_chunks(name, ids, pixels, self.generate, self.cache, self.identities[part])
 
 
-@dataclass(frozen=True)
-class _IndexedPhoto:
-    id: str
-    cluster: str
-    file: str
-
-
 class _Embedded(_Maker):
     """Patches of photographs and their regenerations."""
 
@@ -145,12 +138,9 @@ class _Embedded(_Maker):
         made_with = identity({"photographs": about, "test": dataset, "benchmark": section, "seed": self.seed})
         reals = self.kept(real, made_with)
         cut = functools.cache(functools.partial(self.cut, dataset, index))
-        if reals is None:
-            self.add(real, None, embedded.real_table(*cut(), self.benchmark, self.seed, dataset or embedded.NAME))
-            reals = self.tables[real]
-        else:
-            self.add(real, reals)
-        self.add_families(dataset, reals.drop(columns="image", errors="ignore").reset_index(drop=True), made_with, cut)
+        new = embedded.real_table(*cut(), self.benchmark, self.seed, dataset or embedded.NAME) if reals is None else None
+        self.add(real, reals, new)
+        self.add_families(dataset, self.tables[real].drop(columns="image", errors="ignore").reset_index(drop=True), made_with, cut)
 
     def add_families(self, dataset, reals, made_with, cut):
         used = set(crops.use_rows(reals, self.benchmark.most, self.seed)["pair"])
@@ -161,7 +151,7 @@ class _Embedded(_Maker):
             chosen = reals.loc[embedded.regenerated_patches(reals, name, family, self.benchmark.seen)]
             chosen = chosen[chosen["pair"].isin(used) & ~chosen["pair"].isin(done)]
             if chosen.empty:
-                self.add(part, old if old is not None else reals.head(0))
+                self.add(part, old)
                 continue
             patches, pixels = cut()
             place = {patch.id: number for number, patch in enumerate(patches)}
@@ -175,7 +165,7 @@ class _Embedded(_Maker):
             return embedded.cut_patches(cards, self.config.data, self.benchmark, self.seed)
         rows = manifest.read(index, ["path", "sha256", "split"], label=0).drop_duplicates("sha256")
         prefix = f"{dataset}/" if dataset else ""  # two data sets may name their files alike
-        found = [_IndexedPhoto(prefix + path, prefix + path, path) for path in rows["path"]]
+        found = [SimpleNamespace(id=prefix + path, cluster=prefix + path, file=path) for path in rows["path"]]
         splits = None  # drawn by data.split, unless the index has all three
         if dataset or set(crops.SPLITS) <= set(rows["split"]):
             splits = {photo.id: "test" if dataset else split for photo, split in zip(found, rows["split"], strict=True)}
@@ -204,10 +194,7 @@ class _Published(_Maker):
             old = self.kept(name, self.family_identity(name, made_with))
             done = set() if old is None else set(old["image_id"])
             chosen = models[[self.sample_id(name, real) not in done for real in models["image_id"]]]
-            if chosen.empty:
-                self.add(name, old if old is not None else models.head(0))
-            else:
-                self.add(name, old, self.samples(name, family, chosen))
+            self.add(name, old, None if chosen.empty else self.samples(name, family, chosen))
 
     @staticmethod
     def sample_id(name, real):

@@ -196,12 +196,6 @@ def test_parquet_sets_and_test_sets_of_an_index(tmp_path):
     assert images.load_pixels(rows, config.benchmark.folder, 32).shape == (len(rows), 32, 32, 3)
 
 
-def test_an_index_without_the_seen_generator_is_named(tmp_path):
-    tiny.write_cifake(tmp_path)
-    with pytest.raises(UserError, match="has no .* images of 'midjourney'"):
-        benchmark.make_benchmark(tiny.published_profile(tmp_path, benchmark={"seen": ["midjourney"]}))
-
-
 def test_a_folder_is_not_shared_and_holds_nothing_else(copy):
     config = tiny.embedded_profile(copy)
     variants = {"plain": {"method.target": "none", "benchmark.least_std": 3.0}}
