@@ -6,7 +6,6 @@ manifest names them FILE.parquet#ROW, which `anl.data.images` reads like any fil
 """
 
 import hashlib
-import io
 import shutil
 import sys
 from pathlib import Path
@@ -14,20 +13,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow
-from PIL import Image
 from tqdm import tqdm
 
 from anl import seeds
 from anl.data import crops
 from anl.data.decode import decode
 from anl.data.manifest import REAL, file_path
+from anl.data.processing import FORMATS, encode
 from anl.io import UserError, atomic_file, atomic_folder, identity, read_json, reason, write_json
 
 NAME = "embedded"
 CHUNK = 16  # images made at once, and what an interrupted run keeps
 COLUMNS = ("image_id", "path", "sha256", "label", "generator", "family", "dataset", "split", "source_real", "width", "height",
            "format", "jpeg_quality", "bytes", "group", "pair")
-FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 OWN = r"^images-(.+)\.parquet#\d+$"  # paths of images in the folder itself, by part
 PUBLISHED = "published"  # the part whose images lie elsewhere, as they were published
 MANIFEST, IDENTITIES = "manifest.parquet", "identities.json"  # identities: part of the benchmark -> what it was made with
@@ -87,15 +85,6 @@ def encoded_table(rows, pixels, benchmark, seed):
     found = pd.DataFrame(found, columns=["sha256", "width", "height", "format", "jpeg_quality", "bytes", "image"])
     table = rows.drop(columns=[name for name in found if name in rows]).reset_index(drop=True).join(found)
     return table.assign(path="", image_id=table["generator"] + "/" + table["place"])[[*COLUMNS, "image"]]
-
-
-def encode(pixels, form="png", quality=None):
-    """uint8 (H, W, 3) -> bytes; one encoder setting for both classes (JPEG with 4:2:0 chroma)."""
-    options = {"png": {"compress_level": 9}, "jpeg": {"quality": quality, "subsampling": "4:2:0"},
-               "webp": {"quality": quality, "method": 4}}[form]
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format=FORMATS[form], **options)
-    return stream.getvalue()
 
 
 def regenerated_patches(rows, name, family, seen):

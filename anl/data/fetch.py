@@ -171,7 +171,7 @@ def _local_archives(source, local):
         raise UserError(f"{source.id} consists of {', '.join(file.name for file in source.files)}; put them into one folder "
                         "and give the folder")
     else:
-        found = {local: source.files[0] if source.files else registry.File(local.name)}
+        found = {local: source.files[0] if source.files else registry.File("archive")}
     return [_archive(file, path, check(file, path)) for path, file in found.items()]
 
 

@@ -14,23 +14,29 @@ from anl import seeds
 from anl.io import UserError
 
 AUGMENTATIONS = ("jpeg", "jpeg", "resize", "blur")  # drawn with equal probability, so half are JPEG
+FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 LOSSLESS_FORMATS = ("PNG", "BMP", "TIFF", "GIF", "PPM")
 MATCHED_TOLERANCE = 0.01  # total variation distance below which two distributions of file formats count as equal
 
 
 # ---- the operations ----------------------------------------------------------------------------------------------------
-def jpeg(pixels, quality):
-    """Encode as JPEG with 4:2:0 chroma subsampling at `quality` (1 to 100, rounded) and decode."""
+def encode(pixels, form="png", quality=None):
+    """uint8 (H, W, 3) -> bytes; one encoder setting for both classes (JPEG with 4:2:0 chroma)."""
+    options = {"png": {"compress_level": 9}, "jpeg": {"quality": quality, "subsampling": "4:2:0"},
+               "webp": {"quality": quality, "method": 4}}[form]
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="JPEG", quality=round(quality), subsampling="4:2:0")
-    return np.asarray(Image.open(stream))
+    Image.fromarray(pixels).save(stream, format=FORMATS[form], **options)
+    return stream.getvalue()
+
+
+def jpeg(pixels, quality):
+    """Encode as JPEG at `quality` (1 to 100, rounded) and decode."""
+    return np.asarray(Image.open(io.BytesIO(encode(pixels, "jpeg", round(quality)))))
 
 
 def webp(pixels, quality):
     """Encode as lossy WebP at `quality` (0 to 100, rounded) and decode."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="WEBP", quality=round(quality), method=4)
-    return np.asarray(Image.open(stream).convert("RGB"))
+    return np.asarray(Image.open(io.BytesIO(encode(pixels, "webp", round(quality)))).convert("RGB"))
 
 
 def resize(pixels, factor):

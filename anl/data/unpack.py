@@ -71,7 +71,7 @@ def unpack(archive, folder, most_files=MOST_FILES, most_bytes=None):
         raise UserError(f"{archive} is {known[0]}, which Python cannot unpack; run `{known[1]} {archive.name}` and give the "
                         "folder with `--from FOLDER`")
     packed = archive.stat().st_size
-    most_bytes = max(MIN_BYTES, min(RATIO * packed, most_bytes or RATIO * packed))
+    left = max(MIN_BYTES, min(RATIO * packed, most_bytes or RATIO * packed))
     folder.mkdir(parents=True, exist_ok=True)
     if packed > (free := shutil.disk_usage(folder).free):
         raise UserError(f"{archive} unpacks to {packed:,} bytes or more, and {folder} has {free:,} free; free some space or "
@@ -96,8 +96,8 @@ def unpack(archive, folder, most_files=MOST_FILES, most_bytes=None):
                 with opened() as source, open(path, "xb") as target:
                     while block := source.read(BLOCK):
                         bar.update(len(block))
-                        most_bytes -= len(block)
-                        if most_bytes < 0:
+                        left -= len(block)
+                        if left < 0:
                             raise refusal("it unpacks to far more bytes than expected")
                         target.write(block)
     except BROKEN as problem:

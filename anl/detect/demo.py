@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from anl.data.decode import MAX_BYTES, MAX_PIXELS
-from anl.data.embedded import encode
+from anl.data.processing import encode
 from anl.detect import maps
 from anl.detect.card import FILES, REAL
 from anl.detect.onnx_file import INPUT, export_onnx

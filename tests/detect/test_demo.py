@@ -23,7 +23,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from anl.data.decode import decode
-from anl.data.embedded import encode
+from anl.data.processing import encode
 from anl.data.images import pad
 from anl.detect import card as cards
 from anl.detect import demo
