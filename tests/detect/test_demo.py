@@ -23,8 +23,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from anl.data.decode import decode
-from anl.data.processing import encode
 from anl.data.images import pad
+from anl.data.processing import encode
 from anl.detect import card as cards
 from anl.detect import demo
 from anl.detect.detector import ImageDetector
