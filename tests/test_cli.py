@@ -223,7 +223,7 @@ def test_under_a_launcher_the_processes_share_a_training(anl, monkeypatch):
     called = {}
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr("anl.training.experiments.train_experiment", lambda *words, **settings: called.update(settings))
+    monkeypatch.setattr("anl.training.runs.train_experiment", lambda *words, **settings: called.update(settings))
     assert anl("--profile", "smoke", "train", "main", "--jobs", 3)[0] == 0
     assert called["jobs"] == 0 and not Path("results").exists()  # rank 0 writes
     assert "anl train (process 1): there is no experiment" in anl("--profile", "smoke", "train", "x")[2]
@@ -232,7 +232,7 @@ def test_under_a_launcher_the_processes_share_a_training(anl, monkeypatch):
 def test_processes_of_the_profile_are_launched(anl, monkeypatch):
     called = []
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.setattr(cli, "targets_of", lambda config, experiment: None)
+    monkeypatch.setattr("anl.training.runs.make_all_targets", lambda variants: None)
     monkeypatch.setattr("subprocess.call", lambda command: called.append(command) or 3)
     assert anl("--profile", "smoke", "--set", "run.processes=2", "train", "main")[0] == 3
     assert called[0][-6:] == ["anl.cli", "--profile", "smoke", "--set", "run.processes=2", "train", "main"][-6:]

@@ -105,20 +105,11 @@ def make_benchmark(ctx: typer.Context):
 def make_targets(ctx: typer.Context, experiment: str = typer.Argument(None, metavar="EXP", help="Default: all.")):
     """Compute the noise targets of an experiment's variants; what is cached is not computed again."""
     config = configuration(ctx)
-    for name in [experiment] if experiment else config.experiments:
-        targets_of(config, name)
-    print(f"{config.run.targets}/{config.profile}")
-
-
-def targets_of(config, experiment):
     from anl.training import runs
 
-    benchmarks = {}
-    for variant in config.variants(experiment).values():
-        if variant.method.target != "none":
-            key = variant.identity("benchmark")
-            benchmarks[key] = benchmarks.get(key) or runs.open_benchmark(variant)
-            runs.make_targets(variant, benchmarks[key], "cuda" if gpus() else "cpu")
+    for name in [experiment] if experiment else config.experiments:
+        runs.make_all_targets(config.variants(name).values())
+    print(f"{config.run.targets}/{config.profile}")
 
 
 # ---- train, score, report --------------------------------------------------------------------------------------------
@@ -135,17 +126,15 @@ def train(ctx: typer.Context, experiment: str = EXPERIMENT,
     root, count = config.run.runs, 1 if launched() else config.run.processes or gpus()
     missing = launched() or experiments.missing_runs(config, experiment, root, chosen)
     if missing and count > 1:
-        targets_of(config, experiment)  # once, instead of in every process
+        from anl.training import runs
+
+        runs.make_all_targets(config.variants(experiment).values())  # once, instead of in every process
         return subprocess.call([sys.executable, "-m", "torch.distributed.run", "--standalone",
                                 f"--nproc-per-node={count}", "-m", "anl.cli", *ctx.meta["arguments"]])
-    if launched() or (missing and jobs == 0):
-        from anl.training.runs import train_run
+    if missing:
+        from anl.training import runs
 
-        experiments.train_experiment(config, experiment, train_run=train_run, jobs=0, root=root, seeds=chosen)
-    elif missing:
-        from anl.evaluation import runs
-
-        runs.train(config, experiment, jobs=jobs, seeds=chosen)
+        runs.train(config, experiment, jobs=0 if launched() else jobs, seeds=chosen)
     if os.environ.get("RANK", "0") == "0":
         path, record = result(config, "runs", f"{experiment}.csv"), experiments.experiment_record(config, experiment, root, chosen)
         write_csv(path, record)

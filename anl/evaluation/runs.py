@@ -7,9 +7,9 @@ import torch
 from tqdm.auto import tqdm
 
 from anl.evaluation.scoring import read_scores, score_benchmark, scores_key, write_scores
-from anl.io import UserError, cores, identity, sha256_of
-from anl.training.experiments import experiment_runs, run_folder, train_experiment
-from anl.training.runs import IN_MEMORY, WEIGHTS, load_run, make_targets, open_benchmark, train_run
+from anl.io import UserError, identity, sha256_of
+from anl.training.experiments import run_folder
+from anl.training.runs import IN_MEMORY, WEIGHTS, load_run, open_benchmark, train
 
 
 def disjoint_models(config):
@@ -19,39 +19,6 @@ def disjoint_models(config):
     """
     return {name: name if family.model == "published" else family.decoder or family.model
             for name, family in config.families.items()}
-
-
-def train(config, name, *, jobs=None, seeds=None):
-    """Train the runs of an experiment that are missing; noise targets are computed first, once for all runs.
-
-    Parameters
-    ----------
-    config : anl.config.Config
-    name : str
-        A key of `config.experiments`.
-    jobs : int, optional
-        Runs trained at a time. Default: `run.jobs`, and where that is 0 one for each core (one in all on a GPU).
-    seeds : list of int, optional
-        Default: those of the experiment.
-
-    Returns
-    -------
-    list of anl.training.experiments.Run
-    """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    runs = experiment_runs(config, name, seeds)
-    missing = [run for run in runs if not (run_folder(run, config.run.runs) / "run.json").is_file()]
-    if missing:
-        benchmark = open_benchmark(config)
-        for variant in {run.variant: run.config for run in missing}.values():
-            if variant.method.target != "none":
-                same = variant.benchmark == config.benchmark
-                make_targets(variant, benchmark if same else None, device)
-    jobs = config.run.jobs if jobs is None else jobs
-    if jobs == 0:
-        jobs = 1 if device == "cuda" else cores()
-    train_experiment(config, name, train_run=train_run, jobs=jobs, root=config.run.runs, seeds=seeds)
-    return runs
 
 
 def _score_run(run, folder, benchmark, device, test_set, treated):

@@ -48,8 +48,7 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
     method : anl.config.MethodConfig
         Its loss_weight, attention_weight, noise_on and consistent are used.
     seed : int
-        Order of the pairs, augmentation, flips, dropout. Initial weights are the caller's.
-    accelerator : accelerate.Accelerator
+        Of all but the initial weights, which are the caller's.
     checkpoint : anl.training.loop.Checkpoint or None
         It stays when training ends; remove it once the result is written.
     loss : callable
@@ -57,7 +56,6 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
     augment : (callable, callable)
         `augmentation_plan(pairs, training, seed, step)`, a sequence with one entry per pair, None where nothing is done;
         and `apply_plan(plan, pixels)`, images (N, H, W, 3) processed by N such entries.
-    name : str
 
     Returns
     -------

@@ -26,7 +26,7 @@ from anl import __version__
 from anl.io import UserError, atomic_folder, read_json, reason, sha256_of, write_json
 
 __all__ = ["CURVE", "WEIGHTS", "Run", "experiment_record", "experiment_runs", "missing_runs", "read_curve", "run_folder",
-           "run_name", "train_experiment"]
+           "train_experiment"]
 
 WEIGHTS, CURVE, RECORD = "detector.safetensors", "curve.csv", "run.json"
 GRACE = 60.0  # seconds that a stopped worker has to finish its step and write a checkpoint
@@ -43,12 +43,7 @@ class Run:
     @property
     def name(self):
         """Name of its folder. Equal in all experiments that contain this variant, so that they share the run."""
-        return run_name(self.config, self.seed)
-
-
-def run_name(config, seed):
-    """Name of a run: the identity of its variant and the seed."""
-    return f"{config.identity()}-s{seed}"
+        return f"{self.config.identity()}-s{self.seed}"
 
 
 def run_folder(run, root="runs"):
@@ -59,7 +54,7 @@ def run_folder(run, root="runs"):
 def experiment_runs(config, name, seeds=None):
     """The runs of an experiment, seed by seed, so that the first seed of all variants is complete early.
 
-    `name` is a key of `config.experiments`; `seeds` are by default those of each variant.
+    `seeds` are by default those of each variant.
     """
     variants = config.variants(name)
     seeds_of = {variant: list(settings.seeds if seeds is None else seeds) for variant, settings in variants.items()}

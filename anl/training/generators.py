@@ -222,14 +222,14 @@ def train_generative(name, models, loss, batch_at, config, *, seed, checkpoint=N
     name : str
         Names the random streams.
     models : dict of str to nn.Module
-        Trained together. A frozen network that the loss needs (the decoder of a latent model) is not among them.
+        Without frozen networks that the loss needs, such as the decoder of a latent model.
     loss : callable (models, images, generator, step) -> scalar Tensor, or dict with "loss"
         A mean over `images` (B, 3, H, W) in [-1, 1], on the device. `generator` is a torch.Generator on the CPU, a pure
         function of seed, name, step and `Part`: noise does not depend on what was drawn before. `step` counts from 0.
     batch_at : callable (step) -> Tensor (B, 3, H, W)
         A pure function.
     config : anl.config.PriorConfig or GeneratorConfig
-        Its settings of the optimiser are used; 0 steps leave the networks untrained.
+        0 steps leave the networks untrained.
     before_step : callable (step) or None
         Called before the loss of each step, in all processes. A pure function of the step and the models.
 

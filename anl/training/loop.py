@@ -99,13 +99,12 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
         Decay of the exponential moving average of weights and running statistics that is validated and returned
         (Polyak and Juditsky, 1992), in [0, 1); 0 for the last weights. Early steps use a smaller decay.
     accelerator : accelerate.Accelerator
-        From `anl.training.device.make_accelerator`. With several processes each computes every n-th row of a batch, and
-        gradients are summed: the trajectory is that of one process up to rounding.
+        With several processes each computes every n-th row of a batch, and gradients are summed: the trajectory is that of
+        one process up to rounding.
     accumulate : int
         Micro-batches of a process per update: less memory, the same gradient.
     seed : int
         Seeds torch's global generator at each step, for dropout.
-    checkpoint : Checkpoint or None
     checkpoint_seconds : float
         Time between checkpoints. Ctrl-C (or SIGTERM) finishes the current step and leaves one; a second stops at once.
     name : str
@@ -113,8 +112,7 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
     every : int or None
         Steps between points of the curve; default: a hundredth of `steps`.
     on_point : callable (dict) -> dict or None
-        Called with each point, models in eval mode and with averaged weights; what it returns is added to the point.
-        Called in all processes.
+        Called with each point in all processes, models in eval mode and with averaged weights; what it returns is added.
     samples_at : callable (step, part) -> list of str, or None
         Names of the samples of a part, for the error message.
 

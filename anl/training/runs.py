@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from anl import seeds
 from anl.config import NETWORK_TARGETS, STEPLESS_TARGETS
 from anl.data import crops, embedded, images, processing
-from anl.io import UserError, atomic_file, identity, pick
+from anl.io import UserError, atomic_file, cores, identity, pick
 from anl.models import baselines, checkpoint, generators
 from anl.models.baselines.univfd import Encoder
 from anl.models.detector import Detector
@@ -22,12 +22,21 @@ from anl.models.prior import NoisePrior
 from anl.training import targets
 from anl.training.detector import TrainingData, train_detector
 from anl.training.device import make_accelerator
-from anl.training.experiments import CURVE, WEIGHTS, Run, read_curve, run_folder
+from anl.training.experiments import (
+    CURVE,
+    WEIGHTS,
+    Run,
+    experiment_runs,
+    missing_runs,
+    read_curve,
+    run_folder,
+    train_experiment,
+)
 from anl.training.generators import generator_folder, prior_folder
 from anl.training.loop import Checkpoint
 
-__all__ = ["WEIGHTS", "Benchmark", "load_generator", "load_prior", "load_run", "make_targets", "open_benchmark", "read_curve",
-           "train_run"]
+__all__ = ["WEIGHTS", "Benchmark", "load_generator", "load_prior", "load_run", "make_all_targets", "make_targets",
+           "open_benchmark", "read_curve", "train", "train_run"]
 
 AUTOENCODERS = ("vae", "vq", "taef2")
 IN_MEMORY = 4 * 2**30  # bytes of decoded images; larger sets are decoded batch by batch
@@ -160,6 +169,16 @@ def make_targets(config, benchmark=None, device="cpu"):
         batch_size=run.batch_size, most_bytes=run.target_gigabytes * 1e9)
 
 
+def make_all_targets(variants):
+    """Make the noise targets of several variants, so that the runs that need them find them."""
+    benchmarks = {}
+    for variant in variants:
+        if variant.method.target != "none":
+            key = variant.identity("benchmark")
+            benchmarks[key] = benchmarks.get(key) or open_benchmark(variant)
+            make_targets(variant, benchmarks[key], "cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _target(config, device):
     """The noise target of a variant, before scaling."""
     method, kind, step, prior, second = config.method, config.method.target, config.method.step, None, None
@@ -173,6 +192,33 @@ def _target(config, device):
 
 
 # ---- training ----------------------------------------------------------------------------------------------------------
+def train(config, name, *, jobs=None, seeds=None):
+    """Train the runs of an experiment that are missing.
+
+    Parameters
+    ----------
+    config : anl.config.Config
+    name : str
+        A key of `config.experiments`.
+    jobs : int, optional
+        See `anl.training.experiments.train_experiment`. Default: `run.jobs`, and where that is 0 one for each core (one in
+        all on a GPU).
+    seeds : list of int, optional
+        Default: those of the experiment.
+
+    Returns
+    -------
+    list of anl.training.experiments.Run
+    """
+    if jobs is None:
+        jobs = config.run.jobs or (1 if torch.cuda.is_available() else cores())
+    if jobs > 0:
+        missing = missing_runs(config, name, config.run.runs, seeds)
+        make_all_targets({run.variant: run.config for run in missing}.values())
+    train_experiment(config, name, train_run=train_run, jobs=jobs, root=config.run.runs, seeds=seeds)
+    return experiment_runs(config, name, seeds)
+
+
 def train_run(config, seed, folder):
     """Train one variant with one seed; write its weights and training curve into `folder`.
 

@@ -196,13 +196,6 @@ def test_resumed_training_is_bit_identical(tmp_path):
     assert all(torch.equal(value, whole.state_dict()[key]) for key, value in resumed.state_dict().items())
 
 
-def test_plain_detectors_train():
-    data = make_data()
-    data.target = None
-    _, curve = train(data, changes={"steps": 2, "validate_every": 0})
-    assert "noise_loss" not in curve[0]
-
-
 def test_the_detector_itself_learns_noise_with_the_project_s_own_augmentation():
     data, model = make_data(size=32), Detector("test_resnet", 16, 8, 32, attention="energy", patch=4)
     changes = {"steps": 30, "augment_probability": 0.5, "jpeg_quality": [60, 90], "resize_scale": [0.5, 0.9],
