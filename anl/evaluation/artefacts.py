@@ -24,14 +24,10 @@ def power(pixels):
     return np.abs(np.fft.fft2(grey - grey.mean((1, 2), keepdims=True))) ** 2
 
 
-def radial_spectrum(pixels, rings=RINGS):
-    """Log power in rings of equal width up to the Nyquist frequency.
+def radial_spectrum(pixels):
+    """Log power in rings of equal width up to the Nyquist frequency, of uint8 (N, H, H, 3) images.
 
-    Parameters
-    ----------
-    pixels : array, uint8 (N, H, H, 3)
-    rings : int
-        At most half the side, so that none is empty; fewer are used of smaller images.
+    There are RINGS rings, or half the side where that is fewer, so that none is empty.
 
     Returns
     -------
@@ -41,7 +37,7 @@ def radial_spectrum(pixels, rings=RINGS):
         Natural logarithm of the mean power plus 1.
     """
     energy, radius = power(pixels), _radius(pixels.shape[1])
-    edges = np.linspace(0, 0.5, min(rings, pixels.shape[1] // 2) + 1)
+    edges = np.linspace(0, 0.5, min(RINGS, pixels.shape[1] // 2) + 1)
     log_power = [np.log(energy[:, (radius >= low) & (radius < high)].mean(1) + 1) for low, high in itertools.pairwise(edges)]
     return (edges[1:] + edges[:-1]) / 2, np.stack(log_power, 1)
 
@@ -58,7 +54,7 @@ def image_statistics(pixels):
             "high_frequency": np.log(high + 1)[:, None], "spectrum": radial_spectrum(pixels)[1]}
 
 
-def spectrum_table(rows, pixels, *, seed, replicates, rings=RINGS):
+def spectrum_table(rows, pixels, *, seed, replicates):
     """Difference of the log spectra of generated and real test images, a row per generator and ring.
 
     Parameters
@@ -76,7 +72,7 @@ def spectrum_table(rows, pixels, *, seed, replicates, rings=RINGS):
     """
     test = (rows["split"] == "test").to_numpy()
     rows, pixels = rows[test], pixels[test]
-    frequency, values = radial_spectrum(pixels, rings)
+    frequency, values = radial_spectrum(pixels)
     draws = bootstrap.draw_groups(rows["group"], replicates, seed, rows["generator"])
     group, real, table = rows["group"].to_numpy(str), (rows["generator"] == REAL).to_numpy(), []
     for generator in dict.fromkeys(rows["generator"][~real]):

@@ -24,6 +24,8 @@ from anl.evaluation.scoring import full_precision
 from anl.io import UserError
 from anl.models import attention
 
+ORDERS = 3  # random orders per pair, averaged
+STEPS = 4  # equal parts that the cells are replaced in
 COMPARISONS = (("deletion", "random"), ("insertion", "random"), ("deletion", "rising"))  # curve, order compared with falling
 
 
@@ -107,21 +109,17 @@ def support_table(maps):
                          "effective_support": attention.effective_support(maps).numpy(), "loudest_tenth": loudest})
 
 
-def areas(model, real, generated, *, seed, device, orders=3, steps=4, batch_size=64, kind="attention"):
+def areas(model, real, generated, *, seed, device, kind="attention"):
     """Areas under the logit against the share of cells replaced, and the maps that the orders come from.
 
     Parameters
     ----------
-    model, device, batch_size, kind
+    model, device, kind
         As of `read_out`.
     real, generated : array, uint8 (N, H, W, 3)
         Pairs.
     seed : int
         Of the random orders, which depend on it and the generated image alone.
-    orders : int
-        Random orders per pair, averaged.
-    steps : int
-        Number of equal parts that the cells are replaced in.
 
     Returns
     -------
@@ -130,10 +128,10 @@ def areas(model, real, generated, *, seed, device, orders=3, steps=4, batch_size
     maps : dict
         `real` and `generated` -> float64 (N, h, w).
     """
-    read = {"device": device, "batch_size": batch_size, "kind": kind}
+    read = {"device": device, "kind": kind}
     (real_logit, real_maps), (logit, maps) = (read_out(model, part, **read) for part in (real, generated))
-    counts = np.unique(np.rint(np.linspace(0, maps[0].size, steps + 1)).astype(int))
-    falling, random = cell_orders(maps, generated, seed, orders)
+    counts = np.unique(np.rint(np.linspace(0, maps[0].size, STEPS + 1)).astype(int))
+    falling, random = cell_orders(maps, generated, seed, ORDERS)
     scores = []  # of deletion: (order, pair, count)
     for order in (falling, falling[:, ::-1], *random):
         place = np.argsort(order, axis=1).reshape(maps.shape)  # (N, h, w): when each cell is replaced
@@ -167,7 +165,7 @@ def mix(real, generated, cells):
     return np.where(marked[..., None], real, generated)
 
 
-def study(models, real, generated, group, *, seed, replicates, device, orders=3, steps=4, batch_size=64, kind="attention"):
+def study(models, real, generated, group, *, seed, replicates, device, kind="attention"):
     """Support of the maps and differences between areas of several detectors on the same pairs.
 
     Parameters
@@ -180,7 +178,7 @@ def study(models, real, generated, group, *, seed, replicates, device, orders=3,
         Photograph of each pair, for the bootstrap.
     seed, replicates : int
         Of the random orders and of the bootstrap.
-    device, orders, steps, batch_size, kind
+    device, kind
         As of `areas`.
 
     Returns
@@ -192,8 +190,7 @@ def study(models, real, generated, group, *, seed, replicates, device, orders=3,
     """
     draws, rows = bootstrap.draw_groups(group, replicates, seed), []
     for variant, model in models.items():
-        area, maps = areas(model, real, generated, seed=seed, device=device, orders=orders, steps=steps,
-                           batch_size=batch_size, kind=kind)
+        area, maps = areas(model, real, generated, seed=seed, device=device, kind=kind)
         values = {(images, name): column for images in maps for name, column in support_table(maps[images]).items()}
         values |= {("generated", f"{curve} minus {order}"): area[curve, "falling"] - area[curve, order]
                    for curve, order in COMPARISONS}

@@ -77,7 +77,7 @@ def as_list(seen):
     return [seen] if isinstance(seen, str) else list(seen)
 
 
-def reliability_table(scores, *, seen, view, target_fpr=0.05, replicates=1000, seed=0, bins=ECE_BINS):
+def reliability_table(scores, *, seen, view, replicates=1000, seed=0, bins=ECE_BINS):
     """Reliability diagrams of every variant, before and after temperature scaling.
 
     Parameters
@@ -103,7 +103,7 @@ def reliability_table(scores, *, seen, view, target_fpr=0.05, replicates=1000, s
         logits = []
         for run, part in rows.groupby("seed", sort=False):
             own = scores[(scores["variant"] == variant) & (scores["seed"] == run)]
-            temperature = calibrate_run(own, seen, target_fpr).temperature
+            temperature = calibrate_run(own, seen, target_fpr=0.05).temperature
             logits.append(part.assign(before=part["logit"], after=part["logit"] / temperature))
         rows = pd.concat(logits)
         generators = [name for name in rows["generator"].unique() if name != REAL]

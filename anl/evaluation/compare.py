@@ -198,10 +198,10 @@ def measure(scores, *, metrics=METRICS, seen, disjoint=None, views=None, replica
     test = test[test["view"].isin(views)]
     check(test["label"].to_numpy(), test["logit"].to_numpy(float))
     fixed = _calibrations(scores, test, seen, target_fpr) if functions.keys() & CALIBRATED else {}
-    kinds = test[["group", "generator"]].drop_duplicates()
+    kinds = test[["group", "generator", "view"]].drop_duplicates()
     draws = bootstrap.draw_groups(kinds["group"], replicates, seed, kinds["generator"])
     means = _models(test["generator"].unique(), as_list(seen), disjoint or {})
-    found, images, photographs = {}, {}, {}  # found: (variant, view) -> {seed: metrics}
+    found, images = {}, {}  # found: (variant, view) -> {seed: metrics}
     generators, rows = _coded(test)
     for (variant, run, view), part in rows.groupby([test["variant"], test["seed"], test["view"]], sort=False, observed=True):
         columns = {name: values.to_numpy() for name, values in part.sort_values(["image", "generator"], kind="stable").items()}
@@ -212,16 +212,7 @@ def measure(scores, *, metrics=METRICS, seen, disjoint=None, views=None, replica
             raise UserError(f"'{variant}' seed {run} was scored on other images than the first variant in view "
                             f"'{view}'; score all variants on the same benchmark")
         samples = _by_generator(columns, generators, len(draws.names), fixed.get((variant, run), Calibration(0.0, 1.0)))
-        for name in samples:
-            if (name, view) not in photographs:
-                kept = np.isin(generators[columns["generator"]], [REAL, name])
-                photographs[name, view] = draws.size(draws.names[columns["group"][kept]])
         found.setdefault((variant, view), {})[run] = _measured(samples, functions, draws.counts, means)
-    for view in views:
-        present = [name for model in means for name in model if (name, view) in photographs]
-        if present:
-            members = test.loc[(test["view"] == view) & test["generator"].isin([REAL, *present]), "group"]
-            photographs[UNSEEN, view] = draws.size(members)
 
     names = list(test["variant"].unique())
     seeds = {name: tuple(sorted({run for view in views for run in found.get((name, view), ())})) for name in names}
@@ -233,7 +224,18 @@ def measure(scores, *, metrics=METRICS, seen, disjoint=None, views=None, replica
         for key in runs[seeds[name][0]] if runs else ():
             stacked = np.stack([runs[run][key] for run in seeds[name]])  # (seeds, 1 + R)
             values[name, key[0], view, key[1]], drawn[name, key[0], view, key[1]] = stacked[:, 0], stacked[:, 1:]
-    return Measured(values, drawn, seeds, photographs)
+    return Measured(values, drawn, seeds, _photographs(kinds, means, draws))
+
+
+def _photographs(kinds, means, draws):
+    """{(generator, view): (groups, strata)} of the reals and each generator's images, and of those of all unseen ones."""
+    sizes = {}
+    for view, rows in kinds.groupby("view", sort=False, observed=True):
+        present = rows["generator"].unique()
+        unseen = [name for model in means for name in model if name in present]
+        for title, names in {**{name: [name] for name in present}, **({UNSEEN: unseen} if unseen else {})}.items():
+            sizes[title, view] = draws.size(rows.loc[rows["generator"].isin([REAL, *names]), "group"])
+    return sizes
 
 
 def _measured(samples, functions, counts, means):

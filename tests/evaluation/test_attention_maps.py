@@ -49,7 +49,7 @@ def differences(model, pairs):
 
 def test_areas_of_a_known_detector_are_exact(pairs):
     here = [1, 6, 11, 12]  # the four loudest cells hold all the evidence, 16 pixels each
-    found, _ = maps_of.areas(Known(loud(here), marked(here)), *pairs, seed=0, device=CPU, orders=5)
+    found, _ = maps_of.areas(Known(loud(here), marked(here)), *pairs, seed=0, device=CPU)
     expected = {("deletion", "falling"): 8, ("deletion", "rising"): 56, ("insertion", "falling"): 56, ("insertion", "rising"): 8}
     assert all((found[key] == area).all() for key, area in expected.items())
     assert (found["deletion", "random"] == found["insertion", "random"]).all() and 28 < found["deletion", "random"].mean() < 36
