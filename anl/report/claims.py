@@ -302,8 +302,9 @@ def rule_row(ledger, row):
     return None if match.empty else match.iloc[0].to_dict()
 
 
-def text_of(row):
-    """`0.041 [0.012, 0.070]` of a row of a ledger; "" where nothing was measured."""
+def text_of(row, digits=3):
+    """`0.041 [0.012, 0.070]` of a row with value, low and high; "" where nothing was measured."""
     if pd.isna(row["value"]):
         return ""
-    return f"{row['value']:.3f}" if pd.isna(row["low"]) else f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+    known = pd.notna(row["low"]) and pd.notna(row["high"])
+    return f"{row['value']:.{digits}f}" + (f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if known else "")

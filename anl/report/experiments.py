@@ -23,7 +23,7 @@ from anl.evaluation.runs import disjoint_models, experiment_scores, read_experim
 from anl.evaluation.scoring import read_scores, score, scores_key, treatment, write_scores
 from anl.io import UserError, atomic_file, identity, sha256_of
 from anl.report import figures
-from anl.report.claims import select
+from anl.report.claims import select, text_of
 from anl.report.figures import by_strength, curve, forest, heatmap, image_grid, reliability, seen_against_unseen
 from anl.training.experiments import run_folder
 from anl.training.runs import WEIGHTS, load_run, open_benchmark
@@ -164,24 +164,19 @@ def attention_study(config, name, *, pairs):
 
 
 # ---- tables on disk ----------------------------------------------------------------------------------------------------
-def load_reference(config, name, experiment=None):
-    """A committed table of the reference results, or None if there is none.
+def load_reference(config, name, experiment):
+    """A committed table of the reference results, that of the notebook `name`, or None if there is none.
 
-    Parameters
-    ----------
-    name : str
-        Of the notebook that writes it.
-    experiment : str, optional
-        Its rows, where the table holds several experiments; or a table of this name.
+    experiment: whose rows are wanted, where the table holds several experiments; or the name of another table.
     """
     profile = REFERENCES.get(config.profile, config.profile)
     for stem in (name, experiment, "first_edition"):
         path = Path(config.run.results) / profile / "tables" / f"{stem}.csv"
         table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
         old = stem == "first_edition" or "experiment" not in table  # notebooks of the second edition write the column
-        if experiment and "experiment" in table:
+        if "experiment" in table:
             table = table[table["experiment"] == experiment]
-        elif stem not in (experiment, None) and (experiment or stem != name):
+        elif stem != experiment:
             table = table.iloc[:0]  # of another experiment
         if len(table):
             table.attrs["note"] = f"profile {profile}" + (f", {FIRST_EDITION}" if old else "")
@@ -254,9 +249,9 @@ def show_table(table, caption, columns=None, digits=3):
     table = table.drop(columns=common)
     table = (table if columns is None else table[[name for name in columns if name in table]]).dropna(axis="columns", how="all")
     text = table.copy()
-    for column, ends in [(column, _ends(column, table)) for column in table]:
-        if ends:
-            text[column] = [_interval(row[column], row[ends[0]], row[ends[1]], digits) for row in table.to_dict("records")]
+    for column in table:
+        if ends := _ends(column, table):
+            text[column] = [_interval(row, column, digits) for row in table.to_dict("records")]
             text = text.drop(columns=list(ends), errors="ignore")
     data = base64.b64encode(table.to_csv(index=False, float_format="%.6g").encode()).decode()
     link = f'<a download="table.csv" href="data:text/csv;base64,{data}">CSV</a>'
@@ -289,11 +284,9 @@ def show_best(best, caption, prefix=""):
         glue(prefix + name, text)
 
 
-def interval_text(row, column="mean", digits=3):
+def interval_text(row, column="mean"):
     """`0.031 [0.012, 0.050], n = 3 seeds x 33 photographs` of a row of a comparison table."""
-    low, high = _ends(column, row.index)
-    return (f"{_interval(row[column], row[low], row[high], digits)}, n = {int(row['seeds'])} seeds x {int(row['n'])} "
-            "photographs")
+    return f"{_interval(row, column, 3)}, n = {int(row['seeds'])} seeds x {int(row['n'])} photographs"
 
 
 def glue(name, text):
@@ -317,15 +310,15 @@ def provenance(config, name=None, command=None):
     display(Markdown(f"*{', '.join(parts)}.*"))
 
 
-def _ends(column, columns):
-    """Names of the columns that hold the interval of `column`, or None."""
+def _ends(column, row):
+    """Names of the columns that hold the interval of `column` in a row or a table, or None."""
     for low, high in ((f"{column}_low", f"{column}_high"), ("low", "high")):
-        if {low, high} <= set(columns) and (low != "low" or column in ("mean", "share", "difference", "value")):
+        if {low, high} <= set(row.keys()) and (low != "low" or column in ("mean", "share", "difference", "value")):
             return low, high
     return None
 
 
-def _interval(value, low, high, digits):
-    if pd.isna(value):
-        return ""
-    return f"{value:.{digits}f}" + ("" if pd.isna(low) or pd.isna(high) else f" [{low:.{digits}f}, {high:.{digits}f}]")
+def _interval(row, column, digits):
+    """A value of a row and its interval, as text."""
+    low, high = _ends(column, row)
+    return text_of({"value": row[column], "low": row[low], "high": row[high]}, digits)

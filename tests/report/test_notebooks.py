@@ -1,12 +1,15 @@
 """Small notebooks, executed for real."""
 
+import base64
 import datetime
+import io
 import json
 import os
 import sys
 
 import nbformat
 import pytest
+from PIL import Image
 
 from anl.io import UserError
 from anl.report import notebooks
@@ -68,7 +71,6 @@ def test_wrong_parameters_are_refused(project, parameters, words):
 
 
 def test_broken_notebooks_are_refused(project):
-    write(project, "1")
     (project / "broken.ipynb").write_text("{")
     for name in ("broken.ipynb", "missing.ipynb"):
         with pytest.raises(UserError, match=f"{name} is not a notebook"):
@@ -132,19 +134,13 @@ def test_a_kernel_of_another_environment_is_refused(tmp_path):
         notebooks.check_kernel(tmp_path)
 
 
-SHOW = """
-import base64, io
-from IPython.display import display
-from PIL import Image
-stream = io.BytesIO()
-Image.new("RGB", (width, 10)).save(stream, "png")
-display({"image/png": base64.b64encode(stream.getvalue()).decode(), "text/plain": "x"}, raw=True, metadata={"image/png": {"alt": "A rising line"}})
-"""
-
-
 @pytest.mark.parametrize("width, image", [(720, {"alt": "A rising line", "width": "480px"}),
                                           (1440, {"alt": "A rising line", "width": "960px", "classes": "wide"})])
-def test_a_figures_alternative_text_moves_to_its_cell(project, width, image):
-    write(project, SHOW, "1", parameters=f"width = {width}")
-    cells = nbformat.read(run(), as_version=4).cells
-    assert cells[-2].metadata["mystnb"]["image"] == image and "mystnb" not in cells[-1].metadata
+def test_a_figures_alternative_text_moves_to_its_cell(width, image):
+    stream = io.BytesIO()
+    Image.new("RGB", (width, 10)).save(stream, "png")
+    shown = nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(stream.getvalue()).decode(), "text/plain": "x"},
+                                   metadata={"image/png": {"alt": "A rising line"}})
+    node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("show()", outputs=[shown]), nbformat.v4.new_code_cell("1")])
+    cells = notebooks.clean(node).cells
+    assert cells[0].metadata["mystnb"]["image"] == image and "mystnb" not in cells[1].metadata
