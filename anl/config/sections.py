@@ -131,7 +131,6 @@ class FamilyConfig(Section):
     inference_steps: Positive | None = None
     region: list[PositiveShare] = []            # lowest and highest share of the image that is regenerated; [] = all
     paired: bool = True                         # false: a sample that no real image corresponds to
-    val_patches: Count = 0                      # validation patches per photograph; 0 = as many as the benchmark's
 
     @property
     def networks(self):

@@ -3,7 +3,10 @@
 import functools
 
 import numpy as np
+import pandas as pd
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 SIDE = 32  # pixels that an image is reduced to before its frequencies are computed
 LOW = 8  # frequencies kept along each axis
@@ -67,3 +70,23 @@ def near_pairs(hashes):
             pairs.update(zip(np.minimum(here, there)[close].tolist(), np.maximum(here, there)[close].tolist()))
     first, second = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
     return first, second, np.bitwise_count(hashes[first] ^ hashes[second]).astype(int), left_out
+
+
+def near_groups(hashes):
+    """Groups of images that look alike: for each image the position of the first of its group, int (N,).
+
+    Two images belong together if a chain of near-duplicates leads from one to the other.
+
+    Parameters
+    ----------
+    hashes : Series of uint64
+        `perceptual_hash` of each image. An image without one (null) is alone.
+    """
+    known = pd.Series(hashes).reset_index(drop=True).dropna()
+    looks, member = np.unique(known.to_numpy(np.uint64), return_inverse=True)
+    one, other = near_pairs(looks)[:2]
+    graph = coo_array((np.ones(len(one), bool), (one, other)), (len(looks), len(looks)))
+    group = pd.Series(connected_components(graph, directed=False)[1][member], known.index)
+    first = np.arange(len(hashes))
+    first[known.index] = group.groupby(group).transform(lambda part: part.index[0])
+    return first

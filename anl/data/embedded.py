@@ -87,15 +87,9 @@ def encoded_table(rows, pixels, benchmark, seed):
     return table.assign(path="", image_id=table["generator"] + "/" + table["place"])[[*COLUMNS, "image"]]
 
 
-def regenerated_patches(rows, name, family, seen):
-    """Index of the reals (rows) that a generator regenerates: all test patches, training patches if it is seen, and up to
-    `val_patches` of each photograph for validation, spread over it."""
-    photo = rows["pair"].str.rpartition("@")[0]
-    found = rows.index[(rows["split"] == "test") | ((rows["split"] == "train") & (name in seen))].tolist()
-    for places in rows[rows["split"] == "val"].groupby(photo, sort=False).groups.values():
-        count = min(family.val_patches or len(places), len(places))
-        found += [places[int(place)] for place in np.linspace(0, len(places) - 1, count).round()]
-    return sorted(found)
+def regenerated_patches(rows, name, seen):
+    """Index of the reals (rows) that a generator regenerates: all test patches, and the others if it is seen."""
+    return rows.index[(rows["split"] == "test") | (name in seen)]
 
 
 def in_chunks(name, ids, pixels, make, cache, about):

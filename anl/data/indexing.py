@@ -99,7 +99,7 @@ def index(root, out, layout=None, dataset=None, expected=None, decode=True, work
     work = out.with_name(f".{out.name}.parts")
     made = _describe_parts(parts, work, total, workers or (min(cores(), 16) if total > SMALL else 1))
     both, labels = _in_both_classes(made)
-    if len(labels) < 2 and not one_class:
+    if len(labels) < 2 and not one_class and layout != "photographs":
         lacking = "generated" if labels == {0} else "real" if labels == {1} else "readable"
         raise UserError(f"{root} has no {lacking} images that can be read; see what was refused with --one-class, or choose "
                         "another label column of Parquet files with --columns")
@@ -133,9 +133,9 @@ def _file_parts(root, name, layout, dataset, one_class, decode):
     else:
         chosen, why = layouts.LAYOUTS[pick("layout", layout, [*layouts.LAYOUTS, PARQUET])], "chosen with --layout"
     print(f"layout {chosen.name}: {why}")
-    dataset = dataset or (name if chosen.name in ("binary", "generic", "per_generator") else chosen.name)
+    dataset = dataset or (name if chosen.name in ("binary", "generic", "per_generator", "photographs") else chosen.name)
     places = {path: layouts.place(chosen, path, name) for path in folders}
-    missing = _missing_classes(places, one_class, chosen)
+    missing = _missing_classes(places, one_class, chosen) if chosen.name != "photographs" else []
     problems = [(manifest.path_text(path), 1, "", "", "", why) for path, why in problems]
     problems += [(manifest.path_text(path) + "/", folders[path].files, "", "", "",
                   where or f"outside the layout {chosen.name}")

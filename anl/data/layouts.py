@@ -96,6 +96,7 @@ LAYOUTS = {layout.name: layout for layout in (
            rf"(?:{SPLIT}/)?{WORDS}{BELOW}", ("per_generator",)),
     Layout("per_generator", "[SPLIT/]{real,GENERATOR,GENERATOR,...}",
            rf"(?:{SPLIT}/)?(?:(?P<real>real)|{NO_SPLIT}(?P<generator>(?![01]_|\.)[^/]+)){BELOW}", paired=False),
+    Layout("photographs", "any folders, all images real", r"(?P<real>).*", reals=REAL, default_split="unsplit", paired=False),
 )}
 
 

@@ -16,6 +16,7 @@ from PIL import Image, JpegImagePlugin
 from anl import seeds
 from anl.data import crops, embedded, images, manifest, photos, published
 from anl.data.decode import Refused, read_bytes, refusal
+from anl.data.duplicates import near_groups
 from anl.data.manifest import REAL, file_path, path_text
 from anl.io import UserError, identity
 from anl.models import generators
@@ -101,7 +102,7 @@ class _Maker:
         """What decides a generator's images, given the identity of the reals."""
         family = self.config.families[name]
         weights = {network: weights_of(generator_folder(self.config, network)) for network in sorted(family.networks)}
-        about = family.model_dump(mode="json", exclude_none=True, exclude={"val_patches"})
+        about = family.model_dump(mode="json", exclude_none=True)
         return identity({"reals": reals, "family": about, "weights": weights, "seed": self.seed})
 
     @functools.cache  # noqa: B019 - lives as long as the command
@@ -148,7 +149,7 @@ class _Embedded(_Maker):
             part = f"{dataset}-{name}" if dataset else name
             old = self.kept(part, self.family_identity(name, made_with))
             done = set() if old is None else set(old["image_id"].str.partition("/")[2])
-            chosen = reals.loc[embedded.regenerated_patches(reals, name, family, self.benchmark.seen)]
+            chosen = reals.loc[embedded.regenerated_patches(reals, name, self.benchmark.seen)]
             chosen = chosen[chosen["pair"].isin(used) & ~chosen["pair"].isin(done)]
             if chosen.empty:
                 self.add(part, old)
@@ -163,9 +164,11 @@ class _Embedded(_Maker):
             cards = photos.read_card(self.config.data.card)
             photos.check_folder(cards, self.config.data.folder)
             return embedded.cut_patches(cards, self.config.data, self.benchmark, self.seed)
-        rows = manifest.read(index, ["path", "sha256", "split"], label=0).drop_duplicates("sha256")
+        rows = manifest.read(index, ["path", "sha256", "split", "phash"], label=0).drop_duplicates("sha256")
         prefix = f"{dataset}/" if dataset else ""  # two data sets may name their files alike
-        found = [SimpleNamespace(id=prefix + path, cluster=prefix + path, file=path) for path in rows["path"]]
+        clusters = rows["path"].to_numpy()[near_groups(rows["phash"])]
+        found = [SimpleNamespace(id=prefix + path, cluster=prefix + cluster, file=path)
+                 for path, cluster in zip(rows["path"], clusters, strict=True)]
         splits = None  # drawn by data.split, unless the index has all three
         if dataset or set(crops.SPLITS) <= set(rows["split"]):
             splits = {photo.id: "test" if dataset else split for photo, split in zip(found, rows["split"], strict=True)}

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from anl.data import duplicates, processing
@@ -38,3 +39,9 @@ def test_limits_of_the_search(monkeypatch):
     assert left_out == 3 * sum(range(1, 90))
     first, second, _, left_out = duplicates.near_pairs(np.zeros(0, np.uint64))
     assert len(first) == len(second) == left_out == 0
+
+
+def test_near_groups_join_chains_and_leave_others_alone():
+    hashes = pd.Series([0b0, 2**60 - 1, 0b111, 0b111111, 2**60 - 1, 0xAAAA << 40], dtype="uint64")  # 0 - 2 - 3 is a chain
+    assert duplicates.near_groups(hashes).tolist() == [0, 1, 0, 0, 1, 5]
+    assert duplicates.near_groups(pd.Series([None, None], dtype="UInt64")).tolist() == [0, 1]

@@ -91,7 +91,14 @@ def test_published_trees_are_recognised(name):
 
 
 def test_every_layout_is_tested():
-    assert {wanted for wanted, _, _ in TREES.values()} == set(LAYOUTS)
+    assert {wanted for wanted, _, _ in TREES.values()} == set(LAYOUTS) - {"photographs"}
+
+
+def test_photographs_are_indexed_when_asked_for_and_never_guessed():
+    for folder in ("", "Faces", "a/b"):
+        assert place(LAYOUTS["photographs"], folder, "root")[:4] == (0, "real", "real", "unsplit")
+    with pytest.raises(UserError, match="no layout with both real and generated images"):
+        guess(folders(["Faces", "a/b"]), "root")
 
 
 def test_derived_images_are_excluded():

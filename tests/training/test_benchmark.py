@@ -84,10 +84,9 @@ def test_a_new_family_and_a_newly_seen_generator_are_added(copy, monkeypatch):
     after = contents(config.benchmark.folder)
     assert {name for name in before if before[name] != after[name]} == {"manifest.parquet", "identities.json", "images-vae.parquet"}
     assert set(after) - set(before) == {"images-ddpm.parquet"}
-    train = ((rows["generator"] == "real") & (rows["split"] == "train")).sum()
+    learned = rows[rows["split"] != "test"]["generator"].value_counts()
     assert {call[:2] for call in calls} == {("pixel", "ddpm"), ("vae", None)}
-    assert sum(count for model, _, count in calls if model == "vae") == train
-    assert ((rows["generator"] == "vae") & (rows["split"] == "train")).sum() == train
+    assert sum(count for model, _, count in calls if model == "vae") == learned["vae"] == learned["real"]
     assert len(images.load_pixels(rows, config.benchmark.folder)) == len(rows)  # all hashes are right
     calls.clear()
     benchmark.make_benchmark(config.override(families={"ddpm": more.families["ddpm"].model_dump()}))
@@ -139,8 +138,9 @@ def test_a_limit_makes_few_images(copy):
 
 def test_photographs_of_an_index_and_another_data_set(copy):
     for name, first in (("photographs", 0), ("others", 50)):
-        write(copy / name, {f"real/cat{i % 2}/{i}.png": encoded(first + i, size=80) for i in range(8)})
-        indexing.index(copy / name, copy / f"{name}.parquet", one_class=True, layout="generic")
+        write(copy / name, {f"cat{i % 2}/{i}.png": encoded(first + i, size=80) for i in range(8)}
+              | {"cat1/again.jpg": encoded(first, "JPEG", size=80, quality=95)})
+        indexing.index(copy / name, copy / f"{name}.parquet", layout="photographs")
     changes = {"manifest": str(copy / "photographs.parquet"), "folder": str(copy / "indexed"), "shrink": [0.5, 0.9],
                "encode": ["jpeg", "webp"], "test_sets": {"others": str(copy / "others.parquet")}}
     config = tiny.embedded_profile(copy, benchmark=changes)
@@ -149,6 +149,9 @@ def test_photographs_of_an_index_and_another_data_set(copy):
     assert set(rows["dataset"]) == {"embedded", "others"} and set(rows["format"]) == {"JPEG", "WEBP"}
     assert set(rows.loc[rows["dataset"] == "others", "split"]) == {"test"} and rows["image_id"].is_unique
     assert len(images.load_pixels(rows, config.benchmark.folder)) == len(rows)
+    reals = rows[(rows["label"] == 0) & (rows["dataset"] == "embedded")]
+    photo = reals["pair"].str.rpartition("@")[0]
+    assert reals["group"][photo == "cat1/again.jpg"].tolist() == reals["group"][photo == "cat0/0.png"].tolist() != []
     formats = rows[rows["pair"] != ""].groupby("pair")[["format", "jpeg_quality"]].nunique(dropna=False)
     assert (formats == 1).all(axis=None)
 

@@ -39,7 +39,7 @@ def embedded_profile(folder, **changes):
     models = {"pixel": {**QUICK, "max_strength": 0.3}, "vae": {**QUICK, "channels": [8, 8], "latent_channels": 4},
               "latent": {**QUICK, "max_strength": 0.4}, "unconditional": {**QUICK, "max_strength": 1.0}}
     families = {"ddim": {"inference_steps": 2}, "vae": {}, "latent": {"inference_steps": 2},
-                "unconditional": {"inference_steps": 2, "val_patches": 1}}
+                "unconditional": {"inference_steps": 2}}
     config = smoke().override(experiments={name: None for name in smoke().experiments}, families=_only(smoke().families, families))
     return config.override(
         data={"card": str(folder / "photos.csv"), "folder": str(folder / "photos"),
