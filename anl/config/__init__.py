@@ -203,6 +203,7 @@ class Config(Section):
             (target != "multistep", ["method.multistep"]),
             (target != "ensemble", ["method.second_prior"]),
             (target != "error", ["method.error_draws"]),
+            (target != "ffdnet", ["method.noise_level", "method.denoiser_weights"]),
             (target != "wavelet", ["method.wavelet_levels", "method.wavelet_threshold"]),
             (baseline, ["method.front_end"]),
             (baseline == "univfd", ["detector.stem_width"]),

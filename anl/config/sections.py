@@ -8,7 +8,7 @@ from anl.io import suggestion
 
 DIFFUSION_STEPS = 1000
 NETWORK_TARGETS = ("denoiser", "blind_denoiser")  # networks trained for it: entries of `other_priors` with these names
-STEPLESS_TARGETS = ("highpass", "random", "wavelet", *NETWORK_TARGETS)
+STEPLESS_TARGETS = ("highpass", "random", "wavelet", "ffdnet", *NETWORK_TARGETS)
 TARGETS = ("none", "prior", "multistep", "ensemble", "noised", "error", "shuffled", *STEPLESS_TARGETS)
 TRAINING_ATTENTIONS = ("transfer", "erase", "spread")  # no part of the detector at inference
 TOKEN_ATTENTIONS = ("affinity", "relation", "relation_self", "relation_other")
@@ -186,7 +186,7 @@ class DetectorConfig(Section):
 
 
 class MethodConfig(Section):
-    """What is learned. The last six fields are parameters of single targets."""
+    """What is learned. The last eight fields are parameters of single targets."""
 
     target: str                                 # of TARGETS or other_priors; none = plain detector
     step: Step
@@ -201,6 +201,8 @@ class MethodConfig(Section):
     multistep: Annotated[list[Positive], Field(min_length=1)] = [1, 2, 5]  # multiples of step
     second_prior: str = "other_prior"           # ensemble: the other member
     error_draws: Positive = 8
+    noise_level: PositiveFloat = 15.0           # ffdnet: standard deviation in grey levels
+    denoiser_weights: str | None = None         # ffdnet: a safetensors file
     wavelet_levels: Positive = 3
     wavelet_threshold: Weight = 3.0             # in robust standard deviations of the finest level
     scale_images: Count = 0                     # training images that the scale is computed from; 0 = all
@@ -212,6 +214,7 @@ class MethodConfig(Section):
                   "method.target, or attention to none")
             need(self.front_end != "noise", "front_end", "'noise' reads predicted noise; set method.target")
         need(not self.baseline or self.target == "none", "target", "must be none for a baseline")
+        need(self.target != "ffdnet" or self.denoiser_weights, "denoiser_weights", "is missing; name ffdnet's file")
         distinct("multistep", self.multistep)
         need(self.target != "multistep" or max(self.multistep) * self.step <= DIFFUSION_STEPS, "multistep",
               f"exceeds the {DIFFUSION_STEPS} diffusion steps; lower method.step")

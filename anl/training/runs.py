@@ -185,6 +185,10 @@ def _target(config, device):
     if kind in config.other_priors:
         prior = load_prior(config, kind, device)
         kind, step = (kind, config.other_priors[kind].noise_step) if kind in NETWORK_TARGETS else ("prior", step)
+    elif kind == "ffdnet":
+        from anl.models.ffdnet import load_ffdnet
+
+        prior = load_ffdnet(method.denoiser_weights, device)
     elif kind not in STEPLESS_TARGETS:
         prior = load_prior(config, "prior", device)
         second = load_prior(config, method.second_prior, device) if kind == "ensemble" else None

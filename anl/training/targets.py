@@ -27,7 +27,8 @@ __all__ = ["LiveTargets", "Target", "compute_targets", "haar_residual", "highpas
 
 GAUSSIAN_MAD = 0.6745  # median absolute value of a standard normal variable
 RANDOM_WIDTH = 16
-SETTINGS = {"multistep": ("multistep",), "error": ("error_draws",), "wavelet": ("wavelet_levels", "wavelet_threshold")}
+SETTINGS = {"multistep": ("multistep",), "error": ("error_draws",), "wavelet": ("wavelet_levels", "wavelet_threshold"),
+            "ffdnet": ("noise_level",)}
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,13 @@ def make_target(kind, prior, step, settings=None, *, seed, second=None):
         - `highpass`: what a 3 x 3 binomial filter removes.
         - `wavelet`: what thresholding Haar coefficients removes [2]_.
         - `random`: output of a frozen random network.
-    prior : anl.models.prior.NoisePrior or None
-        None for the last three kinds.
+        - `ffdnet`: what the denoiser `prior(y, sigma)` removes from y in [0, 1]; sigma (B, 1, 1, 1).
+    prior : anl.models.prior.NoisePrior, nn.Module or None
+        None for `highpass`, `wavelet` and `random`.
     step : int
         1-based diffusion step.
     settings : anl.config.MethodConfig or None
-        Parameters of multistep, error and wavelet.
+        Parameters of multistep, error, wavelet and ffdnet.
     seed : int
         Random draws, weights of `random`, order of `shuffled`.
     second : NoisePrior or None
@@ -93,6 +95,9 @@ def make_target(kind, prior, step, settings=None, *, seed, second=None):
         return Target(kind, lambda x, names: haar_residual(x, levels, threshold), about)
     if kind == "random":
         return Target(kind, random_network(seed), about | {"seed": seed})
+    if kind == "ffdnet":
+        sigma = settings.noise_level / 255
+        return Target(kind, lambda x, names: _removed(prior, x, sigma), about | {"network": weights_hash(prior)})
 
     prior.check_step(step)
     about |= {"step": step, "network" if kind in NETWORK_TARGETS else "prior": _about(prior)}
@@ -127,6 +132,12 @@ def _about(prior):
     """What decides a prior's noise: weights, schedule and precision."""
     weights = weights_hash(prior.unet, prior.vae, prior.prompt, prior.alphas_cumprod, prior.prediction_type)
     return {"weights": weights, "precision": prior.precision}
+
+
+def _removed(network, x, sigma):
+    """What a denoiser of images in [0, 1] removes from x in [-1, 1]."""
+    y = (x + 1) / 2
+    return 2 * (y - network(y, y.new_full((len(y), 1, 1, 1), sigma)))
 
 
 def highpass(x):

@@ -15,7 +15,7 @@ from anl import seeds
 from anl.io import UserError
 from anl.training import targets
 
-SETTINGS = SimpleNamespace(multistep=[1, 2, 5], error_draws=3, wavelet_levels=2, wavelet_threshold=3.0)
+SETTINGS = SimpleNamespace(multistep=[1, 2, 5], error_draws=3, noise_level=15.0, wavelet_levels=2, wavelet_threshold=3.0)
 NAMES = ["a", "a", "b", "b", "c", "c"]
 
 
@@ -148,6 +148,15 @@ def test_haar_residual_limits(x):
     torch.testing.assert_close(targets.haar_residual(x, 2, 1e6), x - coarse)
     with pytest.raises(UserError, match="wavelet_levels"):
         targets.haar_residual(x[..., :6], 2)
+
+
+def test_ffdnet_is_what_the_denoiser_removes(x):
+    class Half(nn.Module):
+        def forward(self, y, sigma):
+            assert sigma.shape == (len(y), 1, 1, 1)
+            return y / 2 + sigma
+
+    torch.testing.assert_close(make("ffdnet", Half())(x, NAMES), 2 * ((x + 1) / 4 - 15 / 255))
 
 
 @pytest.mark.parametrize("kind", ["prior", "multistep", "ensemble", "noised", "error", "shuffled", "highpass", "random", "wavelet",
