@@ -3,7 +3,6 @@
 import zlib
 
 import numpy as np
-import torch
 
 
 def generator(seed, *names):
@@ -18,9 +17,13 @@ def generator(seed, *names):
 
 def torch_generator(seed, *names):
     """The same for torch, on the CPU."""
+    import torch  # not above: much that draws at random does without it
+
     return torch.Generator().manual_seed(int(generator(seed, *names).integers(2**62)))
 
 
 def fix(seed, *names):
     """Seed torch's global generator, from which initial weights are drawn."""
+    import torch
+
     torch.manual_seed(int(generator(seed, *names).integers(2**62)))

@@ -4,7 +4,6 @@ import hashlib
 import os
 
 import numpy as np
-import torch
 
 from anl.data import parquet
 from anl.data.decode import Refused, decode_bytes, read_bytes, refusal
@@ -30,6 +29,8 @@ def pad(pixels, size):
 
 def to_tensor(pixels):
     """uint8 (..., H, W, 3) -> float (..., 3, H, W) in [-1, 1]."""
+    import torch  # not above: reading images does without it
+
     array = np.ascontiguousarray(pixels)
     tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
     return tensor.movedim(-1, -3).float().div(127.5).sub(1)
@@ -38,7 +39,7 @@ def to_tensor(pixels):
 def to_pixels(tensor):
     """float (..., 3, H, W) in [-1, 1] -> uint8 (..., H, W, 3), clipped and rounded."""
     levels = tensor.detach().float().clamp(-1, 1).add(1).mul(127.5).round()
-    return levels.to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
+    return levels.byte().movedim(-3, -1).contiguous().cpu().numpy()
 
 
 def load_pixels(rows, root, size=None):

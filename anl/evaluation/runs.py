@@ -1,24 +1,14 @@
 """Scores of trained runs and of whole experiments; what is missing is trained and scored first."""
 
-from pathlib import Path
-
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
-from anl.evaluation.scoring import read_scores, score_benchmark, scores_key, write_scores
-from anl.io import UserError, identity, sha256_of
-from anl.training.experiments import run_folder
-from anl.training.runs import IN_MEMORY, WEIGHTS, load_run, open_benchmark, train
-
-
-def disjoint_models(config):
-    """The trained model behind each generator, for `anl.evaluation.compare.compare(disjoint=...)`.
-
-    Families that share a model or a decoder are not disjoint: samplers of one diffusion model count once.
-    """
-    return {name: name if family.model == "published" else family.decoder or family.model
-            for name, family in config.families.items()}
+from anl.evaluation.scoring import score_benchmark
+from anl.evaluation.tables import read_scores, scores_identity, scores_key, scores_name, scores_path, write_scores
+from anl.io import identity, sha256_of
+from anl.training.device import default_device
+from anl.training.experiments import WEIGHTS, run_folder
+from anl.training.runs import IN_MEMORY, load_run, open_benchmark, train
 
 
 def _score_run(run, folder, benchmark, device, test_set, treated):
@@ -28,7 +18,7 @@ def _score_run(run, folder, benchmark, device, test_set, treated):
                "mirrored": evaluation.mirrored, "formats": config.benchmark.formats, "seed": config.seed}
     images = benchmark.rows[["image_id", "sha256"]].to_numpy().tolist()
     key = identity({"weights": sha256_of(folder / WEIGHTS), "images": images, **options})
-    path = folder / f"{_named('scores', test_set)}.parquet"
+    path = folder / f"{scores_name('scores', test_set)}.parquet"
     if scores_key(path) != key:
         table = score_benchmark(load_run(folder, config, device), benchmark.rows, benchmark.array, variant=run.variant,
                                 run_seed=run.seed, device=device, batch_size=config.run.batch_size, treated=treated, **options)
@@ -45,7 +35,7 @@ def experiment_scores(config, name, *, seeds=None, test_set=None):
         Columns `anl.evaluation.compare.COLUMNS`.
     """
     runs = train(config, name, seeds=seeds)
-    device, shared, treated, tables = "cuda" if torch.cuda.is_available() else "cpu", {}, None, []
+    device, shared, treated, tables = default_device(), {}, None, []
     for run in tqdm(runs, desc=f"scores {name}", disable=None):
         key = identity([run.config.benchmark.model_dump(), run.config.seed, run.config.evaluation.model_dump()])
         if key not in shared:
@@ -56,22 +46,6 @@ def experiment_scores(config, name, *, seeds=None, test_set=None):
     return pd.concat(tables, ignore_index=True)
 
 
-def scores_path(config, name, test_set=None):
-    """Where the scores of an experiment are kept."""
-    return Path(config.run.results) / config.profile / "scores" / f"{_named(name, test_set)}.parquet"
-
-
-def _named(name, test_set):
-    return name if test_set is None else f"{name}@{test_set}"
-
-
-def scores_identity(config, name):
-    """Hash of all variants and seeds of an experiment, and of what is scored."""
-    variants = config.variants(name)
-    return identity({"runs": [[variant, section.identity(), section.seeds] for variant, section in variants.items()],
-                     "evaluation": {key: getattr(config.evaluation, key) for key in ("views", "controls", "mirrored")}})
-
-
 def write_experiment(config, name):
     """Score an experiment, on each of the profile's data sets, and write one table for each; returns the paths."""
     paths = []
@@ -79,20 +53,3 @@ def write_experiment(config, name):
         paths.append(scores_path(config, name, test_set))
         write_scores(paths[-1], experiment_scores(config, name, test_set=test_set), scores_identity(config, name))
     return paths
-
-
-def read_experiment(config, name, test_set=None):
-    """The scores of an experiment, if they are those of this configuration.
-
-    Raises
-    ------
-    UserError
-        If they are missing, or of another configuration.
-    """
-    path = scores_path(config, name, test_set)
-    found = scores_key(path)
-    if found is None:
-        raise UserError(f"{path} is missing; make it with `dvc repro score@{name}`")
-    if found != scores_identity(config, name):
-        raise UserError(f"{path} is of another configuration of '{name}'; make it again with `dvc repro score@{name}`")
-    return read_scores(path)

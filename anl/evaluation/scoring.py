@@ -1,21 +1,16 @@
-"""Per-image scores of a detector, saved as a table; every result is computed from such tables, never from a model."""
+"""Per-image scores of a detector, as a table."""
 
 import contextlib
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
-from pyarrow import parquet
 
 from anl.data import processing
 from anl.data.images import to_tensor
 from anl.evaluation.calibration import REAL, as_list
 from anl.evaluation.compare import COLUMNS
-from anl.io import UserError, atomic_file, reason
-
-KEY = b"anl.scores"
+from anl.io import UserError
 
 
 def score(model, pixels, device, batch_size=64, *, mirrored=False):
@@ -169,38 +164,3 @@ def _kept(treated, key, make):
     if key not in treated:
         treated[key] = make()
     return treated[key]
-
-
-def write_scores(path, table, key):
-    """Write a scores table as Parquet, with the identity of what decided it (weights, images, views) as `key`."""
-    table = pa.Table.from_pandas(table[COLUMNS], preserve_index=False)
-    repeated = ["variant", "image_id", "group", "pair", "generator", "split", "view"]
-    for name in repeated:
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, name, table[name].dictionary_encode())
-    metadata = {name: value for name, value in (table.schema.metadata or {}).items() if name != b"pandas"}
-    with atomic_file(path) as temporary:
-        parquet.write_table(table.replace_schema_metadata(metadata | {KEY: key.encode()}), temporary, compression="zstd",
-                            use_dictionary=repeated)
-
-
-def scores_key(path):
-    """The `key` that `write_scores` stored, or None if the file is missing or damaged: then it is made again."""
-    try:
-        return parquet.read_schema(path).metadata[KEY].decode()
-    except Exception:
-        return None
-
-
-def read_scores(path):
-    """Read a scores table. Raises UserError if the file is missing, damaged or lacks a column."""
-    if not Path(path).is_file():
-        raise UserError(f"{path} is missing; score the run with `dvc repro`")
-    try:
-        table = parquet.read_table(path, columns=COLUMNS)
-    except Exception as problem:
-        raise UserError(f"{path} is no scores table ({reason(problem)}); delete it and score the run again") from None
-    if len(table.schema) < len(COLUMNS):
-        raise UserError(f"{path} lacks columns of a scores table; delete it and score the run again")
-    frame = table.to_pandas()
-    return frame.astype(dict.fromkeys(frame.select_dtypes("category"), str))

@@ -127,7 +127,7 @@ def read_claims(path="claims.yaml"):
 def evaluate(claims, tables, profile):
     """Decide every claim from the result tables of one profile, dict name -> DataFrame.
 
-    Claims whose table is missing are ``not run``.
+    Claims whose table, or whose experiment in it, is missing are ``not run``.
 
     Returns
     -------
@@ -165,9 +165,11 @@ def verdicts(ledger):
 def _decide(claim, rule, tables, profile):
     row = {"claim": claim.id, "title": claim.title, "kind": claim.kind, "profile": profile, "verdict": NOT_RUN,
            "measure": rule.measure, "rule": _rule_text(claim, rule)}
-    if profile not in claim.profiles or rule.table not in tables or tables[rule.table].empty:
+    table = tables.get(rule.table, pd.DataFrame())
+    measured = set(table.get("experiment", ()))
+    if profile not in claim.profiles or table.empty or (measured and rule.where.get("experiment", "") not in measured | {""}):
         return row
-    chosen = select(tables[rule.table], rule.where, rule.table)
+    chosen = select(table, rule.where, rule.table)
     if rule.column not in chosen:
         raise UserError(f"claim {claim.id}: table {rule.table} has no column '{rule.column}'; it has "
                         f"{', '.join(chosen.columns)}")

@@ -10,23 +10,18 @@ from pathlib import Path
 
 import myst_nb
 import pandas as pd
-import torch
 from IPython.display import Markdown, display
 from tqdm.auto import tqdm
 
 from anl.config import load_config
 from anl.data import processing
-from anl.evaluation import attention_maps
 from anl.evaluation.compare import UNSEEN, best_of, compare, measure
-from anl.evaluation.cost import count
-from anl.evaluation.runs import disjoint_models, experiment_scores, read_experiment, train
-from anl.evaluation.scoring import read_scores, score, scores_key, treatment, write_scores
+from anl.evaluation.tables import disjoint_models, read_experiment, read_scores, scores_key, write_scores
 from anl.io import UserError, atomic_file, identity, sha256_of
 from anl.report import figures
 from anl.report.claims import select, text_of
 from anl.report.figures import by_strength, curve, forest, heatmap, image_grid, reliability, seen_against_unseen
-from anl.training.experiments import run_folder
-from anl.training.runs import WEIGHTS, load_run, open_benchmark
+from anl.training.experiments import WEIGHTS, run_folder
 
 __all__ = ["UNSEEN", "Markdown", "add_main", "attention_study", "best_variant", "by_strength", "choose", "compare_variants",
            "curve", "display", "draw", "forest", "gain_gap", "glue", "glue_row", "heatmap", "image_grid", "interval_text",
@@ -34,7 +29,7 @@ __all__ = ["UNSEEN", "Markdown", "add_main", "attention_study", "best_variant", 
            "save_table", "seen_against_unseen", "show", "show_best", "show_differences", "show_table", "variants_of"]
 
 REFERENCES = {"smoke": "full", "small": "full"}  # other profiles are compared with their own committed results
-FIRST_EDITION = "measured by the first edition at 280 training steps"
+NOTES = dict.fromkeys(["full", "cifake"], ", measured by the first edition at 280 to 400 training steps")  # until they are run again
 NOT_MEASURED = "not measured in this profile"
 COLUMNS = ["variant", "generator", "view", "metric", "mean", "low", "high", "difference", "difference_low",
            "difference_high", "p", "seeds", "n"]
@@ -60,6 +55,8 @@ def load_scores(config, name, seeds=None):
             return read_experiment(config, name)
     except UserError:  # missing, or of another configuration
         pass
+    from anl.evaluation.runs import experiment_scores  # not above: most pages need no networks, and no wait for torch
+
     return experiment_scores(config, name, seeds=seeds)
 
 
@@ -118,10 +115,14 @@ def gain_gap(config, scores, baseline, metric="auroc"):
 
 def perturbed_scores(config, name="main"):
     """Scores of an experiment in view `raw`, and with its test images under each perturbation, such as view `jpeg_90`."""
+    from anl.evaluation.scoring import score, treatment
+    from anl.training.device import default_device
+    from anl.training.runs import load_run, open_benchmark, train
+
     scores, runs = load_scores(config, name), train(config, name)
     views = [processing.name_of(kind, value) for kind, values in config.evaluation.perturbations.items() for value in values]
     folders = [run_folder(run, config.run.runs) for run in runs]
-    benchmark, device = open_benchmark(config), "cuda" if torch.cuda.is_available() else "cpu"
+    benchmark, device = open_benchmark(config), default_device()
     test, mirrored = benchmark.split("test"), config.evaluation.mirrored
     key = identity([views, config.seed, mirrored, test[["image_id", "sha256"]].to_numpy().tolist(),
                     [[run.variant, run.seed, sha256_of(folder / WEIGHTS)] for run, folder in zip(runs, folders)]])
@@ -147,6 +148,10 @@ def attention_study(config, name, *, pairs):
     """
     if name not in config.experiments:
         return None
+    from anl.evaluation import attention_maps
+    from anl.evaluation.cost import count
+    from anl.training.runs import load_run, open_benchmark, train
+
     first = next(iter(config.variants(name).values())).seeds[:1]
     models = {run.variant: load_run(run_folder(run, config.run.runs), run.config) for run in train(config, name, seeds=first)}
     seen, benchmark = config.benchmark.seen[0], open_benchmark(config)
@@ -165,23 +170,13 @@ def attention_study(config, name, *, pairs):
 
 # ---- tables on disk ----------------------------------------------------------------------------------------------------
 def load_reference(config, name, experiment):
-    """A committed table of the reference results, that of the notebook `name`, or None if there is none.
-
-    experiment: whose rows are wanted, where the table holds several experiments; or the name of another table.
-    """
+    """Rows of an `experiment` in the committed table of the notebook `name`, or None if there are none."""
     profile = REFERENCES.get(config.profile, config.profile)
-    for stem in (name, experiment, "first_edition"):
-        path = Path(config.run.results) / profile / "tables" / f"{stem}.csv"
-        table = pd.read_csv(path) if path.is_file() else pd.DataFrame()
-        old = stem == "first_edition" or "experiment" not in table  # notebooks of the second edition write the column
-        if "experiment" in table:
-            table = table[table["experiment"] == experiment]
-        elif stem != experiment:
-            table = table.iloc[:0]  # of another experiment
-        if len(table):
-            table.attrs["note"] = f"profile {profile}" + (f", {FIRST_EDITION}" if old else "")
-            return table
-    return None
+    path = Path(config.run.results) / profile / "tables" / f"{name}.csv"
+    table = rows(pd.read_csv(path) if path.is_file() else None, experiment=experiment)
+    if table is not None:
+        table.attrs["note"] = f"profile {profile}{NOTES.get(profile, '')}"
+    return table
 
 
 def save_table(save_to, name, table):

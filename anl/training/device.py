@@ -15,12 +15,17 @@ from torch import nn
 from anl.io import UserError
 from anl.models.precision import effective_precision
 
-__all__ = ["keep_freed_memory", "make_accelerator", "sum_over_processes", "synchronise_batch_norm"]
+__all__ = ["default_device", "keep_freed_memory", "make_accelerator", "sum_over_processes", "synchronise_batch_norm"]
 
 WAIT = datetime.timedelta(hours=6)  # how long a process waits while the main one computes or writes alone
 MALLOC_LIMIT = 2**31 - 1  # bytes; the largest value that mallopt takes
 # glibc's names in the environment of a new process, and its parameter numbers for mallopt (malloc.h)
 MALLOC_SETTINGS = {"MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}
+
+
+def default_device():
+    """"cuda" if there is a GPU, otherwise "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def make_accelerator(precision="fp32"):
@@ -41,7 +46,7 @@ def make_accelerator(precision="fp32"):
         If the precision is unknown, or fp16 and there is no GPU.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     used = effective_precision(precision, device)
     if used == "fp16" and device == "cpu":
         raise UserError("training.precision fp16 needs a GPU, and there is none here; choose bf16 or fp32")

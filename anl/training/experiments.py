@@ -149,6 +149,8 @@ def _train(run, folder, experiment, train_run):
     import torch
     from torch import distributed
 
+    from anl.training.device import default_device
+
     shared, started = distributed.is_initialized(), time.monotonic()
     if shared and distributed.get_rank() > 0:  # the files are those of the main process
         with tempfile.TemporaryDirectory() as discarded:
@@ -158,7 +160,7 @@ def _train(run, folder, experiment, train_run):
             train_run(run.config, run.seed, temporary)
             write_json(temporary / RECORD, {
                 "identity": run.config.identity(), "seed": run.seed, "variant": run.variant, "experiment": experiment,
-                "profile": run.config.profile, "device": "cuda" if torch.cuda.is_available() else "cpu",
+                "profile": run.config.profile, "device": default_device(),
                 "threads": torch.get_num_threads(), "processes": distributed.get_world_size() if shared else 1,
                 "wall_seconds": time.monotonic() - started,
                 "versions": {"anl": __version__, "torch": torch.__version__, "python": platform.python_version()}})

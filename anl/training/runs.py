@@ -21,7 +21,7 @@ from anl.models.detector import Detector
 from anl.models.prior import NoisePrior
 from anl.training import targets
 from anl.training.detector import TrainingData, train_detector
-from anl.training.device import make_accelerator
+from anl.training.device import default_device, make_accelerator
 from anl.training.experiments import (
     CURVE,
     WEIGHTS,
@@ -176,7 +176,7 @@ def make_all_targets(variants):
         if variant.method.target != "none":
             key = variant.identity("benchmark")
             benchmarks[key] = benchmarks.get(key) or open_benchmark(variant)
-            make_targets(variant, benchmarks[key], "cuda" if torch.cuda.is_available() else "cpu")
+            make_targets(variant, benchmarks[key], default_device())
 
 
 def _target(config, device):

@@ -5,7 +5,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from anl.evaluation import runs
+from anl.evaluation import runs, tables
 from anl.evaluation.compare import compare
 from anl.io import UserError
 from tests.project import make_project, tiny_config
@@ -21,9 +21,9 @@ def root(tmp_path_factory):
 
 def test_an_experiment_is_scored_and_compared(root):
     config = tiny_config(root)
-    models = runs.disjoint_models(config)
+    models = tables.disjoint_models(config)
     assert models["ddim"] == models["ddpm"] == "pixel" and models["latent"] == models["vae"] == "vae" and models["flow"] == "flow"
-    scores = runs.read_experiment(config, "main")
+    scores = tables.read_experiment(config, "main")
     assert set(scores["variant"]) == {"plain", "anl"} and set(scores["seed"]) == {0, 1}
     assert not scores.duplicated(["variant", "seed", "image_id", "view"]).any()
     table = compare(scores, "plain", seen=config.benchmark.seen, disjoint=models, replicates=20)
@@ -41,9 +41,9 @@ def test_runs_are_shared_by_experiments_and_trained_once(root):
 
 def test_scores_of_other_settings_are_refused(root):
     with pytest.raises(UserError, match="another configuration of 'main'"):
-        runs.read_experiment(tiny_config(root, training={"steps": 5}), "main")
+        tables.read_experiment(tiny_config(root, training={"steps": 5}), "main")
     with pytest.raises(UserError, match=r"attention.parquet is missing; make it with `dvc repro score@attention`"):
-        runs.read_experiment(tiny_config(root), "attention")
+        tables.read_experiment(tiny_config(root), "attention")
 
 
 def test_another_data_set_is_scored_with_the_threshold_of_the_own_one(root, tmp_path):

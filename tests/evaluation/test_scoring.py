@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from anl.data import processing
-from anl.evaluation import scoring
+from anl.evaluation import scoring, tables
 from anl.evaluation.compare import COLUMNS, compare
 from anl.io import UserError
 from anl.models.detector import Output
@@ -113,22 +113,22 @@ def test_scores_are_written_with_their_key_and_read_back(model, tmp_path):
     rows = manifest()
     table = scored(model, rows, np.zeros((len(rows), 16, 16, 3), np.uint8))
     path = tmp_path / "scores.parquet"
-    scoring.write_scores(path, table, "abc")
-    assert scoring.scores_key(path) == "abc"
-    pd.testing.assert_frame_equal(scoring.read_scores(path), table, check_dtype=False)
+    tables.write_scores(path, table, "abc")
+    assert tables.scores_key(path) == "abc"
+    pd.testing.assert_frame_equal(tables.read_scores(path), table, check_dtype=False)
     first = path.read_bytes()
-    scoring.write_scores(path, table, "abc")
+    tables.write_scores(path, table, "abc")
     assert path.read_bytes() == first
 
 
 def test_files_that_hold_no_such_scores_are_refused(tmp_path):
     path = tmp_path / "scores.parquet"
     with pytest.raises(UserError, match="missing"):
-        scoring.read_scores(path)
+        tables.read_scores(path)
     path.write_bytes(b"PAR1 nothing")
-    assert scoring.scores_key(path) is None
+    assert tables.scores_key(path) is None
     with pytest.raises(UserError, match="no scores table"):
-        scoring.read_scores(path)
+        tables.read_scores(path)
     pd.DataFrame({"variant": ["a"]}).to_parquet(path)
     with pytest.raises(UserError):
-        scoring.read_scores(path)
+        tables.read_scores(path)

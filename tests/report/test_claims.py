@@ -6,6 +6,7 @@ import yaml
 
 from anl.io import UserError
 from anl.report import claims
+from tests.conftest import ROOT
 
 RULE = {"measure": "AUROC, ANL minus plain", "table": "main", "where": {"generator": "unseen", "variant": "anl"}, "above": 0}
 CLAIM = {"id": "gain", "title": "Noise learning helps", "sentence": "It helps.", "source": "abstract",
@@ -27,6 +28,15 @@ def test_too_few_seeds_another_profile_or_a_missing_table_decide_nothing():
     assert decide(CLAIM, table(0.1, 0.2), profile="smoke") == "not run"
     ledger = claims.evaluate([claims.Claim.model_validate(CLAIM)], {}, "small")
     assert ledger["verdict"].tolist() == ["not run"]
+    other = CLAIM | {"rules": [RULE | {"where": RULE["where"] | {"experiment": "main"}}]}
+    assert decide(other, table(0.1, 0.2).assign(experiment="controls")) == "not run"
+
+
+def test_the_committed_ledger_follows_from_the_committed_tables():
+    committed = claims.read_ledger(ROOT / "results/full/claims.csv")
+    tables = claims.read_tables(ROOT / "results/full/tables")
+    found = claims.evaluate(claims.read_claims(ROOT / "claims.yaml"), tables, "full")
+    assert claims.differences(committed, found) == [] and set(found["verdict"]) > {"not run"}
 
 
 ALL_ROWS = {"generator": "unseen"}

@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from anl import config as configuration
-from anl.evaluation.runs import read_experiment, scores_identity, scores_path
-from anl.evaluation.scoring import write_scores
+from anl.evaluation.tables import read_experiment, scores_identity, scores_path, write_scores
 from anl.io import UserError
 from anl.report import experiments, figures
 from anl.report.experiments import NOT_MEASURED
@@ -89,7 +88,7 @@ def test_the_gap_is_the_difference_of_two_differences(project):
 def test_scores_of_another_configuration_are_made_again(project, monkeypatch):
     config = project("small")
     called, _ = [], experiments.load_scores(config, "main")
-    monkeypatch.setattr(experiments, "experiment_scores", lambda config, name, seeds=None: called.append((name, seeds)))
+    monkeypatch.setattr("anl.evaluation.runs.experiment_scores", lambda config, name, seeds=None: called.append((name, seeds)))
     experiments.load_scores(config, "main")
     assert called == []
     experiments.load_scores(config.override(training={"steps": 99}), "main")
@@ -115,18 +114,13 @@ def test_the_reference_is_read_and_named(project, page):
     config = project("small")
     table = experiments.compare_variants(config, experiments.load_scores(config, "main"), "plain")
     assert experiments.load_reference(config, "cross_generator", "main") is None
-    experiments.save_table("results/full/tables", "main", table)
-    reference = experiments.load_reference(config, "cross_generator", "main")
-    assert len(reference) == len(table) and "first edition at 280 training steps" in reference.attrs["note"]
-    experiments.save_table("results/full/tables", "cross_generator", {"main": table[table["view"] == "raw"], "controls": table, "x": None})
-    assert set(experiments.load_reference(config, "cross_generator", "main")["view"]) == {"raw"}
-    assert experiments.load_reference(config, "cross_generator", "main").attrs["note"] == "profile full"
+    old = table[table["view"] == "raw"].assign(metric="average_precision")
+    experiments.save_table("results/full/tables", "cross_generator", {"main": table, "old": old, "x": None})
+    reference, older = (experiments.load_reference(config, "cross_generator", name) for name in ("main", "old"))
+    assert len(reference) == len(table) and "profile full, measured by the first edition" in reference.attrs["note"]
     assert experiments.load_reference(config, "cross_generator", "x") is None
-    old = table.assign(experiment="x", metric="average_precision")
-    experiments.save_table("results/full/tables", "first_edition", old[old["view"] == "raw"])
-    found = experiments.load_reference(config, "cross_generator", "x")
-    experiments.draw(experiments.forest, None, reference=found, alt="Points of an older metric.")
-    assert "first edition" in found.attrs["note"] and "image/png" in shown[-2][0]
+    experiments.draw(experiments.forest, None, reference=older, alt="Points of an older metric.")
+    assert "image/png" in shown[-2][0]
     experiments.draw(experiments.forest, None, reference=reference, view="raw", alt="Points.")
     assert "first edition" in shown[-1][0].data and shown[-2][1]["image/png"]["alt"].startswith("Points.")
 
