@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from anl import seeds
 from anl.config import NETWORK_TARGETS
 from anl.io import UserError, atomic_file, identity
-from anl.models.baselines.cache import weights_hash
+from anl.models.baselines import frozen_hash
 
 __all__ = ["LiveTargets", "Target", "compute_targets", "haar_residual", "highpass", "load_targets", "make_target"]
 
@@ -97,7 +97,7 @@ def make_target(kind, prior, step, settings=None, *, seed, second=None):
         return Target(kind, random_network(seed), about | {"seed": seed})
     if kind == "ffdnet":
         sigma = settings.noise_level / 255
-        return Target(kind, lambda x, names: _removed(prior, x, sigma), about | {"network": weights_hash(prior)})
+        return Target(kind, lambda x, names: _removed(prior, x, sigma), about | {"network": frozen_hash(prior)})
 
     prior.check_step(step)
     about |= {"step": step, "network" if kind in NETWORK_TARGETS else "prior": _about(prior)}
@@ -130,8 +130,7 @@ def make_target(kind, prior, step, settings=None, *, seed, second=None):
 
 def _about(prior):
     """What decides a prior's noise: weights, schedule and precision."""
-    weights = weights_hash(prior.unet, prior.vae, prior.prompt, prior.alphas_cumprod, prior.prediction_type)
-    return {"weights": weights, "precision": prior.precision}
+    return {"weights": frozen_hash(prior), "precision": prior.precision}
 
 
 def _removed(network, x, sigma):

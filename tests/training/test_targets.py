@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from anl import seeds
 from anl.io import UserError
 from anl.training import targets
+from tests import tiny_priors
 
 SETTINGS = SimpleNamespace(multistep=[1, 2, 5], error_draws=3, noise_level=15.0, wavelet_levels=2, wavelet_threshold=3.0)
 NAMES = ["a", "a", "b", "b", "c", "c"]
@@ -205,15 +206,17 @@ def test_targets_that_are_too_large_are_not_kept(tmp_path, x):
 
 
 def test_the_key_covers_what_decides_the_numbers():
-    other, changed = FakePrior(), rows()
+    other, changed, latent = FakePrior(), rows(), [FakePrior(), FakePrior()]
     other.precision = "bf16"
+    for prior, factor in zip(latent, (0.1, 0.2)):
+        prior.vae = tiny_priors.vae(scaling_factor=factor)
     changed.loc[5, "sha256"] = "f" * 64
     found = [(make("prior"), rows()), (make("prior", FakePrior(2.0)), rows()), (make("prior", other), rows()),
              (make("prior"), changed), (make("prior"), rows()[::-1]), (make("prior"), rows(), 2), (make("shuffled"), rows()),
              (targets.make_target("prior", FakePrior(), 11, SETTINGS, seed=1), rows()), (make("noised"), rows()),
              (targets.make_target("shuffled", FakePrior(), 10, SETTINGS, seed=2), rows()), (make("error"), rows()),
              (targets.make_target("error", FakePrior(), 10, SimpleNamespace(error_draws=2), seed=1), rows()),
-             (make("denoiser"), rows())]
+             (make("denoiser"), rows()), *((make("prior", prior), rows()) for prior in latent)]
     assert len({targets.cache_key(*arguments) for arguments in found}) == len(found)
     assert targets.cache_key(*found[0]) == targets.cache_key(make("prior"), rows())
 
