@@ -12,9 +12,10 @@ STEPLESS_TARGETS = ("highpass", "random", "wavelet", "ffdnet", *NETWORK_TARGETS)
 TARGETS = ("none", "prior", "multistep", "ensemble", "noised", "error", "shuffled", *STEPLESS_TARGETS)
 TRAINING_ATTENTIONS = ("transfer", "erase", "spread")  # no part of the detector at inference
 TOKEN_ATTENTIONS = ("affinity", "relation", "relation_self", "relation_other")
-PRIORLESS_BASELINES = ("blur_jpeg", "npr", "srm", "spectrum", "univfd")
+PRIORLESS_BASELINES = ("blur_jpeg", "find", "npr", "srm", "spectrum", "univfd")
 BASELINE_SETTINGS = {  # the settings of `baselines` that a method reads
-    "blur_jpeg": ("strong_probability", "strong_blur", "strong_jpeg"), "npr": (), "srm": (), "spectrum": (),
+    "blur_jpeg": ("strong_probability", "strong_blur", "strong_jpeg"), "find": ("noise_deviation",),
+    "npr": (), "srm": (), "spectrum": (),
     "dnf": ("noise_step",), "lare": ("error_step", "error_draws"), "dire": ("inversion_steps",),
     "distildire": ("noise_step", "inversion_steps", "distillation_weight"),
     "drct": ("reconstruction_strength", "reconstruction_steps", "contrastive_weight", "margin"),
@@ -259,6 +260,7 @@ class BaselinesConfig(Section):
     strong_probability: Share
     strong_blur: Weight
     strong_jpeg: Annotated[int, Field(ge=1, le=100)]
+    noise_deviation: PositiveFloat
     distillation_weight: Weight
     reconstruction_strength: PositiveShare
     reconstruction_steps: Positive

@@ -14,7 +14,7 @@ from anl.models.precision import effective_precision
 __all__ = ["BASELINES", "build", "builder", "fixed_augmentation", "frozen_hash", "get"]
 
 BASELINES: dict[str, Baseline] = {
-    "plain": pixels.PLAIN, "blur_jpeg": pixels.BLUR_JPEG, "npr": pixels.NPR, "srm": pixels.SRM,
+    "plain": pixels.PLAIN, "blur_jpeg": pixels.BLUR_JPEG, "find": pixels.FIND, "npr": pixels.NPR, "srm": pixels.SRM,
     "spectrum": pixels.SPECTRUM, "dnf": diffusion.DNF, "lare": diffusion.LARE, "dire": diffusion.DIRE,
     "distildire": diffusion.DISTILDIRE, "drct": diffusion.DRCT, "aeroblade": aeroblade.AEROBLADE,
     "univfd": univfd.UNIVFD}

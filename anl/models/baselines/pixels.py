@@ -1,4 +1,4 @@
-"""Baselines that read the image alone: plain, blur_jpeg, srm, npr and spectrum."""
+"""Baselines that need no frozen model: plain, blur_jpeg, find, srm, npr and spectrum."""
 
 import functools
 import math
@@ -35,6 +35,20 @@ BLUR_JPEG = Baseline(
     fidelity="One of blur (radius up to 3) and JPEG (quality 30 to 100) is drawn, not both; the two images of a pair "
              "are treated alike; our backbone on full-resolution crops, not a pre-trained ResNet-50.",
     build=plain_detector, parameters=("strong_probability", "strong_blur", "strong_jpeg"), training=strong_augmentation)
+
+
+def noised(frozen, x, generator, options):
+    """Images with Gaussian noise of `noise_deviation` grey levels: (B, 3, H, W) in [-1, 1] -> the same."""
+    noise = torch.randn(x.shape, generator=generator).to(x)
+    return (x + noise * options["noise_deviation"] / 127.5).clamp(-1, 1)
+
+
+FIND = Baseline(
+    name="FIND-like", reference="FIND, arXiv 2603.14220, 2026",
+    fidelity="Known to us from its abstract: images with Gaussian noise are labelled as generated, without any "
+             "diffusion model. Here they join the generated images, one for each image; strength and share are ours; "
+             "our backbone.",
+    build=plain_detector, parameters=("noise_deviation",), extra_images=noised)
 
 
 def upsampling_residual(x):

@@ -19,8 +19,8 @@ from anl.models.prior import NoisePrior, build_prior, noise_scheduler
 
 DETECTOR = {"backbone": "test_resnet", "stride": 8, "stem_width": 4, "patch": 4}
 OPTIONS = {"noise_step": 1, "error_step": 280, "error_draws": 1, "inversion_steps": 2, "strong_probability": 0.75,
-           "strong_blur": 3.0, "strong_jpeg": 30, "distillation_weight": 1.0, "reconstruction_strength": 0.1,
-           "reconstruction_steps": 2, "contrastive_weight": 0.3, "margin": 1.0, "encoder": "untrained:test_vit"}
+           "strong_blur": 3.0, "strong_jpeg": 30, "noise_deviation": 2.0, "distillation_weight": 1.0,
+           "reconstruction_strength": 0.1, "reconstruction_steps": 2, "contrastive_weight": 0.3, "margin": 1.0, "encoder": "untrained:test_vit"}
 CHANNELS = {"lare": 6, "distildire": 6, "aeroblade": 2, "univfd": 16}
 LABEL = torch.tensor([0.0, 0, 1, 1])
 
@@ -151,7 +151,7 @@ def test_frozen_models_and_names_that_do_not_fit(frozen, tmp_path):
     weights_only = baselines.build("dnf", DETECTOR, 32, OPTIONS, channels=3)
     with pytest.raises(UserError, match=r"'dnf' was built without its frozen model \(prior\)"):
         weights_only(images())
-    with pytest.raises(UserError, match="there is no method.baseline 'nothing'; choose one of plain, blur_jpeg, npr"):
+    with pytest.raises(UserError, match="there is no method.baseline 'nothing'; choose one of plain, blur_jpeg, find"):
         baselines.build("nothing", DETECTOR, 32, OPTIONS)
 
 

@@ -132,6 +132,13 @@ def test_drct_reconstructs_by_ddim_from_the_given_strength():
     assert torch.allclose(found, z.clamp(-1, 1), atol=1e-5)
 
 
+def test_find_adds_noise_of_the_given_strength():
+    x = torch.zeros(4, 3, 64, 64)
+    found = pixels.noised(None, x, torch.Generator().manual_seed(3), {"noise_deviation": 2.0})
+    assert (found * 127.5).std().item() == pytest.approx(2, rel=0.02) and abs(found.mean().item()) < 1e-3
+    assert pixels.noised(None, x + 1, torch.Generator().manual_seed(3), {"noise_deviation": 64.0}).max() == 1
+
+
 def test_contrastive_loss_by_hand():
     output = Output(None, None, None, torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]))
     options = {"margin": 2.0, "contrastive_weight": 1.0}
