@@ -136,39 +136,49 @@ def compare(scores, baseline=None, *, metrics=METRICS, seen, disjoint=None, view
     return table
 
 
-def best_of(scores, candidate, rivals=None, *, metric="auroc", generator=UNSEEN, view="matched", seen, disjoint=None,
-            replicates=1000, seed=0, target_fpr=0.05, level=0.95):
-    """Whether a variant is better than all its rivals, by default all other variants; parameters as of `compare`.
+def best_of(table, candidate, rivals=None, *, metric="auroc", generator=UNSEEN, view="matched", level=0.95):
+    """Whether a variant is better than all its rivals.
 
     `best` needs no correction: all pairwise differences have to hold (intersection-union test, Berger 1982).
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `compare`, whose baseline is the candidate.
+    candidate : str
+    rivals : list of str, optional
+        By default all other variants of the table.
+    metric, generator, view : str
+        Which rows decide.
+    level : float
+        Of the table's intervals.
 
     Returns
     -------
     Best
 
+    Raises
+    ------
+    UserError
+        If a rival has no difference from the candidate in such rows.
+
     References
     ----------
     Berger, Technometrics 24(4), 1982. Holm, Scandinavian Journal of Statistics 6(2), 1979.
     """
-    known = list(scores["variant"].unique())
-    rivals = [name for name in known if name != candidate] if rivals is None else list(rivals)
-    if unknown := [name for name in (candidate, *rivals) if name not in known]:
-        raise UserError(f"variant '{unknown[0]}' has no scores; choose from {_listed(known)}")
-    if not rivals or candidate in rivals:
-        raise UserError(f"'{candidate}' needs rivals other than itself")
-    scores = scores[scores["variant"].isin([candidate, *rivals])]
-    measured = measure(scores, metrics=(metric,), seen=seen, disjoint=disjoint, views=(view,), replicates=replicates,
-                       seed=seed, target_fpr=target_fpr)
-    place = (generator, view, metric)
-    if (candidate, *place) not in measured.values:
-        raise UserError(f"there is no {metric} of generator '{generator}' in view '{view}'; check the names")
-    found = bootstrap.stack([measured.contrast({(candidate, *place): 1, (rival, *place): -1}, level) for rival in rivals])
-    table = pd.DataFrame({"rival": rivals, "difference": found.mean, "low": found.low, "high": found.high, "p": found.p_value,
-                          "p_holm": holm(found.p_value), "seeds": len(measured.seeds[candidate]),
-                          "n": measured.photographs[generator, view][0]})
-    above, below = ((table["p_holm"] < 1 - level) & (sign * table["difference"] > 0) for sign in (1, -1))
-    verdict = "best" if (table["low"] > 0).all() else "not best" if below.any() else "undecided"
-    return Best(verdict, int(above.sum()), int(below.sum()), table)
+    rows = table[(table["metric"] == metric) & (table["generator"] == generator) & (table["view"] == view)].set_index("variant")
+    rivals = [name for name in rows.index if name != candidate] if rivals is None else list(rivals)
+    known = rows.index[rows["difference"].notna()]
+    if unknown := [name for name in rivals or ["any rival"] if name not in known]:
+        raise UserError(f"the table has no difference between '{candidate}' and '{unknown[0]}' in {metric} on {generator}, view "
+                        f"{view}; choose rivals from {_listed(known)}")
+    rows = rows.loc[rivals]
+    found = pd.DataFrame({"rival": rivals, "difference": -rows["difference"], "low": -rows["difference_high"],
+                          "high": -rows["difference_low"], "p": rows["p"], "p_holm": holm(rows["p"]), "seeds": rows["seeds"],
+                          "n": rows["n"]}).reset_index(drop=True)
+    above, below = ((found["p_holm"] < 1 - level) & (sign * found["difference"] > 0) for sign in (1, -1))
+    verdict = "best" if (found["low"] > 0).all() else "not best" if below.any() else "undecided"
+    return Best(verdict, int(above.sum()), int(below.sum()), found)
 
 
 def holm(p_values):

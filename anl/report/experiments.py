@@ -23,7 +23,7 @@ from anl.report.claims import select, text_of
 from anl.report.figures import by_strength, curve, forest, heatmap, image_grid, reliability, seen_against_unseen
 from anl.training.experiments import WEIGHTS, run_folder
 
-__all__ = ["UNSEEN", "Markdown", "add_main", "attention_study", "best_variant", "by_strength", "choose", "compare_variants",
+__all__ = ["UNSEEN", "Markdown", "add_main", "attention_study", "by_strength", "choose", "compare_variants",
            "curve", "display", "draw", "forest", "gain_gap", "glue", "glue_row", "heatmap", "image_grid", "interval_text",
            "load_config", "load_reference", "load_scores", "pd", "perturbed_scores", "provenance", "reliability", "rows",
            "save_table", "seen_against_unseen", "show", "show_best", "show_differences", "show_table", "variants_of"]
@@ -76,7 +76,7 @@ def add_main(config, scores, *variants):
 
 
 def settings(config):
-    """The keyword arguments that `compare`, `best_of` and `measure` share, from the configuration."""
+    """The keyword arguments that `compare` and `measure` share, from the configuration."""
     evaluation = config.evaluation
     return {"seen": config.benchmark.seen, "disjoint": disjoint_models(config), "replicates": evaluation.bootstrap,
             "seed": config.seed, "target_fpr": evaluation.target_fpr}
@@ -86,12 +86,6 @@ def compare_variants(config, scores, baseline=None, **options):
     """`anl.evaluation.compare.compare` with the settings of the configuration; None where there are no scores."""
     defaults = settings(config) | {"views": config.evaluation.views, "level": config.evaluation.confidence}
     return None if scores is None else compare(scores, baseline, **(defaults | options))
-
-
-def best_variant(config, scores, candidate, rivals=None, **options):
-    """`anl.evaluation.compare.best_of` with the settings of the configuration; None where there are no scores."""
-    defaults = settings(config) | {"view": config.evaluation.headline, "level": config.evaluation.confidence}
-    return None if scores is None else best_of(scores, candidate, rivals, **(defaults | options))
 
 
 def gain_gap(config, scores, baseline, metric="auroc"):
@@ -264,13 +258,15 @@ def show_differences(variants):
         show_table(differs, "Settings that differ between the variants; all others are equal.")
 
 
-def show_best(best, caption, prefix=""):
-    """Display the rivals of a `best_variant` and glue its answer: verdict, above, below, rivals, rival, closest.
+def show_best(table, candidate, rivals=None, *, view, caption, prefix=""):
+    """Display how a variant compares with its rivals, and glue verdict, above, below, rivals, rival and closest.
 
-    `rival` is the rival with the largest value and `closest` the difference from it; `prefix` is put before these names.
+    table: of `compare_variants` with the candidate as baseline, or None. `rival` is the rival with the largest value and
+    `closest` the candidate's difference from it; `prefix` is put before these names.
     """
     texts = dict.fromkeys(["verdict", "above", "below", "rivals", "rival", "closest"], NOT_MEASURED)
-    if best is not None:
+    if table is not None:
+        best = best_of(table, candidate, rivals, view=view)
         closest = best.table.loc[best.table["difference"].idxmin()]
         texts = {"verdict": best.verdict, "above": best.above, "below": best.below, "rivals": len(best.table),
                  "rival": closest["rival"], "closest": interval_text(closest, "difference")}

@@ -126,14 +126,21 @@ def test_unpaired_images_have_no_pairwise_accuracy_and_are_drawn_within_their_cl
 
 def test_best_needs_every_rival_below_and_not_best_one_above():
     rows = scores_table({"weak": 0.2, "other": 0.3, "strong": 2.5}, photographs=30, views=("raw",))
-    place = {"view": "raw", "generator": "vae", **OPTIONS}
-    assert best_of(rows, "strong", **place)[:3] == ("best", 2, 0)
-    assert best_of(rows, "weak", **place).verdict == "not best"
-    assert best_of(rows, "other", ["weak"], **place).verdict == "undecided"
-    level = pd.concat([rows, rows[rows["variant"] == "strong"].assign(variant="level")])
+    place = {"view": "raw", "generator": "vae"}
+    strong, weak, other = (compare(rows, name, **OPTIONS) for name in ("strong", "weak", "other"))
+    assert best_of(strong, "strong", **place)[:3] == ("best", 2, 0)
+    assert best_of(weak, "weak", **place).verdict == "not best"
+    assert best_of(other, "other", ["weak"], **place).verdict == "undecided"
+    level = compare(pd.concat([rows, rows[rows["variant"] == "strong"].assign(variant="level")]), "strong", **OPTIONS)
     assert best_of(level, "strong", **place)[:2] == ("undecided", 2)
-    table = best_of(rows, "weak", **place).table
+    table = best_of(weak, "weak", **place).table
     assert table["rival"].tolist() == ["other", "strong"] and (table["p_holm"] >= table["p"]).all()
+    gain = row(strong, variant="weak", metric="auroc", **place)
+    found = best_of(strong, "strong", ["weak"], **place).table.iloc[0]
+    assert (found["difference"], found["low"], found["high"]) == (-gain["difference"], -gain["difference_high"], -gain["difference_low"])
+    for changes in ({"rivals": ["x"]}, {"rivals": []}, {"metric": "x"}):
+        with pytest.raises(UserError, match="has no difference between 'strong' and"):
+            best_of(strong, "strong", **{**place, **changes})
 
 
 def test_holm_by_hand():
@@ -165,5 +172,3 @@ def test_unknown_names_are_refused(scores):
     for changes in ({"baseline": "x"}, {"views": ["x"]}, {"metrics": ["x"]}):
         with pytest.raises(UserError, match="choose"):
             compare(scores, **{**OPTIONS, **changes})
-    with pytest.raises(UserError, match="'x'"):
-        best_of(scores, "x", **OPTIONS)

@@ -68,8 +68,6 @@ def test_the_table_follows_the_configuration(project):
     assert "unseen" in set(table["generator"]) and set(table["seeds"]) == {3} and set(table["n"]) == {8}
     with_plain = experiments.add_main(config, scores, "plain")
     assert list(with_plain["variant"].unique()) == ["plain", *config.variants("step_t")]
-    best = experiments.best_variant(config, with_plain, "t=1", ["plain"])
-    assert best.verdict == "best" and best.table["difference"].item() > 0
     assert experiments.choose(scores, lambda name: name == "t=1")["variant"].unique().tolist() == ["t=1"]
     assert experiments.choose(scores, lambda name: False) is None
     with pytest.raises(UserError, match="has no scores"):
@@ -101,12 +99,15 @@ def test_an_experiment_that_the_profile_lacks_is_explained(project, page):
     config = project("small")
     assert experiments.load_scores(config, "peers") is None and experiments.variants_of(config, "peers") == {}
     assert "`anl profile full && dvc repro score@peers`" in shown[-1][0].data
-    assert experiments.compare_variants(config, None) is experiments.best_variant(config, None, "anl") is None
+    assert experiments.compare_variants(config, None) is None
     experiments.draw(experiments.forest, None, alt="x")
     assert "No results" in shown[-1][0].data
     experiments.glue_row("gain", None, variant="anl")
-    experiments.show_best(None, "caption", "jpeg_")
+    experiments.show_best(None, "anl", view="raw", caption="caption", prefix="jpeg_")
     assert glued["gain"] == glued["jpeg_closest"] == experiments.NOT_MEASURED
+    table = experiments.compare_variants(config, experiments.load_scores(config, "main"), "anl")
+    experiments.show_best(table, "anl", view="matched", caption="caption")
+    assert glued["verdict"] == "best" and glued["rival"] == "plain" and glued["rivals"] == "1"
 
 
 def test_the_reference_is_read_and_named(project, page):
