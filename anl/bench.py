@@ -239,7 +239,7 @@ def _prior(config, device):
 def _targets(settings):
     """Computing the noise targets of each kind, over the prior alone in a loop (`bare`) and over the method's target."""
     config, count, batch = settings.config, settings.few(128, 4), settings.config.run.batch_size
-    prior, x = _prior(config, settings.device), images.to_tensor(_pictures(count, config.benchmark.size)).to(settings.device)
+    prior, x = _prior(config, settings.device), images.to_tensor(_pictures(count, config.benchmark.size), settings.device)
     names = [str(row) for row in range(count)]
 
     def computed(kind):

@@ -27,12 +27,12 @@ def pad(pixels, size):
     return np.pad(pixels, (*((missing // 2, missing - missing // 2) for missing in lack), (0, 0)), mode="symmetric")
 
 
-def to_tensor(pixels):
-    """uint8 (..., H, W, 3) -> float (..., 3, H, W) in [-1, 1]."""
+def to_tensor(pixels, device=None):
+    """uint8 (..., H, W, 3) -> float (..., 3, H, W) in [-1, 1] on a device, to which the bytes travel."""
     import torch  # not above: reading images does without it
 
     array = np.ascontiguousarray(pixels)
-    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
     return tensor.movedim(-1, -3).float().div(127.5).sub(1)
 
 

@@ -121,7 +121,7 @@ class ImageDetector(ModelHubMixin, library_name="anl", tags=["generated-image-de
         module, found = InUse(self.network, self.card), []
         with full_precision(self.network, self.device):
             for start in range(0, len(crops), batch_size):
-                found.append(module(to_tensor(crops[start:start + batch_size]).to(self.device))[2:])
+                found.append(module(to_tensor(crops[start:start + batch_size], self.device))[2:])
         if not found[0]:
             raise UserError(f"a detector of kind '{self.network.kind}' has no evidence map; leave out --maps")
         return torch.cat([part for part, in found]).float().cpu().numpy()

@@ -78,7 +78,7 @@ def read_out(model, pixels, device, batch_size=64, kind="attention"):
     logits, maps = [], []
     with full_precision(model, device):
         for start in range(0, len(pixels), batch_size):
-            x = to_tensor(pixels[start:start + batch_size]).to(device)
+            x = to_tensor(pixels[start:start + batch_size], device)
             output = model(x)
             weights = output.map if kind == "attention" else attention.evidence_map(model.cell_logits(x))
             logits.append(output.logit.double().cpu())

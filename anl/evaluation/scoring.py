@@ -80,7 +80,7 @@ def full_precision(model, device):
 
 
 def _logits(model, pixels, device, mirrored):
-    x = to_tensor(pixels).to(device, memory_format=torch.channels_last)
+    x = to_tensor(pixels, device).to(memory_format=torch.channels_last)
     logit = model(x).logit
     logit = (logit + model(x.flip(-1)).logit) / 2 if mirrored else logit
     return logit.double().cpu().numpy()

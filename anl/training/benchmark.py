@@ -118,7 +118,7 @@ class _Maker:
     def generate(self, name, ids, pixels):
         """uint8 (n, H, W, 3) of a family, from uint8 pixels of that shape; `ids` name the random streams."""
         draws = [seeds.torch_generator(self.seed, name, image) for image in ids]
-        x = images.to_tensor(pixels).to(self.device, memory_format=torch.channels_last)
+        x = images.to_tensor(pixels, self.device).to(memory_format=torch.channels_last)
         return images.to_pixels(generators.regenerate(self.config.families[name], self.networks(name), x, draws))
 
     def chunks(self, part, name, ids, pixels):

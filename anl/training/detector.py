@@ -90,7 +90,7 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
         real, fake, plan, flip, mask = batch_at(step)
         rows = np.concatenate([part.of(real), part.of(fake)])
         both = part.of(plan) * 2  # the two images of a pair are processed alike
-        x = images.to_tensor(apply_plan(both, data.pixels[rows])).to(accelerator.device)
+        x = images.to_tensor(apply_plan(both, data.pixels[rows]), accelerator.device)
         target = None if data.target is None else data.target[torch.from_numpy(rows)].to(accelerator.device)
         flipped = torch.from_numpy(np.flatnonzero(np.tile(part.of(flip), 2))).to(accelerator.device)
         if len(flipped):  # the noise of a mirror image is taken for the mirror image of the noise
@@ -165,5 +165,5 @@ def _auroc(detector, data, accelerator):
     starts = range(0, len(logit), VALIDATION_BATCH)
     for start in starts[accelerator.process_index::accelerator.num_processes]:
         rows = slice(start, start + VALIDATION_BATCH)
-        logit[rows] = detector(images.to_tensor(data.val_pixels[rows]).to(accelerator.device)).logit.float().cpu().numpy()
+        logit[rows] = detector(images.to_tensor(data.val_pixels[rows], accelerator.device)).logit.float().cpu().numpy()
     return float(roc_auc_score(data.val_label, sum_over_processes(logit, accelerator)))

@@ -165,7 +165,7 @@ def make_targets(config, benchmark=None, device="cpu"):
     pixels = _pixels(config, benchmark, rows)
     return targets.load_targets(
         Path(run.targets) / config.profile, method.target, _target(config, device),
-        lambda index: images.to_tensor(pixels[index]).to(device), rows, seed=config.seed, scale_images=method.scale_images,
+        lambda index: images.to_tensor(pixels[index], device), rows, seed=config.seed, scale_images=method.scale_images,
         batch_size=run.batch_size, most_bytes=run.target_gigabytes * 1e9)
 
 
@@ -355,7 +355,7 @@ def _teacher_features(config, name, seed, pixels, benchmark, device):
 def _batches(pixels, count, device, label):
     """The first images of an array as tensors (B, 3, H, W), with a progress bar."""
     for start in tqdm(range(0, count, 64), desc=label, disable=None):
-        yield images.to_tensor(pixels[np.arange(start, min(start + 64, count))]).to(device)
+        yield images.to_tensor(pixels[np.arange(start, min(start + 64, count))], device)
 
 
 # ---- trained runs ------------------------------------------------------------------------------------------------------
