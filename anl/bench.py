@@ -39,7 +39,8 @@ from anl.training.targets import compute_targets, make_target
 __all__ = ["SECTIONS", "bench", "operations", "read_bench"]
 
 LARGE, LARGE_BATCH = 64, 8  # above so many pixels on a side, a training step has 8 images
-PEERS = ("npr", "srm", "spectrum", "dnf", "lare", "dire", "univfd")  # the others run the plain detector at inference
+# not aeroblade, which runs every autoencoder; the others run the plain detector at inference
+PEERS = ("npr", "srm", "spectrum", "dnf", "lare", "dire", "distildire", "univfd")
 TARGETS = ("highpass", "wavelet", "random", "noised", "multistep", "error")
 MANIFEST_ROWS = 1_000_000
 GENERATORS = np.array(["real", "adm", "sd14", "biggan", "midjourney"])

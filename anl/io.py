@@ -138,14 +138,14 @@ def write_json(path, value):
     write_text(path, json.dumps(rounded(value), indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_json(path):
-    """Read a JSON file. Raises UserError if it is missing or broken."""
+def read_json(path, fix="run `dvc repro`"):
+    """Read a JSON file. Raises UserError, which tells the reader to `fix` it, if it is missing or broken."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; run `dvc repro` to make it") from None
+        raise UserError(f"{path} is missing; {fix} to make it") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as problem:
-        raise UserError(f"{path} is not JSON ({reason(problem)}); delete it and run `dvc repro`") from None
+        raise UserError(f"{path} is not JSON ({reason(problem)}); delete it and {fix}") from None
 
 
 def rounded(value, digits=6):

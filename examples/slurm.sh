@@ -7,7 +7,7 @@
 #SBATCH --time=24:00:00
 # An `anl` command on all GPUs of one node, or of several. From the repository's root, which all nodes share:
 #   make setup
-#   .venv/bin/anl profile paper
+#   .venv/bin/anl profile paper && .venv/bin/anl make benchmark    # reads the indices that profiles/paper.yaml names
 #   sbatch examples/slurm.sh train main
 #   sbatch --nodes=2 examples/slurm.sh train main --seeds 0
 # Each node starts one launcher, which starts a process for each GPU. Submit an interrupted job again, with as many nodes,

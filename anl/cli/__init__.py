@@ -29,7 +29,6 @@ CELL_TIMEOUT = 12 * 3600  # seconds; a notebook's cell may have to train detecto
 REFERENCES = ("full", "caltech", "cifake")  # profiles with committed results, the columns of the README's table
 STAGES = ("prior", "generator", "benchmark", "train", "score", "claims")  # whose inputs must not change meanwhile
 MISTAKES = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ENAMETOOLONG)
-LICENCE = "MIT, as the code; trained on the photographs of data/photos.csv, whose licences allow it."
 
 app = typer.Typer(add_completion=False, help="Attention-guided Noise Learning, end to end. Run every command from the "
                   "repository's root. Exit status: 0 done, 1 a check failed, 2 a mistake to correct, 130 interrupted.")
@@ -123,8 +122,9 @@ def train(ctx: typer.Context, experiment: str = EXPERIMENT,
     pick("experiment", experiment, config.experiments)
     from anl.training import experiments  # without torch: mistakes and finished runs are found at once
 
-    root, count = config.run.runs, 1 if launched() else config.run.processes or gpus()
+    root = config.run.runs
     missing = launched() or experiments.missing_runs(config, experiment, root, chosen)
+    count = 1 if launched() or not missing else config.run.processes or gpus()
     if missing and count > 1:
         from anl.training import runs
 
@@ -269,7 +269,7 @@ def export(ctx: typer.Context,
            to: Literal["folder", "onnx", "demo"] = typer.Option("folder", help="`folder`: for `anl detect`."),
            out: str = typer.Option(None, metavar="OUT", help="What to write: a folder, or FILE.onnx."),
            replace: bool = typer.Option(False, "--replace", help="Replace a packaged detector in OUT."),
-           licence: str = typer.Option(LICENCE, help="Of the weights, one sentence."), revision: str = REVISION):
+           licence: str = typer.Option(None, help="Of the weights, one sentence."), revision: str = REVISION):
     """Package a trained run for `anl detect`, or write a detector as ONNX or as the book's demo."""
     if out is None and to != "demo":
         raise UserError("--out is missing; state the folder, or FILE.onnx, to write")

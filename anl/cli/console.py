@@ -50,7 +50,7 @@ def parse_settings(pairs):
             raise UserError(f"--set {pair}: '{key}' is set twice; keep one")
         try:
             found[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise UserError(f"--set {pair}: the value is not valid YAML; quote it, as in steps='[1, 10]'") from None
     return found
 

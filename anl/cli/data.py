@@ -97,7 +97,7 @@ def data_index(folder: Path = typer.Argument(metavar="FOLDER", help="The data se
                headers: bool = typer.Option(False, "--headers", help="Read headers only: faster, but damage inside a "
                                             "file and near-duplicates are not found."),
                one_class: bool = typer.Option(False, "--one-class", help="Accept a set of one class."),
-               workers: int = typer.Option(None, min=1, help="Processes; default: one per core.")):
+               workers: int = typer.Option(None, min=1, help="Processes; default: up to 16, one for a small set.")):
     """Write a manifest of a folder of images. An interrupted run continues."""
     from anl.data import indexing, parquet, registry
 
@@ -131,7 +131,8 @@ def data_audit(ctx: typer.Context,
         extra = [name for name in ("image_id", "group", "pair") if name in pq.read_schema(manifest).names]
         rows = pd.concat([rows, pq.read_table(manifest, columns=extra).to_pandas()], axis=1) if extra else rows
     if rows.empty:
-        raise UserError(f"{manifest} lists no images; index the data set again")
+        raise UserError(f"{manifest} lists no images; index the data set again" if manifest else
+                        f"{config.benchmark.folder} holds no images; make it with `anl make benchmark`")
     tables = audit.audit(rows)
     for name, table in tables.items():
         write_csv(out / f"{name}.csv", table.head(100_000))

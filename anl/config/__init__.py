@@ -44,7 +44,7 @@ __all__ = ["BASELINE_SETTINGS", "NETWORK_TARGETS", "PERTURBATIONS", "PRIORLESS_B
            "Config", "EvaluationConfig", "MethodConfig", "PriorConfig", "TrainingConfig", "activate", "load_config", "profiles"]
 
 PROFILES = Path(__file__).parents[1] / "profiles"
-FAMILY_SETTINGS = {  # that families of a model must state
+FAMILY_SETTINGS = {  # that families of a kind of model must state
     "pixel": ("strength", "inference_steps", "sampler"), "flow": ("strength", "inference_steps"),
     "latent": ("strength", "inference_steps", "sampler", "decoder"), "unconditional": ("inference_steps", "sampler"),
     "ddpm": ("inference_steps",)}
@@ -111,21 +111,22 @@ class Config(Section):
         one_of(f"{key}.decoder", family.decoder, [*self.models, None], "in models")
         need(self.benchmark.kind == "embedded" or name not in self.benchmark.seen, f"{key}.model",
               "must be published: the data set holds its images")
-        for setting in FAMILY_SETTINGS.get(family.model, ()):
-            need(getattr(family, setting) is not None, f"{key}.{setting}", f"is missing; the model {family.model} needs it")
         model = self.models[family.model]
+        kind = model.kind or family.model
+        for setting in FAMILY_SETTINGS.get(kind, ()):
+            need(getattr(family, setting) is not None, f"{key}.{setting}", f"is missing; a model of kind {kind} needs it")
         need((family.strength or 0) <= model.max_strength, f"{key}.strength",
               f"must be at most the model's max_strength ({model.max_strength:g})")
-        if family.model == "unconditional":
+        if kind == "unconditional":
             need(not family.paired, f"{key}.paired", "must be false: no real image is regenerated")
             need(model.max_strength == 1, f"models.{family.model}.max_strength", "must be 1: it starts from noise")
-        if family.model == "superres":
+        if kind == "superres":
             given = None not in (model.blocks, model.scale, model.texture_weight)
             need(given, f"models.{family.model}", "needs blocks, scale and texture_weight")
             divides = model.crop % model.scale == 0 == 2 * self.benchmark.size % model.scale
             need(divides, f"models.{family.model}.scale", "must divide its crop and twice benchmark.size")
         in_order(f"{key}.region", family.region, optional=True)
-        need(not family.region or family.model == "pixel", f"{key}.region", "needs the model `pixel`")
+        need(not family.region or kind == "pixel", f"{key}.region", "needs a model of kind `pixel`")
 
     def override(self, **sections):
         """A copy with some settings changed, `method={"step": 10}`, validated again. A mapping set to None is removed.
@@ -197,8 +198,8 @@ class Config(Section):
             (True, [f"baselines.{name}" for name in BaselinesConfig.model_fields if name not in used]),
             (not prior, ["prior"]),
             (self.benchmark.kind == "manifest", ["data"]),
-            (target == "none", ["method.loss_weight", "method.noise_on", "method.detach", "method.consistent",
-                                "method.scale_images"]),
+            (target == "none", ["method.loss_weight", "method.detach", "method.scale_images"]),
+            (target == "none" and baseline != "distildire", ["method.noise_on", "method.consistent"]),
             (target in ("none", *STEPLESS_TARGETS), ["method.step"]),
             (target != "multistep", ["method.multistep"]),
             (target != "ensemble", ["method.second_prior"]),
@@ -240,7 +241,7 @@ def load_config(path="params.yaml", profile=None, overrides=()):
         key, equals, value = text.partition("=")
         try:
             changes[key.strip()] = yaml.load(value, _Loader)
-        except yaml.YAMLError as problem:
+        except (yaml.YAMLError, ValueError) as problem:  # ValueError: a date that does not exist
             raise UserError(f"override '{text}' is not valid YAML ({reason(problem)}); write it as method.step=10") from None
         if not equals or not key.strip():
             raise UserError(f"override '{text}' is not a setting; write it as method.step=10")
@@ -295,7 +296,7 @@ def _read(path, seen=()):
         value = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError:
         raise UserError(f"{path} cannot be read; write it with `anl profile small`") from None
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as problem:
+    except (yaml.YAMLError, ValueError, TypeError) as problem:
         raise UserError(f"{path} is not valid YAML ({reason(problem)}); correct it") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a mapping; write it with `anl profile small`")

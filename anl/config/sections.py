@@ -187,7 +187,7 @@ class DetectorConfig(Section):
 
 
 class MethodConfig(Section):
-    """What is learned. The last eight fields are parameters of single targets."""
+    """What is learned. The last seven fields are parameters of single targets."""
 
     target: str                                 # of TARGETS or other_priors; none = plain detector
     step: Step
@@ -198,6 +198,7 @@ class MethodConfig(Section):
     detach: bool = False
     front_end: Literal["image", "residual", "noise"] = "image"
     consistent: bool = False                    # augmented images keep the noise target of the untouched image
+    scale_images: Count = 0                     # training images that the target's scale is computed from; 0 = all
     baseline: Literal["", *BASELINE_SETTINGS] = ""
     multistep: Annotated[list[Positive], Field(min_length=1)] = [1, 2, 5]  # multiples of step
     second_prior: str = "other_prior"           # ensemble: the other member
@@ -206,7 +207,6 @@ class MethodConfig(Section):
     denoiser_weights: str | None = None         # ffdnet: a safetensors file
     wavelet_levels: Positive = 3
     wavelet_threshold: Weight = 3.0             # in robust standard deviations of the finest level
-    scale_images: Count = 0                     # training images that the scale is computed from; 0 = all
 
     @model_validator(mode="after")
     def _needs_a_target(self):
@@ -317,7 +317,7 @@ class RunConfig(Section):
     cache: str = ".cache/anl"
     jobs: Count = 0                             # trainings at a time; 0 = one per core
     processes: Count = 1                        # that share one training; 0 = one per GPU
-    workers: Count = 0                          # of a data loader
+    workers: Count = 0                          # threads that read images
     batch_size: Positive = 64                   # of scoring and targets; scores do not depend on it
     target_gigabytes: PositiveFloat = 200.0     # largest target cache; above, the prior is called for each batch
 

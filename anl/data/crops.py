@@ -88,7 +88,7 @@ def choose_patches(source, photo, group, split, *, size, count, least_std, seed)
     height, width = source.shape[:2]
     if min(height, width) < size:
         raise UserError(f"{photo}: its downsampled source is {width} x {height} pixels, smaller than the crop of {size}; "
-                        "lower benchmark.size or data.least_factor, or remove the photograph")
+                        "lower benchmark.size, or remove the photograph")
     stride = size // 3 if split == "train" else size
     rng = seeds.generator(seed, "patches", photo)
     offset_y, offset_x = (int(rng.integers(0, (side - size) % stride + 1)) for side in (height, width))

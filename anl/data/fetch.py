@@ -87,7 +87,7 @@ def fetch(source, folder=None, local=None, revision=None):
         else:
             pieces = _download(source, parts)
             _unpack(source, pieces, new)
-        record = _record(source, new, [piece.entry for piece in pieces], kept=kept)
+        record = _record(source, new, [piece.entry for piece in pieces], kept=kept, revision=revision)
         if folder.is_dir():
             folder.rmdir()  # empty, see `_existing`
         os.replace(new, folder)
@@ -100,7 +100,7 @@ def fetch(source, folder=None, local=None, revision=None):
 def _existing(source, folder, local):
     """The result of an earlier call, or None. Raises UserError if `folder` holds something else."""
     if (folder / RECORD).is_file():
-        record = read_json(folder / RECORD)
+        record = read_json(folder / RECORD, "fetch the data set again")
         if record.get("id") != source.id:
             raise UserError(f"{folder} holds {record.get('id')}; choose another folder with `--to`")
         return _fetched(record, Path(record["folder"] or folder), folder, already=True)
@@ -111,7 +111,7 @@ def _existing(source, folder, local):
     return None
 
 
-def _record(source, folder, files, local=None, kept=()):
+def _record(source, folder, files, local=None, kept=(), revision=None):
     """Write source.json into `folder`, and return it; `kept` archives stay packed."""
     if (folder / RECORD).exists():
         raise UserError(f"the data set itself has a file {RECORD}, which `anl data fetch` would overwrite; unpack it by "
@@ -119,8 +119,9 @@ def _record(source, folder, files, local=None, kept=()):
     images, size = _count(local or folder)
     if not images and not kept:
         raise UserError(f"{local or 'the archive'} contains no images; check that it is {source.title}")
+    hub = asdict(source.hub) | ({"revision": revision} if revision else {}) if source.hub and local is None else None
     record = {"id": source.id, "title": source.title, "licence": source.licence, "terms": source.terms,
-              "home": source.home, "hub": asdict(source.hub) if source.hub and local is None else None,
+              "home": source.home, "hub": hub,
               "accepted": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "files": files,
               "folder": None if local is None else str(local), "images": images, "bytes": size,
               **({"kept": list(kept)} if kept else {})}
@@ -198,7 +199,7 @@ def _download_from_hub(source, revision, parts):
                         f"the newest one from {source.home}, Files and versions, History")
     parts.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(parts).free
-    if (source.bytes or 0) > free + _count(parts)[1]:
+    if (source.bytes or 0) > free + sum(path.stat().st_size for path in parts.rglob("*") if path.is_file()):
         raise UserError(f"{source.id} has {source.size}, and {parts.parent} has {free:,} bytes free; free some space or "
                         "choose another disk with `--to`")
     try:

@@ -93,7 +93,7 @@ def index(root, out, layout=None, dataset=None, expected=None, decode=True, work
         raise UserError(f"{str(root)!r} is not a folder; give the data set's root")
     name, problems = os.path.basename(os.path.realpath(root)), []
     if layout == PARQUET or (layout is None and (columns is not None or _only_parquet(root))):
-        layout, dataset, parts, total = _parquet_parts(root, out, dataset or name, columns, decode)
+        layout, dataset, parts, total = _parquet_parts(root, out, name, dataset, columns, decode)
     else:
         layout, dataset, parts, total, problems = _file_parts(root, name, layout, dataset, one_class, decode)
     work = out.with_name(f".{out.name}.parts")
@@ -202,16 +202,16 @@ def _only_parquet(root):
     return found
 
 
-def _parquet_parts(root, out, dataset, columns, decode):
+def _parquet_parts(root, out, name, dataset, columns, decode):
     """(layout, data set, iterator of parts, number of rows) of a folder of Parquet files."""
     files = [(path, split) for split, paths in parquet.shards(root).items() for path in paths
              if path.resolve() != out.resolve()]
     if not files:
         raise UserError(f"{root} contains no Parquet files of a data set; choose another folder")
-    record = read_json(root / RECORD) if (root / RECORD).is_file() else {}
+    record = read_json(root / RECORD, "fetch the data set again") if (root / RECORD).is_file() else {}
     known = (record.get("hub") or {}).get("columns")
     columns = columns or (parquet.Columns(**known) if known else parquet.find_columns(files[0][0]))
-    dataset = record.get("id") or dataset
+    dataset = dataset or record.get("id") or name
     print(f"layout {PARQUET}: {len(files)} Parquet file(s); images in column {columns.image}, labels in {columns.label}, "
           f"generators {f'in {columns.generator}' if columns.generator else 'unknown'}")
     return PARQUET, dataset, _group_parts(root, files, dataset, columns, decode), sum(parquet.rows(path) for path, _ in files)

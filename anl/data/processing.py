@@ -204,7 +204,7 @@ def _matched(rows, label, seed):
             continue
         if odd := [key for key in wanted if key.startswith("?")]:
             raise UserError(f"view 'matched' cannot write {odd[0][1:]}, the format of some reals; remove the view from "
-                            "evaluation.views")
+                            "evaluation.views, and set evaluation.headline to another one")
         options, steps = list(wanted), np.cumsum(list(wanted.values()))
         for index in mine:
             drawn = options[int(np.searchsorted(steps, _share(seed, pair[index] or image[index]) * steps[-1], side="right"))]

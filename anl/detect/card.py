@@ -130,7 +130,7 @@ def read(folder):
 
 
 # ---- packing a run -----------------------------------------------------------------------------------------------------
-def pack(run_folder, out, *, config, scores=None, licence=LICENCE, replace=False, device="cpu"):
+def pack(run_folder, out, *, config, scores=None, licence=None, replace=False, device="cpu"):
     """Write a packaged detector: the weights of a run in inference form, and its card.
 
     Parameters
@@ -145,8 +145,8 @@ def pack(run_folder, out, *, config, scores=None, licence=LICENCE, replace=False
         Scores of this run: group, generator, split, view, label, logit, with validation and test rows. None: the images
         of the benchmark are scored here, untouched and after each of `evaluation.controls`, and so are the files of the
         photographs.
-    licence : str
-        Of the weights, one sentence.
+    licence : str or None
+        Of the weights, one sentence. None: `LICENCE` for the photographs of this repository; other data need a statement.
     device : str
         Where to score.
 
@@ -157,9 +157,10 @@ def pack(run_folder, out, *, config, scores=None, licence=LICENCE, replace=False
     Raises
     ------
     UserError
-        If the run or the benchmark is missing, the scores lack a class, or `out` is occupied.
+        If the run, the benchmark or the licence is missing, the scores lack a class, or `out` is occupied.
     """
     check_free(out, replace)
+    licence = _licence(config, licence)
     from anl.training.runs import load_run
 
     network = load_run(run_folder, config, device)
@@ -171,7 +172,7 @@ def pack(run_folder, out, *, config, scores=None, licence=LICENCE, replace=False
                  licence=licence, replace=replace)
 
 
-def write(network, out, *, config, scores, run=None, licence=LICENCE, replace=False):
+def write(network, out, *, config, scores, run=None, licence=None, replace=False):
     """`pack` for a network in inference form and its scores."""
     from anl.models import checkpoint
 
@@ -183,9 +184,16 @@ def write(network, out, *, config, scores, run=None, licence=LICENCE, replace=Fa
         checkpoint.save(network.cpu(), temporary / WEIGHTS)
         card = Card(weights_sha256=sha256_of(temporary / WEIGHTS), settings={"kind": network.kind, **network.settings},
                     size=config.benchmark.size, training=training, measured=_measure(scores, seen, rule), limits=LIMITS,
-                    licence=licence, **rule)
+                    licence=_licence(config, licence), **rule)
         write_json(temporary / CARD, card.model_dump(mode="json"))
     return read(out)
+
+
+def _licence(config, licence):
+    if licence is None and config.benchmark.manifest:
+        raise UserError(f"the detector was trained on {config.benchmark.manifest}, whose terms are not known here; state the "
+                        "licence of the weights with --licence")
+    return licence or LICENCE
 
 
 def check_free(folder, replace):

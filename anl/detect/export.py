@@ -3,13 +3,13 @@
 import tempfile
 from pathlib import Path
 
-from anl.detect.card import LICENCE, pack
+from anl.detect.card import pack
 from anl.io import UserError
 
 TARGETS = ("folder", "onnx", "demo")
 
 
-def export(source=None, out=None, *, to="folder", config=None, licence=LICENCE, replace=False, revision=None):
+def export(source=None, out=None, *, to="folder", config=None, licence=None, replace=False, revision=None):
     """Write a detector as a folder, an ONNX file or the demo's scripts: `anl export`.
 
     Parameters

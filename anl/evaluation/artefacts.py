@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -16,6 +17,7 @@ from anl.evaluation.calibration import REAL
 from anl.evaluation.metrics import Sample, auroc
 
 RINGS = 16
+FOLDS = 5
 
 
 def power(pixels):
@@ -55,12 +57,12 @@ def image_statistics(pixels):
 
 
 def spectrum_table(rows, pixels, *, seed, replicates):
-    """Difference of the log spectra of generated and real test images, a row per generator and ring.
+    """Difference of the log spectra of generated and real images, a row per generator and ring.
 
     Parameters
     ----------
     rows : DataFrame
-        Manifest rows.
+        Manifest rows of test images.
     pixels : array, uint8 (N, H, H, 3)
         In the order of the rows.
 
@@ -70,8 +72,6 @@ def spectrum_table(rows, pixels, *, seed, replicates):
         generator, frequency (cycles per pixel), mean (of log power, generated minus real), low, high (95 % interval over
         photographs), n (photographs).
     """
-    test = (rows["split"] == "test").to_numpy()
-    rows, pixels = rows[test], pixels[test]
     frequency, values = radial_spectrum(pixels)
     draws = bootstrap.draw_groups(rows["group"], replicates, seed, rows["generator"])
     group, real, table = rows["group"].to_numpy(str), (rows["generator"] == REAL).to_numpy(), []
@@ -89,31 +89,32 @@ def spectrum_table(rows, pixels, *, seed, replicates):
 def statistics_table(rows, pixels, *, seed, replicates):
     """AUROC of a logistic regression on each simple statistic, a row per generator and statistic.
 
-    Fitted on validation images of the same generator: an upper bound of what such a statistic tells. Parameters as of
-    `spectrum_table`.
+    Fitted on test images of the same generator, by cross-validation over photographs: an upper bound of what such a
+    statistic tells. Parameters as of `spectrum_table`.
 
     Returns
     -------
     DataFrame
-        generator, statistic, mean, low, high (95 % interval over test photographs), n (photographs). Generators without
-        validation or test images are left out.
+        generator, statistic, mean, low, high (95 % interval over photographs), n (photographs). Generators with fewer than
+        two photographs of each class are left out.
     """
-    rows = rows.reset_index(drop=True)
     statistics, table = image_statistics(pixels), []
-    split, generator, label = (rows[name].to_numpy() for name in ("split", "generator", "label"))
+    generator, label, group = (rows[name].to_numpy() for name in ("generator", "label", "group"))
     for name in dict.fromkeys(generator[label == 1]):
-        fit, test = (np.flatnonzero((split == part) & np.isin(generator, [REAL, name])) for part in ("val", "test"))
-        if len(np.unique(label[fit])) < 2 or len(np.unique(label[test])) < 2:
+        mine = np.isin(generator, [REAL, name])
+        folds = min(FOLDS, *(len(np.unique(group[mine & (label == kind)])) for kind in (0, 1)))
+        if folds < 2:
             continue
-        draws = bootstrap.draw_groups(rows["group"][test], replicates, seed, generator[test])
-        group = draws.place(rows["group"][test])
+        draws = bootstrap.draw_groups(group[mine], replicates, seed, generator[mine])
+        place, strata = draws.place(group[mine]), len(np.unique(draws.stratum))
+        split = list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32).split(place, label[mine], place))
         for statistic, values in statistics.items():
-            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(values[fit], label[fit])
-            sample = Sample.of(label[test], model.decision_function(values[test]), group=group)
-            found = bootstrap.interval([auroc(sample)], auroc(sample, draws.counts)[None], len(draws.names),
-                                       strata=len(np.unique(draws.stratum)))
-            table.append({"generator": name, "statistic": statistic, "mean": float(found.mean), "low": float(found.low),
-                          "high": float(found.high), "n": len(draws.names)})
+            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+            logit = cross_val_predict(model, values[mine], label[mine], cv=split, method="decision_function")
+            sample = Sample.of(label[mine], logit, group=place)
+            found = bootstrap.interval([auroc(sample)], auroc(sample, draws.counts)[None], len(draws.names), strata=strata)
+            table.append({"generator": name, "statistic": statistic, "mean": float(found.mean),
+                          "low": max(0.0, float(found.low)), "high": min(1.0, float(found.high)), "n": len(draws.names)})
     return pd.DataFrame(table)
 
 

@@ -94,7 +94,8 @@ class Interval(NamedTuple):
             middle = (low + high) / 2
             covers = self._half_width(10**middle / 2) > np.abs(self.mean)
             low, high = np.where(covers, middle, low), np.where(covers, high, middle)
-        return np.where(np.isnan(self.mean), np.nan, np.where(self.mean == 0, 1.0, 10**high))
+        known = np.isfinite(self.mean + self._half_width(0.25))
+        return np.where(known, np.where(self.mean == 0, 1.0, 10**high), np.nan)
 
     def _half_width(self, tail):
         """Half-width of an interval that leaves `tail` on each side."""

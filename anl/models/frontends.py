@@ -94,7 +94,8 @@ def residuals(x):
     """
     kernels = x.new_tensor([_SQUARE3, _SQUARE5, _LINE]) / x.new_tensor(_SCALES)[:, None, None]
     kernels = kernels[:, None].repeat(3, 1, 1, 1)  # (9, 1, 5, 5): three filters for each colour
-    return F.conv2d(_mirror(_mirror(x * 127.5, 2), 3), kernels, groups=3).clamp(-TRUNCATION, TRUNCATION)
+    with torch.autocast(x.device.type, enabled=False):  # in half precision the filters would not sum to zero
+        return F.conv2d(_mirror(_mirror(x * 127.5, 2), 3), kernels, groups=3).clamp(-TRUNCATION, TRUNCATION)
 
 
 def _mirror(x, axis, pad=2):

@@ -206,6 +206,7 @@ def draw(function, table, *args, alt, reference=None, **options):
     elif table is None:
         known, metric = set(reference["metric"]), options.get("metric", "auroc")
         options["metric"] = metric if metric in known else "average_precision"  # the first edition's main metric
+        alt = alt.replace("AUROC", figures.METRIC_NAMES[options["metric"]])
         try:
             show(function(reference, *args, **options), f"{alt} These are committed results.")
         except UserError:  # of other variants

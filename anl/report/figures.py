@@ -125,10 +125,10 @@ def curve(table, *, metric="auroc", generator="unseen", view=None, log=True, xla
         axis.axhline(line["mean"], color=GREY, linewidth=1)
         axis.annotate(f" {baseline}", (1, line["mean"]), xycoords=("axes fraction", "data"), color=GREY, va="center")
     behind = _behind(reference, metric, view, generator)
-    behind = behind if behind is not None and behind["variant"].isin(x).any() else None
-    if behind is not None:
-        _line(axis, behind, x, LIGHT)
-    drawn = _line(axis, rows, x, COLOURS[0])
+    theirs = {} if behind is None else _numbers(behind["variant"])
+    behind = behind if theirs else None
+    drawn = set(_line(axis, behind, theirs, LIGHT)) if theirs else set()
+    drawn = sorted(drawn | set(_line(axis, rows, x, COLOURS[0])))
     _name_reference(figure, behind)
     axis.set(ylabel=f"{METRIC_NAMES.get(metric, metric)}, {generator}", xlabel=xlabel or "", xscale="log" if log else "linear")
     axis.set_xticks(drawn, [f"{value:g}" for value in drawn])

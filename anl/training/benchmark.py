@@ -20,7 +20,7 @@ from anl.data.duplicates import near_groups
 from anl.data.manifest import REAL, file_path, path_text
 from anl.io import UserError, identity
 from anl.models import generators
-from anl.training.device import default_device
+from anl.training.device import make_accelerator
 from anl.training.generators import generator_folder, photograph_settings, weights_of
 
 __all__ = ["make_benchmark"]
@@ -75,7 +75,7 @@ class _Maker:
 
     def __init__(self, config, benchmark):
         self.config, self.benchmark, self.seed, self.folder = config, benchmark, config.seed, Path(benchmark.folder)
-        self.device = default_device()
+        self.device = make_accelerator().device
         self.cache = Path(config.run.cache) / "benchmark" / self.folder.name
         self.old, self.known = embedded.read_parts(self.folder)
         self.tables, self.identities, self.changed = {}, {}, False

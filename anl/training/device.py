@@ -53,6 +53,7 @@ def make_accelerator(precision="fp32"):
     torch.use_deterministic_algorithms(True, warn_only=device == "cuda")
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
     torch.backends.cudnn.benchmark = False  # would choose kernels by timing
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, as in scoring
     keep_freed_memory()
     mixed = "no" if used == "fp32" else used
     # Accelerate fixes the precision for a whole Python process; here each training of a notebook has its own
@@ -94,5 +95,7 @@ def keep_freed_memory():
 
 def sum_over_processes(values, accelerator):
     """The sum over processes of each number of a list, as floats."""
+    if accelerator.num_processes == 1:
+        return [float(value) for value in values]
     total = torch.tensor([float(value) for value in values], dtype=torch.float64, device=accelerator.device)
     return accelerator.reduce(total, "sum").tolist()

@@ -137,7 +137,7 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
     optimiser = torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, fused=True)
     # skips steps that overflow in fp16; unlike accelerator.prepare, which keeps a reference to every optimiser
     optimiser = AcceleratedOptimizer(optimiser, device_placement=False, scaler=accelerator.scaler)
-    tracked = parameters + [b for model in models.values() for b in model.buffers() if b.is_floating_point()]
+    tracked = parameters + _statistics(models)
     averages = [t.detach().clone() for t in tracked] if ema else []
     curve, start = [], 0
 
@@ -319,8 +319,19 @@ def _sum_gradients(parameters):
 
 
 def _average_buffers(models):
-    """Average running statistics over processes: they differ where batch norm could not be synchronised."""
+    """Average running statistics over processes: they differ where batch norm could not be synchronised. Other buffers are
+    those of the main process."""
     if distributed.is_initialized():
-        for buffer in (buffer for model in models.values() for buffer in model.buffers() if buffer.is_floating_point()):
-            distributed.all_reduce(buffer.data)
-            buffer.data /= distributed.get_world_size()
+        averaged = {id(buffer) for buffer in _statistics(models)}
+        for buffer in (buffer for model in models.values() for buffer in model.buffers()):
+            if id(buffer) in averaged:
+                distributed.all_reduce(buffer.data)
+                buffer.data /= distributed.get_world_size()
+            else:
+                distributed.broadcast(buffer.data, 0)
+
+
+def _statistics(models):
+    """The running means and variances of batch norms."""
+    return [buffer for model in models.values() for name, buffer in model.named_buffers()
+            if name.rpartition(".")[2] in ("running_mean", "running_var")]

@@ -1,7 +1,7 @@
 """One run from its configuration: benchmark, frozen models, noise targets, training, and the trained detector again."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from anl.models.detector import Detector
 from anl.models.prior import NoisePrior
 from anl.training import targets
 from anl.training.detector import TrainingData, train_detector
-from anl.training.device import default_device, make_accelerator
+from anl.training.device import make_accelerator
 from anl.training.experiments import (
     CURVE,
     WEIGHTS,
@@ -39,6 +39,7 @@ __all__ = ["WEIGHTS", "Benchmark", "load_generator", "load_prior", "load_run", "
            "open_benchmark", "read_curve", "train", "train_run"]
 
 AUTOENCODERS = ("vae", "vq", "taef2")
+PIXELS = ("formats", "size")  # settings of the benchmark that decide the pixels of given files
 IN_MEMORY = 4 * 2**30  # bytes of decoded images; larger sets are decoded batch by batch
 
 
@@ -163,8 +164,10 @@ def make_targets(config, benchmark=None, device="cpu"):
     benchmark = benchmark or open_benchmark(config)
     rows = _training_rows(config, benchmark)
     pixels = _pixels(config, benchmark, rows)
+    target = _target(config, device)
+    target = replace(target, about=target.about | config.benchmark.model_dump(include=set(PIXELS)))
     return targets.load_targets(
-        Path(run.targets) / config.profile, method.target, _target(config, device),
+        Path(run.targets) / config.profile, method.target, target,
         lambda index: images.to_tensor(pixels[index], device), rows, seed=config.seed, scale_images=method.scale_images,
         batch_size=run.batch_size, most_bytes=run.target_gigabytes * 1e9)
 
@@ -174,9 +177,11 @@ def make_all_targets(variants):
     benchmarks = {}
     for variant in variants:
         if variant.method.target != "none":
-            key = variant.identity("benchmark")
+            key = variant.identity("benchmark", "seed")
             benchmarks[key] = benchmarks.get(key) or open_benchmark(variant)
-            make_targets(variant, benchmarks[key], default_device())
+            make_targets(variant, benchmarks[key], make_accelerator().device)
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # the memory is needed by the processes that train
 
 
 def _target(config, device):
@@ -309,6 +314,9 @@ def _pairs(rows, seed):
     for _, part in fakes[fakes["pair"].isin(place)].groupby("generator", observed=True, sort=True):
         columns.append(pd.Series(part.index, part["pair"].map(place)))
     if columns:
+        if alone := sorted(set(fakes.loc[~fakes["pair"].isin(place), "generator"])):
+            raise UserError(f"images of '{alone[0]}' (benchmark.seen) belong to no real image, and those of other seen generators "
+                            "do; train on generators of one kind")
         table = pd.concat(columns, axis=1, join="inner").sort_index()
         return table.index.to_numpy(), table.to_numpy()
     rng = seeds.generator(seed, "unpaired")
@@ -321,7 +329,7 @@ def _extra_images(config, method, frozen, pixels, rows, device):
     """Further generated training images of a baseline, uint8 (N, H, W, 3), kept in the cache."""
     options = {key: getattr(config.baselines, key) for key in method.parameters}
     key = identity({"method": method.name, "options": options, "images": rows["sha256"].tolist(), "seed": config.seed,
-                    "frozen": baselines.frozen_hash(frozen)})
+                    "frozen": baselines.frozen_hash(frozen), **config.benchmark.model_dump(include=set(PIXELS))})
     path = Path(config.run.cache) / "representations" / f"extra-{key}.safetensors"
     try:
         return load_file(path)["pixels"].numpy()

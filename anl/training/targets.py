@@ -22,6 +22,7 @@ from anl import seeds
 from anl.config import NETWORK_TARGETS
 from anl.io import UserError, atomic_file, identity
 from anl.models.baselines import frozen_hash
+from anl.models.precision import effective_precision
 
 __all__ = ["LiveTargets", "Target", "compute_targets", "haar_residual", "highpass", "load_targets", "make_target"]
 
@@ -46,7 +47,8 @@ class Target:
 
     @torch.no_grad()
     def __call__(self, x, names):
-        return self.function(x, names)
+        with torch.autocast(x.device.type, enabled=False):  # live targets are computed within a training step
+            return self.function(x, names)
 
 
 def make_target(kind, prior, step, settings=None, *, seed, second=None):
@@ -130,7 +132,7 @@ def make_target(kind, prior, step, settings=None, *, seed, second=None):
 
 def _about(prior):
     """What decides a prior's noise: weights, schedule and precision."""
-    return {"weights": frozen_hash(prior), "precision": prior.precision}
+    return {"weights": frozen_hash(prior), "precision": effective_precision(prior.precision, prior.device)}
 
 
 def _removed(network, x, sigma):

@@ -74,6 +74,24 @@ def test_pairs_join_a_photograph_and_its_regenerations(tmp_path):
         assert set(rows["pair"][others]) == {rows["pair"][row]} and len(set(rows["generator"][others])) == 2
 
 
+def test_a_seen_generator_without_pairs_is_not_left_out_silently(tmp_path):
+    make_benchmark(tmp_path / "benchmark", trained=("ddim", "vae"))
+    rows = runs._training_rows(tiny_config(tmp_path, benchmark={"seen": ["ddim", "vae"]}),
+                               runs.open_benchmark(tiny_config(tmp_path, benchmark={"seen": ["ddim", "vae"]})))
+    rows.loc[rows["generator"] == "vae", "pair"] = ""
+    with pytest.raises(UserError, match=r"images of 'vae' \(benchmark.seen\) belong to no real image"):
+        runs._pairs(rows, 0)
+
+
+def test_targets_of_other_pixels_are_not_shared(root):
+    def made(**changes):
+        runs.make_targets(tiny_config(root, benchmark=changes))
+        return len(list((root / "targets").rglob("*.safetensors")))
+
+    before = made()
+    assert made() == before and made(formats="leaky") == before + 1
+
+
 def test_images_without_pairs_are_paired_once_each(tmp_path):
     make_benchmark(tmp_path / "benchmark", paired=False)
     config = tiny_config(tmp_path)

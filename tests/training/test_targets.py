@@ -24,6 +24,7 @@ class FakePrior:
     """noise(x, t) = gain * t * x + offset, in pixel space."""
 
     channels, factor, steps, precision, prediction_type, vae, prompt = 3, 1, 100, "fp32", "epsilon", None, None
+    device = torch.device("cpu")
 
     def __init__(self, gain=1.0, offset=0.0):
         self.gain, self.offset = gain, offset
@@ -207,7 +208,7 @@ def test_targets_that_are_too_large_are_not_kept(tmp_path, x):
 
 def test_the_key_covers_what_decides_the_numbers():
     other, changed, latent = FakePrior(), rows(), [FakePrior(), FakePrior()]
-    other.precision = "bf16"
+    other.precision = "fp16"  # bf16 is computed as fp32 where a CPU has none
     for prior, factor in zip(latent, (0.1, 0.2)):
         prior.vae = tiny_priors.vae(scaling_factor=factor)
     changed.loc[5, "sha256"] = "f" * 64

@@ -69,7 +69,7 @@ def build(name, detector, size, options, frozen=None, *, cache=None, seed=0, cha
                             "with; restore that model or train the detector again")
         channels, frozen_sha256 = baseline.channels(frozen), found
         represent = baseline.represent(frozen, used)
-        if cache is not None:
+        if cache is not None and baseline.needs != "encoder":  # one call, of images that are augmented anew each time
             precision = effective_precision(frozen.precision, frozen.device) if hasattr(frozen, "precision") else "fp32"
             represent = FeatureCache(represent, cache, name, weights=found, precision=precision,
                                      parameters={key: used[key] for key in baseline.parameters})

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from anl.io import UserError
@@ -73,7 +74,10 @@ class BaselineDetector(nn.Module):
         if self.represent is None and self.needs != "none":
             raise UserError(f"baseline '{self.settings['name']}' was built without its frozen model ({self.needs}); "
                             "pass `frozen` to anl.models.baselines.build")
-        return self.network(x if self.represent is None else self.represent(x))
+        if self.represent is not None:
+            with torch.autocast(x.device.type, enabled=False):  # as in scoring; a prior computes in its own precision
+                x = self.represent(x)
+        return self.network(x)
 
 
 class Classifier(nn.Module):
