@@ -77,7 +77,7 @@ def as_list(seen):
     return [seen] if isinstance(seen, str) else list(seen)
 
 
-def reliability_table(scores, *, seen, view, replicates=1000, seed=0, bins=ECE_BINS):
+def reliability_table(scores, *, seen, unseen=None, view, replicates=1000, seed=0, bins=ECE_BINS):
     """Reliability diagrams of every variant, before and after temperature scaling.
 
     Parameters
@@ -86,6 +86,8 @@ def reliability_table(scores, *, seen, view, replicates=1000, seed=0, bins=ECE_B
         Scores table with validation and test rows.
     seen : str or list of str
         Generators in training.
+    unseen : list of str, optional
+        Generators that are pooled as `unseen`, for example those that share no model with a seen one; by default all others.
     view : str
         View of the test images.
 
@@ -108,7 +110,7 @@ def reliability_table(scores, *, seen, view, replicates=1000, seed=0, bins=ECE_B
         rows = pd.concat(logits)
         generators = [name for name in rows["generator"].unique() if name != REAL]
         sets = {"seen": [name for name in generators if name in as_list(seen)],
-                "unseen": [name for name in generators if name not in as_list(seen)]}
+                "unseen": [name for name in generators if name not in as_list(seen) and (unseen is None or name in unseen)]}
         for where, names in sets.items():
             if not names:
                 continue

@@ -222,14 +222,15 @@ def heatmap(table, *, metric="auroc", view=None):
 def reliability(tables):
     """Reliability diagram: share of generated images against mean probability, one line per variant.
 
-    tables: variant -> bins with the columns probability and share.
+    tables: variant -> bins with the columns probability, share, low and high.
     """
     colour = colours(tables)
     figure = Figure(figsize=(4.2, 4.0), layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color=LIGHT, linewidth=1)
     for name, bins in tables.items():
-        axis.plot(bins["probability"], bins["share"], color=colour[name], marker="o")
+        lengths = np.clip([bins["share"] - bins["low"], bins["high"] - bins["share"]], 0, None)
+        axis.errorbar(bins["probability"], bins["share"], yerr=lengths, color=colour[name], marker="o", capsize=2)
         last = bins.iloc[-1]
         axis.annotate(name, (last["probability"], last["share"]), xytext=(5, 0), textcoords="offset points",
                       color=colour[name])

@@ -62,7 +62,7 @@ def test_a_heatmap_writes_the_numbers():
 
 
 def test_reliability_and_image_grids_draw_what_they_are_given():
-    bins = pd.DataFrame({"probability": [0.1, 0.9], "share": [0.2, 0.8], "n": [10, 10]})
+    bins = pd.DataFrame({"probability": [0.1, 0.9], "share": [0.2, 0.8], "low": [0.1, 0.7], "high": [0.3, 0.9], "n": [10, 10]})
     assert any(np.allclose(line.get_ydata(), [0.2, 0.8]) for line in figures.reliability({"anl": bins}).axes[0].lines)
     image = np.zeros((4, 4, 3), np.uint8)
     grid = figures.image_grid([[image, None], [image]], ["a", "b"], ["x", "y"])
