@@ -169,6 +169,7 @@ def load_reference(config, name, experiment):
     path = Path(config.run.results) / profile / "tables" / f"{name}.csv"
     table = rows(pd.read_csv(path) if path.is_file() else None, experiment=experiment)
     if table is not None:
+        table = table.drop(columns="experiment")
         table.attrs["note"] = f"profile {profile}{NOTES.get(profile, '')}"
     return table
 
