@@ -187,16 +187,22 @@ class Config(Section):
             functools.reduce(lambda place, name: place.get(name, {}), parents, value).pop(last, None)
         return identity(value)
 
+    @property
+    def priors(self):
+        """Names of the priors and denoisers that this variant asks: `prior`, and keys of `other_priors`."""
+        method, target = self.method, self.method.target
+        needed = method.baseline not in ("", *PRIORLESS_BASELINES) or target not in ("none", *STEPLESS_TARGETS, *self.other_priors)
+        other = method.second_prior if target == "ensemble" else target
+        return [*(["prior"] if needed else []), *([other] if other in self.other_priors else [])]
+
     def _without_effect(self):
         """Dotted keys of the settings that do not affect this variant."""
         method, target, baseline = self.method, self.method.target, self.method.baseline
-        prior = baseline not in ("", *PRIORLESS_BASELINES) or target not in ("none", *STEPLESS_TARGETS, *self.other_priors)
-        other = method.second_prior if target == "ensemble" else target
         used = BASELINE_SETTINGS.get(baseline, ())
         unused = [
-            (True, [f"other_priors.{name}" for name in self.other_priors if name != other]),
+            (True, [f"other_priors.{name}" for name in self.other_priors if name not in self.priors]),
             (True, [f"baselines.{name}" for name in BaselinesConfig.model_fields if name not in used]),
-            (not prior, ["prior"]),
+            ("prior" not in self.priors, ["prior"]),
             (self.benchmark.kind == "manifest", ["data"]),
             (target == "none", ["method.loss_weight", "method.detach", "method.scale_images"]),
             (target == "none" and baseline != "distildire", ["method.noise_on", "method.consistent"]),

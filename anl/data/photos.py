@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from anl.data.manifest import file_path
 from anl.io import UserError, sha256_of
 
 
@@ -48,16 +49,14 @@ def read_card(path):
     return [Photo(**row) for row in card[list(CARD_COLUMNS)].sort_values("file").to_dict("records")]
 
 
-def check_folder(photos, folder):
-    """Raise UserError unless every photograph of the card lies in `folder` with the card's SHA-256."""
+def check_folder(photos, folder, fix="get it with `dvc pull data.dvc`, or rebuild it with `python data/rebuild_photos.py`"):
+    """Raise UserError, which tells the reader how to `fix` it, unless every photograph lies in `folder` with its SHA-256."""
     folder = Path(folder)
-    fix = "get it with `dvc pull data.dvc`, or rebuild it with `python data/rebuild_photos.py`"
     if not folder.is_dir():
         raise UserError(f"{folder} is missing; {fix}")
-    missing = [photo.file for photo in photos if not (folder / photo.file).is_file()]
+    missing = [photo.file for photo in photos if not (folder / file_path(photo.file)).is_file()]
     if missing:
         raise UserError(f"{folder} lacks {len(missing)} of {len(photos)} photographs, the first {missing[0]}; {fix}")
     for photo in photos:
-        if sha256_of(folder / photo.file) != photo.sha256:
-            raise UserError(f"{folder / photo.file} is not the file of the data card (its SHA-256 differs); delete it, "
-                            f"{fix}")
+        if sha256_of(folder / file_path(photo.file)) != photo.sha256:
+            raise UserError(f"{folder / file_path(photo.file)} is not the listed file (its SHA-256 differs); delete it, {fix}")

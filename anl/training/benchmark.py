@@ -168,12 +168,14 @@ class _Embedded(_Maker):
         rows = manifest.read(index, ["path", "sha256", "split", "phash"], label=0).drop_duplicates("sha256")
         prefix = f"{dataset}/" if dataset else ""  # two data sets may name their files alike
         clusters = rows["path"].to_numpy()[near_groups(rows["phash"])]
-        found = [SimpleNamespace(id=prefix + path, cluster=prefix + cluster, file=path)
-                 for path, cluster in zip(rows["path"], clusters, strict=True)]
+        found = [SimpleNamespace(id=prefix + path, cluster=prefix + cluster, file=path, sha256=sha256)
+                 for path, cluster, sha256 in zip(rows["path"], clusters, rows["sha256"], strict=True)]
+        root = manifest.root_of(index)
+        photos.check_folder(found, root, f"fetch the photographs that {index} lists, or index others with `anl data index`")
         splits = None  # drawn by data.split, unless the index has all three
         if dataset or set(crops.SPLITS) <= set(rows["split"]):
             splits = {photo.id: "test" if dataset else split for photo, split in zip(found, rows["split"], strict=True)}
-        data = self.config.data.model_copy(update={"folder": str(manifest.root_of(index))})
+        data = self.config.data.model_copy(update={"folder": str(root)})
         return embedded.cut_patches(found, data, self.benchmark, self.seed, splits)
 
 

@@ -23,12 +23,15 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from anl import __version__
+from anl.data.embedded import IDENTITIES, PUBLISHED
+from anl.data.manifest import REAL
 from anl.io import UserError, atomic_folder, read_json, reason, sha256_of, write_json
 
-__all__ = ["CURVE", "WEIGHTS", "Run", "experiment_record", "experiment_runs", "missing_runs", "read_curve", "run_folder",
-           "train_experiment"]
+__all__ = ["CURVE", "WEIGHTS", "Run", "experiment_record", "experiment_runs", "missing_runs", "prior_folder", "read_curve",
+           "run_folder", "run_inputs", "train_experiment"]
 
 WEIGHTS, CURVE, RECORD = "detector.safetensors", "curve.csv", "run.json"
+MADE_WITH = "identity.json"  # of a prior's or generator's folder: the settings it was trained with, and their hash
 GRACE = 60.0  # seconds that a stopped worker has to finish its step and write a checkpoint
 
 
@@ -49,6 +52,23 @@ class Run:
 def run_folder(run, root="runs"):
     """Folder of a run."""
     return Path(root) / run.config.profile / run.name
+
+
+def prior_folder(config, name="prior"):
+    """Where a prior lies; a published one (`source`) leaves only its record there."""
+    return Path(config.run.models) / "priors" / name
+
+
+def run_inputs(config):
+    """What a run is trained on besides its settings: the identities of its images and priors, as far as they are there."""
+    found = {}
+    for name in config.priors:
+        with contextlib.suppress(UserError):
+            found[name] = read_json(prior_folder(config, name) / MADE_WITH).get("identity")
+    with contextlib.suppress(UserError):
+        parts = read_json(Path(config.benchmark.folder) / IDENTITIES)
+        found |= {part: parts[part] for part in (REAL, PUBLISHED, *config.benchmark.seen) if part in parts}
+    return found
 
 
 def experiment_runs(config, name, seeds=None):
@@ -73,7 +93,8 @@ def _is_finished(folder, run):
         record = read_json(folder / RECORD)
     except UserError:
         return False
-    return isinstance(record, dict) and record.get("identity") == run.config.identity() and record.get("seed") == run.seed
+    known = isinstance(record, dict) and (record.get("identity"), record.get("seed")) == (run.config.identity(), run.seed)
+    return known and run_inputs(run.config).items() <= record.get("inputs", {}).items()
 
 
 def read_curve(folder):
@@ -159,7 +180,7 @@ def _train(run, folder, experiment, train_run):
         with atomic_folder(folder, replace=True) as temporary:
             train_run(run.config, run.seed, temporary)
             write_json(temporary / RECORD, {
-                "identity": run.config.identity(), "seed": run.seed, "variant": run.variant, "experiment": experiment,
+                "identity": run.config.identity(), "inputs": run_inputs(run.config), "seed": run.seed, "variant": run.variant, "experiment": experiment,
                 "profile": run.config.profile, "device": default_device(),
                 "threads": torch.get_num_threads(), "processes": distributed.get_world_size() if shared else 1,
                 "wall_seconds": time.monotonic() - started,

@@ -15,18 +15,13 @@ from anl.io import UserError, atomic_folder, identity, pick, read_json, sha256_o
 from anl.models import generators, prior
 from anl.models.prior_loading import locate, overlap_warnings
 from anl.training.device import make_accelerator
+from anl.training.experiments import MADE_WITH, prior_folder
 from anl.training.loop import Checkpoint, fit
 
-__all__ = ["generator_folder", "make_generators", "make_priors", "photograph_settings", "prior_folder", "train_generative",
+__all__ = ["generator_folder", "make_generators", "make_priors", "photograph_settings", "train_generative",
            "training_images", "weights_of"]
 
-RECORD = "identity.json"  # of a model's folder: the settings that it was trained with, and their hash
 STATISTICS_BATCH = 64     # crops that a VAE's latent scale is measured on
-
-
-def prior_folder(config, name="prior"):
-    """Where a prior lies; a published one (`source`) leaves only its record there."""
-    return Path(config.run.models) / "priors" / name
 
 
 def generator_folder(config, name):
@@ -130,7 +125,7 @@ def photograph_settings(data, index=None):
 
 def _is_current(folder, record):
     try:
-        return read_json(folder / RECORD).get("identity") == record["identity"]
+        return read_json(folder / MADE_WITH).get("identity") == record["identity"]
     except (UserError, AttributeError):
         return False
 
@@ -273,7 +268,7 @@ def _write(folder, record, save=None, curve=(), checkpoint=None):
                 save(temporary)
             if curve:
                 pd.DataFrame(curve).to_csv(temporary / "curve.csv", index=False, float_format="%.6g", lineterminator="\n")
-            write_json(temporary / RECORD, record)
+            write_json(temporary / MADE_WITH, record)
         if checkpoint:
             checkpoint.remove()
     accelerator.wait_for_everyone()

@@ -28,11 +28,13 @@ from anl.training.experiments import (
     Run,
     experiment_runs,
     missing_runs,
+    prior_folder,
     read_curve,
     run_folder,
+    run_inputs,
     train_experiment,
 )
-from anl.training.generators import generator_folder, prior_folder
+from anl.training.generators import generator_folder
 from anl.training.loop import Checkpoint
 
 __all__ = ["WEIGHTS", "Benchmark", "load_generator", "load_prior", "load_run", "make_all_targets", "make_targets",
@@ -239,7 +241,7 @@ def train_run(config, seed, folder):
     accelerator = make_accelerator(config.training.precision)
     detector, data, options = _prepare(config, seed, open_benchmark(config), accelerator.device)
     name, curve = Run("", config, seed).name, []
-    saved = Checkpoint(Path(config.run.cache) / "training", name, {"identity": config.identity(), "seed": seed})
+    saved = Checkpoint(Path(config.run.cache) / "training", name, {"identity": config.identity(), "inputs": run_inputs(config), "seed": seed})
     if options:
         detector, curve = train_detector(detector, data, method=config.method, seed=seed, accelerator=accelerator,
                                          checkpoint=saved, name=name, **options)

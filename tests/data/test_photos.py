@@ -23,7 +23,7 @@ def test_incomplete_folders_are_refused(folder):
     with pytest.raises(UserError, match="nowhere is missing; get it with `dvc pull data.dvc`"):
         photos.check_folder(folder[0], folder[1].parent / "nowhere")
     (folder[1] / "b.png").write_bytes(b"other")
-    with pytest.raises(UserError, match=r"b\.png is not the file of the data card"):
+    with pytest.raises(UserError, match=r"b\.png is not the listed file"):
         photos.check_folder(*folder)
     (folder[1] / "b.png").unlink()
     with pytest.raises(UserError, match=r"lacks 1 of 2 photographs, the first b\.png; get it with `dvc pull"):

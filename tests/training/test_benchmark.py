@@ -144,6 +144,11 @@ def test_photographs_of_an_index_and_another_data_set(copy):
     changes = {"manifest": str(copy / "photographs.parquet"), "folder": str(copy / "indexed"), "shrink": [0.5, 0.9],
                "encode": ["jpeg", "webp"], "test_sets": {"others": str(copy / "others.parquet")}}
     config = tiny.embedded_profile(copy, benchmark=changes)
+    kept = (copy / "others/cat0/0.png").read_bytes()
+    (copy / "others/cat0/0.png").write_bytes(b"another file")
+    with pytest.raises(UserError, match=r"cat0/0\.png is not the listed file .*fetch the photographs that .*others\.parquet lists"):
+        benchmark.make_benchmark(config)
+    (copy / "others/cat0/0.png").write_bytes(kept)
     rows = benchmark.make_benchmark(config)
     assert set(rows.loc[rows["dataset"] == "embedded", "split"]) == {"train", "val", "test"}
     assert set(rows["dataset"]) == {"embedded", "others"} and set(rows["format"]) == {"JPEG", "WEBP"}

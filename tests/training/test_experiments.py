@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,6 +34,15 @@ class Settings:
     seeds: tuple = (1,)
     profile: str = "tiny"
     of: dict = field(default_factory=lambda: {"a": 1.0})
+    priors: tuple = ("prior",)
+
+    @property
+    def run(self):
+        return SimpleNamespace(models=f"{self.marks}/models")
+
+    @property
+    def benchmark(self):
+        return SimpleNamespace(folder=f"{self.marks}/benchmark", seen=["ddim"])
 
     def variants(self, experiment):
         return {name: replace(self, value=value) for name, value in self.of.items()}
@@ -115,6 +125,26 @@ def test_in_this_process_equal_variants_are_trained_once(tmp_path):
     folders = train(Settings(str(tmp_path), of={"a": 1.0, "same": 1.0}), jobs=0)
     assert folders["a", 1] == folders["same", 1] == tmp_path / "runs" / "tiny" / f"{identity(1.0)}-s1"
     assert trained(tmp_path)[0] == ["1-1"]
+
+
+def test_a_run_on_other_images_or_another_prior_is_trained_again(tmp_path):
+    config = Settings(str(tmp_path))
+    prior, images = tmp_path / "models/priors/prior/identity.json", tmp_path / "benchmark/identities.json"
+    for path, value in ((prior, {"identity": "a"}), (images, {"real": "b", "ddim": "c", "flow": "d"})):
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(value))
+    record = json.loads((train(config, jobs=0)["a", 1] / "run.json").read_text())
+    assert record["inputs"] == {"prior": "a", "real": "b", "ddim": "c"}
+    images.write_text(json.dumps({"real": "b", "ddim": "c", "flow": "other"}))  # not trained on
+    assert not missing_runs(config, "x", tmp_path / "runs")
+    images.unlink()  # nothing to compare with
+    assert not missing_runs(config, "x", tmp_path / "runs")
+    images.write_text(json.dumps({"real": "b", "ddim": "other", "flow": "d"}))
+    assert missing_runs(config, "x", tmp_path / "runs")
+    images.unlink()
+    prior.write_text(json.dumps({"identity": "other"}))
+    assert missing_runs(config, "x", tmp_path / "runs")
+    assert not missing_runs(replace(config, priors=()), "x", tmp_path / "runs")
 
 
 @pytest.mark.parametrize("damage", ["missing", "not JSON", '{"identity": "other", "seed": 1}'])
