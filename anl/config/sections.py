@@ -19,7 +19,7 @@ BASELINE_SETTINGS = {  # the settings of `baselines` that a method reads
     "dnf": ("noise_step",), "lare": ("error_step", "error_draws"), "dire": ("inversion_steps",),
     "distildire": ("noise_step", "inversion_steps", "distillation_weight"),
     "drct": ("reconstruction_strength", "reconstruction_steps", "contrastive_weight", "margin"),
-    "aeroblade": (), "univfd": ("encoder",)}
+    "diffusionfake": ("guide_weight",), "aeroblade": (), "univfd": ("encoder",)}
 # kind of perturbation: lowest and highest strength (JPEG and WebP quality, pixels, scale, share of a side, grey levels)
 PERTURBATIONS = {"jpeg": (1, 100), "webp": (1, 100), "blur": (0.1, 10), "resize": (0.1, 4), "crop": (0.6, 1),
                  "noise": (0.1, 64)}
@@ -266,6 +266,7 @@ class BaselinesConfig(Section):
     reconstruction_steps: Positive
     contrastive_weight: Weight
     margin: PositiveFloat
+    guide_weight: Weight = 1.0
     encoder: Annotated[str, Field(pattern=r"^(timm|untrained):[\w.-]+$")] = "timm:tf_efficientnet_lite0"
 
 

@@ -14,6 +14,8 @@ from anl.io import UserError
 UNSEEN = "unseen"
 METRICS = ("auroc", "pairwise_accuracy", "average_precision", "balanced_accuracy")
 COLUMNS = ["variant", "seed", "image_id", "group", "pair", "generator", "split", "view", "label", "logit"]
+TABLE_COLUMNS = ["variant", "generator", "view", "metric", "mean", "low", "high", "difference", "difference_low",
+                 "difference_high", "p", "seeds", "n"]  # of `compare`
 CHUNK = 2**19  # images times replicates worked on at a time, so that they stay in the processor's cache
 
 

@@ -130,6 +130,17 @@ class NoisePrior:
         noise = draw_noise(z.shape, generator, z.device)
         return signal * z + sigma * noise, noise
 
+    def predict(self, z, timestep):
+        """What the network predicts (`prediction_type`) for z (B, channels, h, w), float32, on z's device; with gradients.
+
+        timestep: int or Tensor (B,), of diffusers, from 0 to T - 1.
+        """
+        inputs = z.to(self.device, memory_format=torch.channels_last)
+        prompt = () if self.prompt is None else (self.prompt.expand(len(z), -1, -1),)
+        with autocast(self.device, self.precision):
+            prediction = self.unet(inputs, timestep, *prompt).sample
+        return prediction[:, :self.channels].float().contiguous().to(z.device)  # without learned variances
+
     @torch.no_grad()
     def _estimate(self, z, step):
         """Noise and clean z from one prediction p (Salimans & Ho 2022, appendix D), both float32.
@@ -138,11 +149,7 @@ class NoisePrior:
         a) for the clean image. The last two are computed in float64: at the first steps sqrt(1 - a) is only 0.01.
         """
         signal, sigma = self._scales[self.check_step(step) - 1]
-        inputs = z.to(self.device, memory_format=torch.channels_last)
-        prompt = () if self.prompt is None else (self.prompt.expand(len(z), -1, -1),)
-        with autocast(self.device, self.precision):
-            prediction = self.unet(inputs, int(step) - 1, *prompt).sample
-        prediction = prediction[:, :self.channels].float().contiguous().to(z.device)  # without learned variances
+        prediction = self.predict(z, int(step) - 1)
         check_finite(prediction, step, self.precision)
         if self.prediction_type == "epsilon":
             return prediction, (z - sigma * prediction) / signal

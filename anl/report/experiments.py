@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from anl.config import load_config
 from anl.data import processing
-from anl.evaluation.compare import UNSEEN, best_of, compare, measure
+from anl.evaluation.compare import TABLE_COLUMNS, UNSEEN, best_of, compare, measure
 from anl.evaluation.tables import disjoint_models, read_experiment, read_scores, scores_key, write_scores
 from anl.io import UserError, atomic_file, identity, sha256_of
 from anl.report import figures
@@ -24,15 +24,13 @@ from anl.report.figures import by_strength, curve, forest, heatmap, image_grid, 
 from anl.training.experiments import WEIGHTS, run_folder
 
 __all__ = ["UNSEEN", "Markdown", "add_main", "attention_study", "by_strength", "choose", "compare_variants",
-           "curve", "display", "draw", "forest", "gain_gap", "glue", "glue_row", "heatmap", "image_grid", "interval_text",
-           "load_config", "load_reference", "load_scores", "pd", "perturbed_scores", "provenance", "reliability", "rows",
-           "save_table", "seen_against_unseen", "show", "show_best", "show_differences", "show_table", "variants_of"]
+           "curve", "display", "draw", "forest", "gain_table", "glue", "glue_row", "heatmap", "image_grid", "interval_text",
+           "load_config", "load_reference", "load_scores", "pd", "perturbed_scores", "provenance", "related", "reliability", "rows",
+           "save_table", "seen_against_unseen", "settings", "show", "show_best", "show_differences", "show_table", "variants_of"]
 
 REFERENCES = {"smoke": "full", "small": "full"}  # other profiles are compared with their own committed results
 NOTES = dict.fromkeys(["full", "cifake"], ", measured by the first edition at 280 to 400 training steps")  # until they are run again
 NOT_MEASURED = "not measured in this profile"
-COLUMNS = ["variant", "generator", "view", "metric", "mean", "low", "high", "difference", "difference_low",
-           "difference_high", "p", "seeds", "n"]
 
 
 # ---- scores and tables -------------------------------------------------------------------------------------------------
@@ -88,23 +86,48 @@ def compare_variants(config, scores, baseline=None, **options):
     return None if scores is None else compare(scores, baseline, **(defaults | options))
 
 
-def gain_gap(config, scores, baseline, metric="auroc"):
-    """Gain over a baseline on unseen generators minus that on the seen one, on the same bootstrap draws.
+def related(config, scores):
+    """Scored families by their relation to the seen ones, {`seen`, `same model`, `shared decoder` or `disjoint`: {name: weight}}.
 
-    Rows like those of `compare_variants`, of generator `unseen minus seen`.
+    The weights are those of a mean, as contrasts of `gain_table`.
+    """
+    kinds, scored = {}, set() if scores is None else set(scores["generator"])
+    networks = {name: {name} if family.model == "published" else family.networks for name, family in config.families.items()}
+    for name, family in config.families.items():
+        if name not in scored:
+            continue
+        shared = set().union(*(networks[name] & networks[other] for other in config.benchmark.seen))
+        kind = ("seen" if name in config.benchmark.seen else "same model" if family.model in shared
+                else "shared decoder" if shared else "disjoint")
+        kinds.setdefault(kind, []).append(name)
+    return {kind: dict.fromkeys(names, 1 / len(names)) for kind, names in kinds.items()}
+
+
+def gain_table(config, scores, baseline, contrasts, metric="auroc"):
+    """Sums of gains over a baseline on several generators, on the same bootstrap draws.
+
+    Parameters
+    ----------
+    contrasts : dict of str to dict
+        Title -> {generator: weight}, such as {"unseen minus seen": {UNSEEN: 1, "ddim": -1}}.
+
+    Returns
+    -------
+    DataFrame or None
+        Rows like those of `compare_variants`, whose column `generator` holds the title. None without scores.
     """
     if scores is None:
         return None
-    seen, found = config.benchmark.seen[0], []
-    measured = measure(scores, metrics=(metric,), views=config.evaluation.views, **settings(config))
-    for variant, _, view, _ in [key for key in measured.values if key[1] == UNSEEN and key[0] != baseline]:
-        weights = {(name, generator, view, metric): side * sign for name, side in ((variant, 1), (baseline, -1))
-                   for generator, sign in ((UNSEEN, 1), (seen, -1))}
-        gap = measured.contrast(weights, config.evaluation.confidence)
-        found.append({"variant": variant, "generator": "unseen minus seen", "view": view, "metric": metric,
-                      "difference": float(gap.mean), "difference_low": float(gap.low), "difference_high": float(gap.high),
-                      "p": float(gap.p_value), "seeds": len(measured.seeds[variant]), "n": measured.photographs[UNSEEN, view][0]})
-    return pd.DataFrame(found, columns=COLUMNS)
+    found, measured = [], measure(scores, metrics=(metric,), views=config.evaluation.views, **settings(config))
+    for variant, view in dict.fromkeys((key[0], key[2]) for key in measured.values if key[0] != baseline):
+        for title, generators in contrasts.items():
+            sides = {(name, generator, view, metric): weight * sign for name, sign in ((variant, 1), (baseline, -1))
+                     for generator, weight in generators.items()}
+            gain = measured.contrast(sides, config.evaluation.confidence)
+            found.append({"variant": variant, "generator": title, "view": view, "metric": metric, "difference": float(gain.mean),
+                          "difference_low": float(gain.low), "difference_high": float(gain.high), "p": float(gain.p_value),
+                          "seeds": len(measured.seeds[variant]), "n": max(measured.photographs[key[1:3]][0] for key in sides)})
+    return pd.DataFrame(found, columns=TABLE_COLUMNS)
 
 
 def perturbed_scores(config, name="main"):
@@ -185,7 +208,7 @@ def save_table(save_to, name, table):
     if isinstance(table, dict):
         parts = [part.assign(experiment=experiment) for experiment, part in table.items() if part is not None]
         table = pd.concat(parts, ignore_index=True) if parts else None
-    table = pd.DataFrame(columns=COLUMNS) if table is None else table
+    table = pd.DataFrame(columns=TABLE_COLUMNS) if table is None else table
     with atomic_file(Path(save_to) / f"{name}.csv") as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
 

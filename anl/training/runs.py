@@ -18,6 +18,7 @@ from anl.io import UserError, atomic_file, cores, identity, pick
 from anl.models import baselines, checkpoint, generators
 from anl.models.baselines.univfd import Encoder
 from anl.models.detector import Detector
+from anl.models.generators.diffusion import noise_scheduler
 from anl.models.prior import NoisePrior
 from anl.training import targets
 from anl.training.detector import TrainingData, train_detector
@@ -135,12 +136,26 @@ def _frozen(config, needs, device):
     """The frozen model that a baseline needs, or None."""
     if needs == "prior":
         return load_prior(config, "prior", device)
+    if needs == "latent":
+        return _latent_prior(config, device)
     if needs == "vae":
         names = [name for name, section in config.models.items() if generators.kind_of(name, section) in AUTOENCODERS]
         if not names:
             raise UserError(f"profile {config.profile} has no autoencoder in `models`; add a vae, vq or taef2 for aeroblade")
         return [load_generator(config, name, device) for name in names]
     return Encoder(config.baselines.encoder, device) if needs == "encoder" else None
+
+
+def _latent_prior(config, device):
+    """The profile's prior if it works in latent space, else its latent diffusion model with its autoencoder."""
+    prior = load_prior(config, "prior", device) if config.prior.source else None
+    if prior is not None and prior.vae is not None:
+        return prior
+    for family in config.families.values():
+        if family.decoder and generators.kind_of(family.model, config.models[family.model]) == "latent":
+            return NoisePrior(load_generator(config, family.model, device), noise_scheduler(), device, config.prior.precision,
+                              load_generator(config, family.decoder, device))
+    raise UserError(f"profile {config.profile} has no latent diffusion model; add one to `families`, or choose a latent prior")
 
 
 # ---- noise targets -----------------------------------------------------------------------------------------------------
@@ -300,7 +315,13 @@ def _prepare_baseline(config, seed, data, rows, benchmark, device):
         data.fake = np.concatenate([data.fake, count + data.real[:, None], count + data.fake], 1)
     if method.teacher:
         data.target = _teacher_features(config, method.teacher, seed, data.pixels, benchmark, device)
-    chosen = {"training": training, "loss": method.loss(options), "augment": augment}
+    if method.target:
+        with torch.no_grad():
+            own = torch.cat([method.target(frozen, x).half().cpu() for x in _batches(data.pixels, len(data.pixels), device, name)])
+        photograph = np.arange(len(own))
+        photograph[data.fake] = data.real[:, None]
+        data.target = torch.cat([own, own[torch.from_numpy(photograph)]], 1)
+    chosen = {"training": training, "loss": method.loss(options, frozen), "augment": augment}
     return detector, data, chosen if method.trained else None
 
 

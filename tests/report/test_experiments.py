@@ -64,7 +64,7 @@ def test_the_table_follows_the_configuration(project):
     config = project("small")
     scores = experiments.load_scores(config, "step_t")
     table = experiments.compare_variants(config, scores, "t=1")
-    assert list(table) == experiments.COLUMNS and set(table["view"]) == {"raw", "matched", "jpeg96"}
+    assert list(table) == experiments.TABLE_COLUMNS and set(table["view"]) == {"raw", "matched", "jpeg96"}
     assert "unseen" in set(table["generator"]) and set(table["seeds"]) == {3} and set(table["n"]) == {8}
     with_plain = experiments.add_main(config, scores, "plain")
     assert list(with_plain["variant"].unique()) == ["plain", *config.variants("step_t")]
@@ -74,13 +74,27 @@ def test_the_table_follows_the_configuration(project):
         experiments.compare_variants(config, scores, "ablation")
 
 
-def test_the_gap_is_the_difference_of_two_differences(project):
+def test_gains_are_summed_over_generators(project):
     config = project("small")
     scores = experiments.load_scores(config, "main")
     table = experiments.compare_variants(config, scores, "plain", metrics=("auroc",))
-    row = experiments.rows(experiments.gain_gap(config, scores, "plain"), view="matched").iloc[0]
-    gains = [experiments.rows(table, variant="anl", view="matched", generator=name).iloc[0]["difference"] for name in ("unseen", "ddim")]
-    assert np.isclose(row["difference"], gains[0] - gains[1]) and row["difference_low"] < row["difference"] < row["difference_high"]
+    found = experiments.gain_table(config, scores, "plain", {"gap": {"unseen": 1, "ddim": -1}, "mean": {"ddim": 0.5, "vae": 0.5}})
+    gain = {name: experiments.rows(table, variant="anl", view="matched", generator=name).iloc[0]["difference"]
+            for name in ("unseen", "ddim", "vae")}
+    for title, value in (("gap", gain["unseen"] - gain["ddim"]), ("mean", (gain["ddim"] + gain["vae"]) / 2)):
+        row = experiments.rows(found, view="matched", generator=title).iloc[0]
+        assert np.isclose(row["difference"], value) and row["difference_low"] < value < row["difference_high"]
+    assert experiments.gain_table(config, None, "plain", {}) is None
+
+
+def test_families_by_relation(project):
+    config = project("small").override(benchmark={"seen": ["vae"]})
+    scores = pd.DataFrame({"generator": [name for name in config.families if name != "flow"]})
+    found = experiments.related(config, scores)
+    assert set(found["seen"]) == {"vae"} and set(found["shared decoder"]) == {"latent"}
+    assert {"ddim", "ddpm", "vq"} <= set(found["disjoint"]) and np.isclose(sum(found["disjoint"].values()), 1)
+    assert "flow" not in found["disjoint"]
+    assert set(experiments.related(project("small"), scores)["same model"]) == {"ddpm", "dpm", "inpaint"}
 
 
 def test_scores_of_another_configuration_are_made_again(project, monkeypatch):
@@ -133,7 +147,7 @@ def test_tables_are_saved_for_the_pipeline_only(tmp_path):
     experiments.save_table(tmp_path, "step_t", table)
     assert (tmp_path / "step_t.csv").read_text() == "variant,mean\nanl,0.333333\n"
     experiments.save_table(tmp_path, "peers", {"peers": None})
-    assert (tmp_path / "peers.csv").read_text().strip() == ",".join(experiments.COLUMNS)
+    assert (tmp_path / "peers.csv").read_text().strip() == ",".join(experiments.TABLE_COLUMNS)
 
 
 def test_a_table_shows_rounded_intervals_and_links_the_numbers(page):

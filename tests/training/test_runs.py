@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from anl.evaluation.cost import count
 from anl.io import UserError
 from anl.models.baselines import BASELINES
+from anl.models.detector import Detector
+from anl.models.generators.diffusion import build_unet
 from anl.training import runs
+from tests import tiny_priors
 from tests.project import make_benchmark, make_project, tiny_config
 
 
@@ -46,12 +50,28 @@ def test_noise_free_scores_need_no_noise_head(root, tmp_path):
     assert sum(p.numel() for p in inference.parameters()) < sum(p.numel() for p in whole.parameters())
 
 
-@pytest.mark.parametrize("name", [name for name in BASELINES if name not in ("plain", "aeroblade", "univfd")])
+@pytest.mark.parametrize("name", [name for name in BASELINES if name not in ("plain", "aeroblade", "univfd", "diffusionfake")])
 def test_a_baseline_trains_and_is_loaded_again(root, tmp_path, name):
     config = tiny_config(root, baselines={"inversion_steps": 2, "reconstruction_steps": 2, "error_draws": 1},
                          method={"baseline": name})
     runs.train_run(config, 0, tmp_path)
     assert torch.isfinite(logits(runs.load_run(tmp_path, config), config)).all()
+
+
+def test_a_latent_diffusion_model_guides_the_training_only(root, tmp_path, monkeypatch):
+    config = tiny_config(root, method={"baseline": "diffusionfake"})
+    models = {"latent": build_unet([8, 8], 1, 4), "vae": tiny_priors.vae()}
+    monkeypatch.setattr(runs, "load_generator", lambda config, name, device: models[name])
+    runs.train_run(config, 0, tmp_path)
+    monkeypatch.undo()  # scoring needs no model
+    network = runs.load_run(tmp_path, config)
+    assert torch.isfinite(logits(network, config)).all()
+    assert count(network, 32) == count(Detector(**config.detector.model_dump(), size=32, noise=False), 32)
+    folder = tiny_priors.latent_folder(tmp_path / "prior")  # a prior in latent space serves, too
+    latent = tiny_config(root, method={"baseline": "diffusionfake"}, prior={"source": str(folder)})
+    assert runs._frozen(latent, "latent", "cpu").vae is not None
+    with pytest.raises(UserError, match="has no latent diffusion model"):
+        runs._frozen(tiny_config(root, families={"latent": None}), "latent", "cpu")
 
 
 def test_the_same_seed_gives_the_same_weights(root, tmp_path):

@@ -16,7 +16,7 @@ __all__ = ["BASELINES", "build", "builder", "fixed_augmentation", "frozen_hash",
 BASELINES: dict[str, Baseline] = {
     "plain": pixels.PLAIN, "blur_jpeg": pixels.BLUR_JPEG, "find": pixels.FIND, "npr": pixels.NPR, "srm": pixels.SRM,
     "spectrum": pixels.SPECTRUM, "dnf": diffusion.DNF, "lare": diffusion.LARE, "dire": diffusion.DIRE,
-    "distildire": diffusion.DISTILDIRE, "drct": diffusion.DRCT, "aeroblade": aeroblade.AEROBLADE,
+    "distildire": diffusion.DISTILDIRE, "drct": diffusion.DRCT, "diffusionfake": diffusion.DIFFUSIONFAKE, "aeroblade": aeroblade.AEROBLADE,
     "univfd": univfd.UNIVFD}
 
 
@@ -60,7 +60,7 @@ def build(name, detector, size, options, frozen=None, *, cache=None, seed=0, cha
     """
     baseline, represent = get(name), None
     used = {key: options[key] for key in (*baseline.parameters, *baseline.loss_parameters)}
-    if baseline.represent is None:
+    if baseline.channels is None and baseline.represent is None:
         channels = 3
     elif frozen is not None:
         found = frozen_hash(frozen)
@@ -68,8 +68,8 @@ def build(name, detector, size, options, frozen=None, *, cache=None, seed=0, cha
             raise UserError(f"the frozen model ({baseline.needs}) is not the one this '{name}' detector was trained "
                             "with; restore that model or train the detector again")
         channels, frozen_sha256 = baseline.channels(frozen), found
-        represent = baseline.represent(frozen, used)
-        if cache is not None and baseline.needs != "encoder":  # one call, of images that are augmented anew each time
+        represent = baseline.represent and baseline.represent(frozen, used)
+        if represent and cache is not None and baseline.needs != "encoder":  # one call, of images that are augmented anew each time
             precision = effective_precision(frozen.precision, frozen.device) if hasattr(frozen, "precision") else "fp32"
             represent = FeatureCache(represent, cache, name, weights=found, precision=precision,
                                      parameters={key: used[key] for key in baseline.parameters})

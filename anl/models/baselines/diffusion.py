@@ -1,4 +1,4 @@
-"""Baselines that read the frozen prior: dnf, dire, distildire and lare at inference too, drct in training only."""
+"""Baselines that read the frozen prior: dnf, dire, distildire and lare at inference too, the others in training only."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from anl import seeds
-from anl.models.attention import GateAttention
+from anl.models.attention import GateAttention, uniform_map
 from anl.models.baselines.interface import Baseline, Classifier, plain_detector
 from anl.models.detector import Output, initialised_from
 
@@ -79,7 +79,7 @@ def image_and_noise(prior, options):
     return lambda x: torch.cat([x, noise(x)], 1)
 
 
-def distillation(output, label, target, mask, options):
+def distillation(output, label, target, mask, options, teacher=None):
     """Mean squared distance to the teacher's features `target` (B, D), over the images in `mask` (B,)."""
     error = (output.features.float() - target.float()).square().mean(1)
     mask = torch.ones_like(error) if mask is None else mask.to(error)
@@ -161,7 +161,7 @@ def reconstructed(prior, x, generator, options):
     return z.clamp(-1, 1)
 
 
-def contrastive(output, label, target, mask, options):
+def contrastive(output, label, target, mask, options, prior=None):
     """Margin-based contrastive loss over all pairs of a batch, on features (B, D) scaled to unit length.
 
     Those of one class attract each other, those of two classes stay `margin` apart.
@@ -186,3 +186,53 @@ DRCT = Baseline(
              "inpainting models; our backbone and augmentation.",
     build=plain_detector, needs="prior", parameters=("reconstruction_strength", "reconstruction_steps"),
     loss_parameters=("contrastive_weight", "margin"), extra_images=reconstructed, extra_loss=contrastive)
+
+
+class Guide(nn.Module):
+    """The plain detector, whose features (B, D, h, w) are mapped in training to hints (B, channels, h, w).
+
+    The hints, of the field `noise` of the Output, are 0 at first; `for_inference` gives the plain detector.
+    """
+
+    def __init__(self, detector, size, channels, seed=0):
+        super().__init__()
+        self.plain = plain_detector(detector, size, seed=seed)
+        self.hint = nn.Conv2d(self.plain.classifier.in_features, channels, 1)
+        nn.init.zeros_(self.hint.weight)
+        nn.init.zeros_(self.hint.bias)
+
+    def forward(self, x):
+        if not self.training:
+            return self.plain(x)
+        features = self.plain.backbone(self.plain.front_end(x))[-1]
+        pooled = features.mean((2, 3))
+        return Output(self.plain.classifier(pooled).squeeze(1), self.hint(features), uniform_map(features), pooled)
+
+    def for_inference(self):
+        return self.plain
+
+
+def guidance(output, label, target, mask, options, prior):
+    """How badly a frozen latent diffusion model, told by the hints, denoises the image and the photograph behind it.
+
+    The hints (B, 2 C, h, w) are enlarged to the latents' size and added to the noised latents `target` (B, 2 C, H, W), the
+    first half to those of the image, the second to those of the photograph that it was made from (for a photograph:
+    itself). Steps and noise are drawn anew for each batch. Mean squared error of what the model predicts.
+    """
+    hints = F.interpolate(output.noise.float(), target.shape[2:])
+    z, hint = (torch.cat(tensor.chunk(2, 1)) for tensor in (target.float(), hints))
+    step = torch.randint(prior.steps, (len(z),))
+    alpha = prior.alphas_cumprod[step].float().to(z.device)[:, None, None, None]
+    noise = torch.randn(z.shape).to(z.device)
+    noised = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
+    wanted = {"epsilon": noise, "sample": z, "v_prediction": alpha.sqrt() * noise - (1 - alpha).sqrt() * z}[prior.prediction_type]
+    return options["guide_weight"] * (prior.predict(noised + hint, step.to(z.device)) - wanted).square().mean()
+
+
+DIFFUSIONFAKE = Baseline(
+    name="DiffusionFake-like", reference="Sun et al., DiffusionFake: enhancing generalization in deepfake detection via guided "
+                                         "stable diffusion, NeurIPS 2024",
+    fidelity="A small latent diffusion model in place of Stable Diffusion; linear maps of the features, added to the noised "
+             "latents, in place of a ControlNet; source and target are the photograph and its regeneration; our backbone.",
+    build=Guide, needs="latent", channels=lambda prior: 2 * prior.channels, target=lambda prior, x: prior.encode(x),
+    loss_parameters=("guide_weight",), training=lambda options: {"flip": False}, extra_loss=guidance)

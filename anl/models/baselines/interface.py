@@ -26,24 +26,26 @@ class Baseline:
     # (detector, size, channels, seed) -> the trained network, representation -> Output; `detector` holds the backbone's
     # settings, `channels` those of the representation
     build: Callable[..., nn.Module]
-    # The frozen model: "none", "prior" (a NoisePrior), "vae" (a list of autoencoders) or "encoder" (a univfd.Encoder).
+    # The frozen model: "none", "prior" (a NoisePrior), "latent" (one in an autoencoder's latent space), "vae" (a list of
+    # autoencoders) or "encoder" (a univfd.Encoder).
     # Without `represent` it is needed in training only.
     needs: str = "none"
     trained: bool = True  # whether there is anything to train
     # (frozen, options) -> the function from images (B, 3, H, W) to what the network reads in their place, (B, channels,
     # ...) on their device; the value of an image does not depend on the others of the batch
     represent: Callable | None = None
-    channels: Callable | None = None  # (frozen) -> channels of the representation; None: 3
+    channels: Callable | None = None  # (frozen) -> channels of the representation, or of the target; None: 3
     parameters: tuple[str, ...] = ()  # the options that decide the representation or the training data
     loss_parameters: tuple[str, ...] = ()  # those of `extra_loss`
     training: Callable | None = None  # (options) -> settings of the training that the method replaces
     # (frozen, x, generator, options) -> further generated training images, one for each of x, made before training
     extra_images: Callable | None = None
     teacher: str = ""  # a baseline whose `features` of the untouched training images are this one's target
-    # (output, label, target, mask, options) -> scalar added to the loss; `mask` (B,): images whose target is valid
+    target: Callable | None = None  # (frozen, x) -> the target of untouched training images and, after it, of their photographs
+    # (output, label, target, mask, options, frozen) -> scalar added to the loss; `mask` (B,): images whose target is valid
     extra_loss: Callable | None = None
 
-    def loss(self, options):
+    def loss(self, options, frozen=None):
         """The training loss, with the signature and the result of `anl_loss`, plus the key `extra_loss`.
 
         Where a batch is divided into parts, `extra_loss` is a mean within each part.
@@ -53,7 +55,7 @@ class Baseline:
             if self.extra_loss is None:
                 return losses
             share = 1.0 if batch is None else len(label) / batch[0]
-            extra = self.extra_loss(output, label, target, noise_mask, options) * share
+            extra = self.extra_loss(output, label, target, noise_mask, options, frozen) * share
             return losses | {"loss": losses["loss"] + extra, "extra_loss": extra}
         return loss
 
@@ -78,6 +80,11 @@ class BaselineDetector(nn.Module):
             with torch.autocast(x.device.type, enabled=False):  # as in scoring; a prior computes in its own precision
                 x = self.represent(x)
         return self.network(x)
+
+    def for_inference(self):
+        """The same detector without the parts of its network that only training uses."""
+        network = self.network.for_inference() if hasattr(self.network, "for_inference") else self.network
+        return BaselineDetector(network, self.represent, self.settings, self.needs).eval()
 
 
 class Classifier(nn.Module):

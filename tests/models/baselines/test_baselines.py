@@ -15,13 +15,16 @@ from anl.models.baselines.diffusion import Guided
 from anl.models.baselines.interface import Classifier
 from anl.models.detector import Detector, anl_loss
 from anl.models.frontends import residuals
+from anl.models.generators.diffusion import build_unet
 from anl.models.prior import NoisePrior, build_prior, noise_scheduler
+from tests import tiny_priors
 
 DETECTOR = {"backbone": "test_resnet", "stride": 8, "stem_width": 4, "patch": 4}
 OPTIONS = {"noise_step": 1, "error_step": 280, "error_draws": 1, "inversion_steps": 2, "strong_probability": 0.75,
            "strong_blur": 3.0, "strong_jpeg": 30, "noise_deviation": 2.0, "distillation_weight": 1.0,
-           "reconstruction_strength": 0.1, "reconstruction_steps": 2, "contrastive_weight": 0.3, "margin": 1.0, "encoder": "untrained:test_vit"}
-CHANNELS = {"lare": 6, "distildire": 6, "aeroblade": 2, "univfd": 16}
+           "reconstruction_strength": 0.1, "reconstruction_steps": 2, "contrastive_weight": 0.3, "margin": 1.0, "guide_weight": 1.0,
+           "encoder": "untrained:test_vit"}
+CHANNELS = {"diffusionfake": 8, "lare": 6, "distildire": 6, "aeroblade": 2, "univfd": 16}
 LABEL = torch.tensor([0.0, 0, 1, 1])
 
 
@@ -41,6 +44,7 @@ def frozen():
     """The frozen models by what a baseline needs."""
     torch.manual_seed(0)
     return {"none": None, "prior": NoisePrior(build_prior([8, 8], 1), noise_scheduler(), precision="fp32"),
+            "latent": NoisePrior(build_unet([8, 8], 1, 4), noise_scheduler(), precision="fp32", vae=tiny_priors.vae()),
             "vae": [Rounded(4), Rounded(10)], "encoder": baselines.univfd.Encoder("untrained:test_vit", "cpu")}
 
 
@@ -57,9 +61,11 @@ def test_every_baseline_learns_and_comes_back_from_its_file(name, frozen, tmp_pa
     known, detector, x = BASELINES[name], make(name, frozen), images()
     if known.trained:
         target = torch.zeros(4, 1) if known.teacher else None
+        if known.target:
+            target = known.target(frozen[known.needs], x).repeat(1, 2, 1, 1)
         optimiser, losses = torch.optim.AdamW(detector.train().parameters(), 0.02), []
         for _ in range(12):
-            found = known.loss(OPTIONS)(detector(x), LABEL, target)
+            found = known.loss(OPTIONS, frozen[known.needs])(detector(x), LABEL, target)
             losses.append(found["classification_loss"].item())
             optimiser.zero_grad()
             found["loss"].backward()
@@ -84,7 +90,7 @@ def test_networks_run_on_a_fake_gpu(name):
     prior = SimpleNamespace(epsilon=lambda z, step: z * step, encode=lambda x: x,
                             alphas_cumprod=np.linspace(0.9, 0.1, 500))
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
-        x = torch.empty(4, channels) if name == "univfd" else torch.empty(4, channels, 32, 32)
+        x = torch.empty(4, channels) if name == "univfd" else torch.empty(4, 3 if known.target else channels, 32, 32)
         if known.represent and known.needs == "prior":
             x = known.represent(prior, OPTIONS)(torch.empty(4, 3, 32, 32))
             assert x.shape == (4, channels, 32, 32)

@@ -132,6 +132,31 @@ def test_drct_reconstructs_by_ddim_from_the_given_strength():
     assert torch.allclose(found, z.clamp(-1, 1), atol=1e-5)
 
 
+def test_diffusionfake_is_told_by_the_features_what_to_denoise():
+    """With hints that undo the noise of a model that returns its input, half of the loss is what it should be by hand."""
+    z, hints = noise(2, 6, 4, 4), noise(2, 6, 2, 2, seed=1)
+    prior = SimpleNamespace(steps=4, alphas_cumprod=torch.tensor([0.9, 0.64, 0.36, 0.1]).double(), prediction_type="epsilon",
+                            predict=lambda z, timestep: z)
+    output = Output(torch.zeros(2), hints, None)
+    torch.manual_seed(5)
+    found = diffusion.guidance(output, None, z, None, {"guide_weight": 2.0}, prior)
+    torch.manual_seed(5)
+    step, drawn = torch.randint(4, (4,)), torch.randn(4, 3, 4, 4)
+    both = torch.cat([z[:, :3], z[:, 3:]])
+    hint = torch.cat([hints[:, :3], hints[:, 3:]]).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    alpha = prior.alphas_cumprod[step].float()[:, None, None, None]
+    expected = 2 * (alpha.sqrt() * both + (1 - alpha).sqrt() * drawn + hint - drawn).square().mean()
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_guide_is_gone_at_inference():
+    detector = {"backbone": "test_resnet", "stride": 8, "stem_width": 4}
+    network, x = diffusion.Guide(detector, 32, 6), noise(2, 3, 32, 32)
+    assert network.train()(x).noise.shape == (2, 6, 4, 4) and not network(x).noise.any()  # neutral at first
+    plain = network.eval().for_inference()
+    assert torch.equal(network(x).logit, plain(x).logit) and not [name for name, _ in plain.named_parameters() if "hint" in name]
+
+
 def test_find_adds_noise_of_the_given_strength():
     x = torch.zeros(4, 3, 64, 64)
     found = pixels.noised(None, x, torch.Generator().manual_seed(3), {"noise_deviation": 2.0})
