@@ -39,8 +39,8 @@ def variants_of(config, name):
     return config.variants(name) if name in config.experiments else {}
 
 
-def load_scores(config, name, seeds=None):
-    """Per-image scores of an experiment; runs that are missing are trained, with a progress bar.
+def load_scores(config, name, seeds=None, test_set=None):
+    """Per-image scores of an experiment, on another data set if `test_set` names one; missing runs are trained first.
 
     None, and a note on the page, if the profile has no such experiment.
     """
@@ -50,12 +50,12 @@ def load_scores(config, name, seeds=None):
         return None
     try:
         if seeds is None:
-            return read_experiment(config, name)
+            return read_experiment(config, name, test_set)
     except UserError:  # missing, or of another configuration
         pass
     from anl.evaluation.runs import experiment_scores  # not above: most pages need no networks, and no wait for torch
 
-    return experiment_scores(config, name, seeds=seeds)
+    return experiment_scores(config, name, seeds=seeds, test_set=test_set)
 
 
 def choose(scores, condition):

@@ -33,10 +33,11 @@ def project(tmp_path, monkeypatch):
     """A folder with an active profile, as function of its name; scores files are made up when they are first read."""
     monkeypatch.chdir(tmp_path)
 
-    def read(config, name):
-        if not scores_path(config, name).is_file():
-            write_scores(scores_path(config, name), made_up(config, name), scores_identity(config, name))
-        return read_experiment(config, name)
+    def read(config, name, test_set=None):
+        path = scores_path(config, name, test_set)
+        if not path.is_file():
+            write_scores(path, made_up(config, name), scores_identity(config, name))
+        return read_experiment(config, name, test_set)
 
     monkeypatch.setattr(experiments, "read_experiment", read)
 
@@ -100,7 +101,7 @@ def test_families_by_relation(project):
 def test_scores_of_another_configuration_are_made_again(project, monkeypatch):
     config = project("small")
     called, _ = [], experiments.load_scores(config, "main")
-    monkeypatch.setattr("anl.evaluation.runs.experiment_scores", lambda config, name, seeds=None: called.append((name, seeds)))
+    monkeypatch.setattr("anl.evaluation.runs.experiment_scores", lambda config, name, seeds=None, test_set=None: called.append((name, seeds)))
     experiments.load_scores(config, "main")
     assert called == []
     experiments.load_scores(config.override(training={"steps": 99}), "main")
