@@ -36,6 +36,7 @@ make_app = typer.Typer(help="Make what detectors are trained on: priors, generat
 app.add_typer(data.app, name="data")
 app.add_typer(make_app, name="make")
 
+REGISTERED = "registered.json"  # confirmatory claims at the time when a profile's test images were first scored
 EXPERIMENT = typer.Argument(metavar="EXP", help="A key of the profile's `experiments`.")
 REVISION = typer.Option(None, metavar="COMMIT", help="Full commit of a detector of the hub.")
 
@@ -147,7 +148,10 @@ def score(ctx: typer.Context, experiment: str = EXPERIMENT):
     config = configuration(ctx)
     pick("experiment", experiment, config.experiments)
     from anl.evaluation import runs
+    from anl.report import claims as ledger
 
+    if Path("claims.yaml").is_file() and not config.benchmark.limit:
+        ledger.register(ledger.read_claims(), config.profile, result(config, REGISTERED))
     runs.write_experiment(config, experiment)
     print(result(config, "scores", f"{experiment}.parquet"))
 
@@ -190,8 +194,10 @@ def claims(ctx: typer.Context,
     from anl.report import claims as ledger
 
     config = configuration(ctx)
-    tables = ledger.read_tables(result(config, "tables"))
-    found, path = ledger.evaluate(ledger.read_claims(), tables, config.profile), result(config, "claims.csv")
+    registered, tables = ledger.read_claims(), ledger.read_tables(result(config, "tables"))
+    if tables:
+        ledger.check_registered(registered, config.profile, result(config, REGISTERED))
+    found, path = ledger.evaluate(registered, tables, config.profile), result(config, "claims.csv")
     print_frame(found[["title", "kind", "measure", "verdict", "value", "low", "high"]], f"profile {config.profile}")
     if check:
         done = subprocess.run(["git", "show", f"HEAD:./{path.as_posix()}"], capture_output=True, text=True, check=False)

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from anl.evaluation.compare import holm
-from anl.io import UserError, atomic_file, write_text
+from anl.io import UserError, atomic_file, identity, read_json, write_json, write_text
 
 SUPPORTED, UNDECIDED, CONTRADICTED, NOT_RUN = "supported", "undecided", "contradicted", "not run"
 WORST_FIRST = (NOT_RUN, CONTRADICTED, UNDECIDED, SUPPORTED)
@@ -122,6 +122,31 @@ def read_claims(path="claims.yaml"):
     if doubled := sorted({name for name in ids if ids.count(name) > 1}):
         raise UserError(f"{path}: the id '{doubled[0]}' is used twice; give each claim its own")
     return claims
+
+
+def _registered(claims, profile):
+    """dict id -> hash of what decides it, of the confirmatory claims of a profile."""
+    return {claim.id: identity(claim.model_dump(include={"benchmark", "rules", "correction", "seeds"}))
+            for claim in claims if claim.kind == "confirmatory" and profile in claim.profiles}
+
+
+def register(claims, profile, path):
+    """Write down which confirmatory claims there are before the test images of a profile are scored for the first time.
+
+    path: the JSON file; nothing is done if it exists, because test images are opened once.
+    """
+    found = _registered(claims, profile)
+    if found and not Path(path).is_file():
+        write_json(path, found)
+
+
+def check_registered(claims, profile, path):
+    """Raise UserError if a confirmatory claim was added or changed after `register`."""
+    found = _registered(claims, profile)
+    known = read_json(path, f"mark the claims of profile {profile} exploratory, or run `anl score`") if found else {}
+    if late := [claim for claim, value in found.items() if known.get(claim) != value]:
+        raise UserError(f"claim {late[0]} was added or changed after the test images of profile {profile} were first scored ({path}); "
+                        "restore it, or mark it exploratory")
 
 
 def evaluate(claims, tables, profile):

@@ -39,6 +39,26 @@ def test_the_committed_ledger_follows_from_the_committed_tables():
     assert claims.differences(committed, found) == [] and set(found["verdict"]) > {"not run"}
 
 
+def test_a_confirmatory_claim_must_be_registered_before_test_images_are_scored(tmp_path):
+    path = tmp_path / "registered.json"
+    first, loose = (claims.Claim.model_validate(CLAIM | {"id": name, "kind": kind}) for name, kind in
+                    (("first", "confirmatory"), ("loose", "exploratory")))
+    claims.check_registered([loose], "small", path)  # nothing to keep
+    with pytest.raises(UserError, match=r"registered\.json is missing; mark the claims of profile small exploratory"):
+        claims.check_registered([first], "small", path)
+    claims.register([loose], "small", path)
+    assert not path.exists()
+    claims.register([first, loose], "small", path)
+    claims.check_registered([first, loose], "small", path)
+    claims.check_registered([first], "full", path)  # does not decide it
+    late = claims.Claim.model_validate(CLAIM | {"id": "late", "kind": "confirmatory"})
+    changed = claims.Claim.model_validate(CLAIM | {"id": "first", "kind": "confirmatory", "rules": [RULE | {"above": 0.1}]})
+    for claim in (late, changed):
+        claims.register([claim], "small", path)  # too late
+        with pytest.raises(UserError, match=f"claim {claim.id} was added or changed after the test images"):
+            claims.check_registered([claim], "small", path)
+
+
 ALL_ROWS = {"generator": "unseen"}
 LEVEL, ABOVE, BELOW, WIDE = (-0.1, 0.3), (0.1, 0.2), (-0.3, -0.1), (-0.5, 0.3)
 
