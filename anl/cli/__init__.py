@@ -27,6 +27,7 @@ from anl.io import UserError, pick, reason, write_text
 
 CELL_TIMEOUT = 12 * 3600  # seconds; a notebook's cell may have to train detectors first
 REFERENCES = ("full", "caltech", "cifake")  # profiles with committed results, the columns of the README's table
+REGISTERED = "registered.json"  # confirmatory claims at the time when a profile's test images were first scored
 STAGES = ("prior", "generator", "benchmark", "train", "score", "claims")  # whose inputs must not change meanwhile
 MISTAKES = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ENAMETOOLONG)
 
@@ -36,7 +37,6 @@ make_app = typer.Typer(help="Make what detectors are trained on: priors, generat
 app.add_typer(data.app, name="data")
 app.add_typer(make_app, name="make")
 
-REGISTERED = "registered.json"  # confirmatory claims at the time when a profile's test images were first scored
 EXPERIMENT = typer.Argument(metavar="EXP", help="A key of the profile's `experiments`.")
 REVISION = typer.Option(None, metavar="COMMIT", help="Full commit of a detector of the hub.")
 

@@ -308,9 +308,22 @@ def fill_readme(path, ledgers):
         write_text(path, filled)
 
 
-def _markdown(ledgers):
-    """Ledgers of several profiles as one Markdown table: a row per rule, a column per profile."""
+def decided(ledgers):
+    """(rows, number of the other claims): the first ledger's rows whose rule was decided in any of the ledgers; if none, all.
+
+    ledgers: dict profile -> ledger, not empty. rows: DataFrame.
+    """
     first = next(iter(ledgers.values()))
+    found = pd.concat(ledgers.values())
+    known = set(map(tuple, found.loc[found["verdict"] != NOT_RUN, ["claim", "measure"]].to_numpy()))
+    chosen = [(row.claim, row.measure) in known for row in first.itertuples()] if known else [True] * len(first)
+    rows = first[chosen]
+    return rows, first["claim"].nunique() - rows["claim"].nunique()
+
+
+def _markdown(ledgers):
+    """Ledgers of several profiles as one Markdown table: a row per rule that was decided, a column per profile."""
+    first, others = decided(ledgers)
     lines = ["| " + " | ".join(["Claim", "Measured", *(f"`{profile}`" for profile in ledgers)]) + " |",
              "|---" * (2 + len(ledgers)) + "|"]
     repeated = first["claim"].duplicated()
@@ -320,6 +333,8 @@ def _markdown(ledgers):
             match = rule_row(ledger, row)
             cells.append("" if match is None else f"**{match['verdict']}** {text_of(match)}".rstrip())
         lines.append("| " + " | ".join(cells) + " |")
+    if others:
+        lines += ["", f"Registered and not run yet: {others} claims."]
     return "\n".join(lines)
 
 

@@ -1,6 +1,11 @@
+import itertools
+
+import numpy as np
 import pytest
 
-from anl.data import photos
+from anl.data import manifest, photos
+from anl.data.decode import decode
+from anl.data.duplicates import NEAR, perceptual_hash
 from anl.io import UserError
 from tests.conftest import ROOT
 from tests.data.trees import photo_card, write
@@ -47,3 +52,16 @@ def test_the_committed_card():
 @pytest.mark.skipif(not (ROOT / "data/photos").is_dir(), reason="the photographs are not there: `dvc pull data.dvc`")
 def test_the_pulled_photographs():
     photos.check_folder(photos.read_card(ROOT / "data/photos.csv"), ROOT / "data/photos")
+
+
+def test_photographs_of_priors_generators_and_the_confirmation_set_are_disjoint():
+    cards = photos.read_card(ROOT / "data/photos.csv")
+    sets = {name: manifest.read(ROOT / f"data/{name}.parquet", ["sha256", "phash"]) for name in ("caltech101", "trashnet")}
+    files = [{photo.sha256 for photo in cards}, *(set(rows["sha256"]) for rows in sets.values())]
+    looks = [np.array([perceptual_hash(decode(ROOT / "data/photos" / photo.file)) for photo in cards], np.uint64),
+             *(rows["phash"].to_numpy(np.uint64) for rows in sets.values())]
+    assert [len(found) for found in files] == [158, 4725, 372]
+    for one, other in itertools.combinations(files, 2):
+        assert not one & other
+    for one, other in itertools.combinations(looks, 2):
+        assert np.bitwise_count(one[:, None] ^ other[None]).min() > NEAR

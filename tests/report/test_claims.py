@@ -163,6 +163,11 @@ def test_the_readme_table_stands_between_its_markers(tmp_path):
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert ("| Noise learning helps (exploratory) | AUROC, ANL minus plain | **supported** 0.200 [0.100, 0.300] "
             "| **undecided** 0.100 [-0.100, 0.300] |") in text
+    never = claims.evaluate([claims.Claim.model_validate(CLAIM | {"id": "later", "title": "Later"})], {}, "small")
+    claims.fill_readme(path, {"small": pd.concat([never, ledger_of(0.1, 0.3)])})
+    assert "Later" not in path.read_text() and "Registered and not run yet: 1 claims." in path.read_text()
+    claims.fill_readme(path, {"small": never})  # nothing else to show
+    assert "| Later (exploratory) |" in path.read_text()
     path.write_text("no markers")
     with pytest.raises(UserError, match="lacks the markers"):
         claims.fill_readme(path, {"small": ledger_of(0.1, 0.3)})
