@@ -14,9 +14,11 @@ from sklearn.preprocessing import StandardScaler
 
 from anl.evaluation import bootstrap
 from anl.evaluation.calibration import REAL
+from anl.evaluation.compare import COLUMNS
 from anl.evaluation.metrics import Sample, auroc
 
 RINGS = 16
+CELL = 8
 FOLDS = 5
 
 
@@ -48,12 +50,52 @@ def image_statistics(pixels):
     """Simple statistics of uint8 (N, H, H, 3) images, dict name -> (N, F).
 
     mean_colour (3), contrast (standard deviation of grey), high_frequency (log power above half the Nyquist frequency),
-    spectrum (`radial_spectrum`).
+    spectrum (`radial_spectrum`), `sharpness`.
     """
     high = power(pixels)[:, _radius(pixels.shape[1]) >= 0.25].mean(1)
     return {"mean_colour": pixels.reshape(len(pixels), -1, 3).mean(1),
             "contrast": pixels.astype(np.float64).mean(-1).std((1, 2))[:, None],
-            "high_frequency": np.log(high + 1)[:, None], "spectrum": radial_spectrum(pixels)[1]}
+            "high_frequency": np.log(high + 1)[:, None], "spectrum": radial_spectrum(pixels)[1],
+            "sharpness": sharpness(pixels)[:, None]}
+
+
+def sharpness(pixels):
+    """High-frequency energy over local contrast of uint8 (N, H, W, 3) images, float64 (N,).
+
+    Mean over cells of CELL x CELL pixels of log(mean squared high-pass residual + 1) - log(variance + 1), of grey values.
+    """
+    grey = pixels.astype(np.float64).mean(-1)
+    around = np.pad(grey, ((0, 0), (1, 1), (1, 1)), mode="reflect")
+    rows = (around[:, :-2] + 2 * around[:, 1:-1] + around[:, 2:]) / 4
+    residual = grey - (rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 4
+    n, height, width = (side // CELL * CELL if axis else side for axis, side in enumerate(grey.shape))
+    cells, fine = (values[:, :height, :width].reshape(n, height // CELL, CELL, width // CELL, CELL) for values in (grey, residual))
+    return (np.log(np.square(fine).mean((2, 4)) + 1) - np.log(cells.var((2, 4)) + 1)).mean((1, 2))
+
+
+def statistic_scores(rows, statistics):
+    """Scores of logistic regressions on simple statistics: detectors that see a few numbers of an image.
+
+    Trained on the rows of split `train`, as a detector is.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Manifest rows of all splits: reals and seen generators for training and validation, all generators for the test.
+    statistics : dict of str to array, (N, F)
+        Such as `image_statistics`, in the order of the rows.
+
+    Returns
+    -------
+    DataFrame
+        Per-image scores in view `raw`, a variant per statistic, seed 0: `anl.evaluation.compare.COLUMNS`.
+    """
+    train = (rows["split"] == "train").to_numpy()
+    tables = []
+    for name, values in statistics.items():
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(values[train], rows["label"][train])
+        tables.append(rows[~train].assign(variant=name, seed=0, view="raw", logit=model.decision_function(values[~train])))
+    return pd.concat(tables, ignore_index=True)[COLUMNS]
 
 
 def spectrum_table(rows, pixels, *, seed, replicates):

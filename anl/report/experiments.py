@@ -26,9 +26,11 @@ from anl.training.experiments import WEIGHTS, run_folder
 __all__ = ["UNSEEN", "Markdown", "add_main", "attention_study", "by_strength", "choose", "compare_variants",
            "curve", "display", "draw", "forest", "gain_table", "glue", "glue_row", "heatmap", "image_grid", "interval_text",
            "load_config", "load_reference", "load_scores", "pd", "perturbed_scores", "provenance", "related", "reliability", "rows",
-           "save_table", "seen_against_unseen", "settings", "show", "show_best", "show_differences", "show_table", "variants_of"]
+           "save_table", "scalar_scores", "seen_against_unseen", "settings", "show", "show_best", "show_differences", "show_table",
+           "variants_of"]
 
-REFERENCES = {"smoke": "full", "small": "full"}  # other profiles are compared with their own committed results
+# profiles with committed results, the first that has an experiment is shown; other profiles are compared with their own
+REFERENCES = dict.fromkeys(["smoke", "small", "full"], ("caltech", "full"))
 NOTES = dict.fromkeys(["full", "cifake"], ", measured by the first edition at 280 to 400 training steps")  # until they are run again
 NOT_MEASURED = "not measured in this profile"
 
@@ -46,7 +48,7 @@ def load_scores(config, name, seeds=None, test_set=None):
     """
     if name not in config.experiments:
         display(Markdown(f"Profile `{config.profile}` has no experiment `{name}`; `anl profile full && dvc repro score@{name}` "
-                         "runs that of the reference. Committed results are shown where there are any."))
+                         "runs it. Committed results are shown where there are any."))
         return None
     try:
         if seeds is None:
@@ -185,16 +187,36 @@ def attention_study(config, name, *, pairs):
     return table[["variant", "generator", "view", "metric", "mean", "low", "high", "seeds", "n"]]
 
 
+def scalar_scores(config, *, images):
+    """Scores in view `raw` of detectors that see one number of an image: its sharpness, or the energy of the prior's noise.
+
+    Trained on at most `images` real images of the training split and their regenerations by the seen generators, and scored on
+    as many test images; the columns are those of `load_scores`.
+    """
+    from anl.data import crops
+    from anl.evaluation import artefacts
+    from anl.evaluation.prior_quality import clean_noise
+    from anl.training.runs import load_prior, open_benchmark
+
+    benchmark, prior = open_benchmark(config), load_prior(config)
+    rows = benchmark.rows[(benchmark.rows["split"] == "test") | benchmark.rows["generator"].isin(["real", *config.benchmark.seen])]
+    rows = crops.use_rows(rows, {split: min(most, images) for split, most in config.benchmark.most.items()}, config.seed)
+    pixels = benchmark.pixels(rows)
+    energy = clean_noise(prior, pixels, config.method.step).square().mean((1, 2, 3)).log().numpy()
+    return artefacts.statistic_scores(rows, {"sharpness": artefacts.sharpness(pixels)[:, None], "noise energy": energy[:, None]})
+
+
 # ---- tables on disk ----------------------------------------------------------------------------------------------------
 def load_reference(config, name, experiment):
     """Rows of an `experiment` in the committed table of the notebook `name`, or None if there are none."""
-    profile = REFERENCES.get(config.profile, config.profile)
-    path = Path(config.run.results) / profile / "tables" / f"{name}.csv"
-    table = rows(pd.read_csv(path) if path.is_file() else None, experiment=experiment)
-    if table is not None:
-        table = table.drop(columns="experiment")
-        table.attrs["note"] = f"profile {profile}{NOTES.get(profile, '')}"
-    return table
+    for profile in REFERENCES.get(config.profile, [config.profile]):
+        path = Path(config.run.results) / profile / "tables" / f"{name}.csv"
+        table = rows(pd.read_csv(path) if path.is_file() else None, experiment=experiment)
+        if table is not None:
+            table = table.drop(columns="experiment")
+            table.attrs["note"] = f"profile {profile}{NOTES.get(profile, '')}"
+            return table
+    return None
 
 
 def save_table(save_to, name, table):

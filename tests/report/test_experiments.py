@@ -15,6 +15,7 @@ from anl.io import UserError
 from anl.report import experiments, figures
 from anl.report.experiments import NOT_MEASURED
 from tests.evaluation.synthetic import scores_table
+from tests.project import make_project
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 NAMES = ["cross_generator", "step_t", "attention", "targets", "budget", "peers", "robustness", "claims"]
@@ -135,6 +136,9 @@ def test_the_reference_is_read_and_named(project, page):
     reference, older = (experiments.load_reference(config, "cross_generator", name) for name in ("main", "old"))
     assert len(reference) == len(table) and "profile full, measured by the first edition" in reference.attrs["note"]
     assert experiments.load_reference(config, "cross_generator", "x") is None
+    experiments.save_table("results/caltech/tables", "cross_generator", {"main": table})
+    notes = [experiments.load_reference(config, "cross_generator", name).attrs["note"] for name in ("main", "old")]
+    assert notes == ["profile caltech", older.attrs["note"]]  # the first profile that has the experiment
     experiments.draw(experiments.forest, None, reference=older, alt="Points of an older metric.")
     assert "image/png" in shown[-2][0]
     experiments.draw(experiments.forest, None, reference=reference, view="raw", alt="Points.")
@@ -183,6 +187,20 @@ def perturbed(config, name="main"):
     return pd.concat([raw, *(raw[raw["split"] == "test"].assign(view=view) for view in views)], ignore_index=True)
 
 
+def scalars(config, *, images):
+    scores = experiments.load_scores(config, "main")
+    plain = scores[(scores["seed"] == 0) & (scores["variant"] == "plain")]
+    return pd.concat([plain.assign(variant=name) for name in ("sharpness", "noise energy")])
+
+
+def test_one_number_is_a_detector_in_a_real_project(tmp_path):
+    config = make_project(tmp_path)
+    table = experiments.compare_variants(config, experiments.scalar_scores(config, images=6), metrics=("auroc",), views=["raw"])
+    found = table.set_index(["variant", "generator"])
+    assert set(table["n"]) == {6} and found.loc[("sharpness", "ddim"), "mean"] > 0.9
+    assert found.loc[("noise energy", "unseen"), "seeds"] == 1
+
+
 def studied(config, name, *, pairs):
     metrics = ("entropy", "effective_support", "deletion minus rising", "extra_parameters", "extra_multiply_adds")
     return pd.DataFrame([{"variant": variant, "generator": "ddim", "view": "raw", "metric": metric, "mean": 0.5, "low": 0.4, "high": 0.6,
@@ -200,6 +218,7 @@ def test_a_notebook_runs_and_answers(project, page, monkeypatch, name, profile):
     Path("claims.yaml").write_text((NOTEBOOKS.parent / "claims.yaml").read_text())
     monkeypatch.setattr(experiments, "perturbed_scores", perturbed)
     monkeypatch.setattr(experiments, "attention_study", studied)
+    monkeypatch.setattr(experiments, "scalar_scores", scalars)
     monkeypatch.setattr(figures, "DPI", 20)
     cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
