@@ -332,10 +332,14 @@ def glue(name, text):
     myst_nb.glue(name, str(text), display=False)
 
 
-def glue_row(name, table, column="mean", **where):
-    """`glue` the value of the first such row with its interval and n; a note where there is none."""
-    found = rows(table, **where)
-    glue(name, NOT_MEASURED if found is None or pd.isna(found.iloc[0][column]) else interval_text(found.iloc[0], column))
+def glue_row(name, table, column="mean", reference=None, **where):
+    """`glue` the value of the first such row with its interval and n, and behind it that of a reference; a note where there is none."""
+    texts = []
+    for part in (table, reference):
+        found = rows(part, **where)
+        texts.append("" if found is None or pd.isna(found.iloc[0][column]) else interval_text(found.iloc[0], column))
+    own, other = texts
+    glue(name, (own or NOT_MEASURED) + (f" (committed results, {reference.attrs['note']}: {other})" if other and other != own else ""))
 
 
 def provenance(config, name=None, command=None):

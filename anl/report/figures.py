@@ -137,7 +137,7 @@ def curve(table, *, metric="auroc", generator="unseen", view=None, log=True, xla
 
 
 @matplotlib.rc_context(THEME)
-def seen_against_unseen(table, groups, *, seen, metric="auroc", view=None):
+def seen_against_unseen(table, groups, *, seen, metric="auroc", view=None, reference=None):
     """A metric on unseen generators against the same metric on the seen one: one line per method over training budgets.
 
     A regulariser's line lies above the other's at the same horizontal place; a faster learner only moves along one line.
@@ -149,6 +149,13 @@ def seen_against_unseen(table, groups, *, seen, metric="auroc", view=None):
     colour = colours(groups)
     figure = Figure(figsize=(5.6, 4.4), layout="constrained")
     axis = figure.subplots()
+    behind = {generator: _behind(reference, metric, view, generator) for generator in (seen, "unseen")}
+    if all(part is not None for part in behind.values()):
+        x, y = (part.drop_duplicates("variant").set_index("variant") for part in behind.values())
+        x, y = x[x.index.isin(y.index)], y[y.index.isin(x.index)]
+        axis.errorbar(x["mean"], y.loc[x.index, "mean"], xerr=_errors(x), yerr=_errors(y.loc[x.index]), color=LIGHT, marker="o",
+                      linewidth=0, elinewidth=0.6, zorder=0)
+        _name_reference(figure, behind[seen])
     for method, variants in groups.items():
         names = sorted((name for name in variants if name in across.index and name in up.index), key=variants.get)
         if not names:

@@ -231,5 +231,5 @@ def test_a_notebook_runs_and_answers(project, page, monkeypatch, name, profile):
     used = set(re.findall(r"\{glue:text\}`(\w+)`", prose))
     assert used <= glued.keys() and not [key for key in used if glued[key].strip() in ("", "nan", "None")]
     assert Path(f"tables/{name}.csv").is_file()
-    if name in config.experiments or name in ("cross_generator", "budget", "robustness"):
+    if name in config.experiments or name in ("cross_generator", "robustness"):
         assert any(metadata for _, metadata in shown) and NOT_MEASURED not in [glued[key] for key in used - {"verdict"}]
