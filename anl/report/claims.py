@@ -11,6 +11,7 @@ from typing import Literal
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from scipy.stats import norm
 
 from anl.evaluation.compare import holm
 from anl.io import UserError, atomic_file, identity, read_json, write_json, write_text
@@ -251,6 +252,15 @@ def select(table, where, name="the table"):
         words = ", ".join(f"{column} = {value}" for column, value in where.items())
         raise UserError(f"{name} has no row with {words}; it was made with other variants, or the rule has a typing error")
     return chosen
+
+
+def detectable(ledger):
+    """Distance from the bound that a true effect needs for its rule to be supported in 80 % of repetitions; NaN where it was decided.
+
+    From the width of the interval, taken as normal: (z(0.975) + z(0.8)) standard errors.
+    """
+    error = (ledger["high"] - ledger["low"]) / 2 / norm.ppf(0.975)
+    return (norm.ppf(0.975) + norm.ppf(0.8)) * error.where(ledger["verdict"] == UNDECIDED)
 
 
 def differences(reference, ledger):

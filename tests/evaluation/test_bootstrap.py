@@ -124,7 +124,7 @@ def in_normal_model(sets, seeds, photographs, *, photograph, seed, interaction, 
     return ((found.low <= 0) & (0 <= found.high)).mean()
 
 
-@pytest.mark.parametrize("photographs", [33, 200])
+@pytest.mark.parametrize("photographs", [33, 200, 1000])
 @pytest.mark.parametrize(("seeds", "highest"), [(3, 0.98), (5, 0.976), (10, 0.971)])
 def test_coverage_holds_whichever_part_of_the_variance_dominates(seeds, highest, photographs):
     rng = np.random.default_rng(0)

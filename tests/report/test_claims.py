@@ -1,5 +1,6 @@
 """Rules decide claims from table rows, and a ledger is compared with a reference."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -99,6 +100,15 @@ def test_counts_need_no_interval():
     claim = CLAIM | {"rules": [{"measure": "parameters", "table": "main", "column": "value", "at_most": 0}]}
     assert decide(claim, pd.DataFrame({"value": [0.0, 0.0]})) == "supported"
     assert decide(claim, pd.DataFrame({"value": [0.0, 0.1]})) == "contradicted"
+
+
+def test_an_undecided_rule_states_the_effect_that_would_have_been_found():
+    claim = claims.Claim.model_validate(CLAIM)
+    ledger = pd.concat([claims.evaluate([claim], {"main": table(*ends)}, "small") for ends in ((-0.196, 0.196), (0.1, 0.2))])
+    found = claims.detectable(ledger).tolist()
+    assert found[0] == pytest.approx(0.1 * (1.96 + 0.8416), abs=1e-4) and np.isnan(found[1])
+    power = (np.random.default_rng(0).normal(found[0], 0.1, 20000) - 0.196 > 0).mean()
+    assert power == pytest.approx(0.8, abs=0.01)
 
 
 def test_the_verdict_is_the_worst_of_the_rules():
