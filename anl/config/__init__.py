@@ -46,8 +46,7 @@ __all__ = ["BASELINE_SETTINGS", "NETWORK_TARGETS", "PERTURBATIONS", "PRIORLESS_B
 PROFILES = Path(__file__).parents[1] / "profiles"
 FAMILY_SETTINGS = {  # that families of a kind of model must state
     "pixel": ("strength", "inference_steps", "sampler"), "flow": ("strength", "inference_steps"),
-    "latent": ("strength", "inference_steps", "sampler", "decoder"), "unconditional": ("inference_steps", "sampler"),
-    "ddpm": ("inference_steps",)}
+    "latent": ("strength", "inference_steps", "sampler", "decoder"), "unconditional": ("inference_steps", "sampler")}
 NO_IDENTITY = ("profile", "seeds", "experiments", "run", "training.checkpoint_seconds", "evaluation.headline",
                "evaluation.target_fpr", "evaluation.bootstrap", "evaluation.confidence", "evaluation.perturbations",
                "benchmark.test_sets")  # settings that decide no weights and no scores

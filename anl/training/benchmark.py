@@ -1,4 +1,4 @@
-"""Making a profile's benchmark: patches and their regenerations, or published images and samples of our own generators."""
+"""Making a profile's benchmark: patches and their regenerations, or published images and those of our own generators."""
 
 import functools
 import hashlib
@@ -180,7 +180,7 @@ class _Embedded(_Maker):
 
 
 class _Published(_Maker):
-    """Images as they were published, and samples of our own generators for the test split."""
+    """Images as they were published, and for the test split those of our own generators: regenerations, or samples."""
 
     def collect(self):
         made_with = identity({"images": published.settings(self.benchmark), "seed": self.seed})
@@ -207,15 +207,18 @@ class _Published(_Maker):
         return f"{name}/{real.partition('/')[2]}"
 
     def samples(self, name, family, reals):
-        """Rows of a generator's samples, each encoded as the real image of its row is."""
+        """Rows of a generator's images, each encoded as the real image of its row is."""
         ids = [self.sample_id(name, real) for real in reals["image_id"]]
         size = self.benchmark.size
-        empty = [np.zeros((size, size, 3), np.uint8)] * len(ids)
         files = [os.path.normpath(self.folder / file_path(path)) for path in reals["path"]]  # the folder may not exist yet
-        data = [encode_like(pixels, file) for pixels, file in zip(self.chunks(name, name, ids, empty), files, strict=True)]
+        start = [np.zeros((size, size, 3), np.uint8)] * len(ids)
+        if family.paired:
+            start = list(images.load_pixels(reals.assign(path=[path_text(file) for file in files]), "", size))
+        data = [encode_like(pixels, file) for pixels, file in zip(self.chunks(name, name, ids, start), files, strict=True)]
         digests = [hashlib.sha256(one).hexdigest() for one in data]
         rows = reals.assign(image_id=ids, label=1, generator=name, family=family.model, pair="", width=size, height=size, path="",
-                            bytes=[len(one) for one in data], sha256=digests, group=digests)
+                            bytes=[len(one) for one in data], sha256=digests)
+        rows = rows if family.paired else rows.assign(group=digests)
         return rows[list(embedded.COLUMNS)].assign(image=data)
 
 

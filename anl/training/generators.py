@@ -195,7 +195,7 @@ def _make_generator(config, name, images):
     curve = train_generative(name, dict(models), loss, batch_at, section, seed=config.seed, checkpoint=checkpoint,
                              before_step=before_step)
     last = on_device(section.steps)[:STATISTICS_BATCH]
-    model = generators.finish(name, section, models, last, seeds.torch_generator(config.seed, name, "statistics"))
+    model = generators.finish(name, section, models, last)
     return _write(folder, record, lambda place: generators.save_model(model.cpu(), place), curve, checkpoint)
 
 

@@ -161,7 +161,7 @@ def test_photographs_of_an_index_and_another_data_set(copy):
     assert (formats == 1).all(axis=None)
 
 
-def test_published_files_and_samples_of_our_generators(tmp_path):
+def test_published_files_and_images_of_our_generators(tmp_path):
     config = tiny.published_profile(tiny.write_cifake(tmp_path))
     with pytest.raises(UserError, match="holds no weights"):
         benchmark.make_benchmark(config)
@@ -171,22 +171,27 @@ def test_published_files_and_samples_of_our_generators(tmp_path):
     counts = rows.groupby(["generator", "split"]).size()
     assert counts["real"].to_dict() == {"train": 8, "val": 3, "test": 12} and counts["sd14"].to_dict() == {"train": 9, "val": 3,
                                                                                                           "test": 12}
-    assert all(counts[name].to_dict() == {"test": 5} for name in ("vae", "gan", "ddpm32"))
+    assert all(counts[name].to_dict() == {"test": 5} for name in ("vae", "unconditional"))
     assert not set(rows.loc[rows["split"] == "test", "sha256"]) & set(rows.loc[rows["split"] != "test", "sha256"])
     assert rows["image_id"].is_unique and len(images.load_pixels(rows, folder)) == len(rows)
     published = rows[rows["generator"].isin(["real", "sd14"])]
     assert published["path"].str.startswith("../set/").all() and not any(os.path.isabs(path) for path in rows["path"])
-    sample = rows[rows["generator"] == "gan"].iloc[0]
+    for name, share in (("vae", 1.0), ("unconditional", 0.0)):  # a regeneration is of the group of its photograph
+        assert rows.loc[rows["generator"] == name, "group"].isin(rows.loc[rows["generator"] == "real", "group"]).mean() == share
+    made, real = (rows[(rows["generator"] == name) & (rows["split"] == "test")].set_index("group") for name in ("vae", "real"))
+    one, other = (images.load_pixels(part, folder).astype(float) for part in (made, real.loc[made.index]))
+    assert np.corrcoef(one.mean(-1).ravel(), other.mean(-1).ravel())[0, 1] > np.corrcoef(one.mean(-1).ravel(), other[::-1].mean(-1).ravel())[0, 1]
+    sample = rows[rows["generator"] == "unconditional"].iloc[0]
     header = read_header(read_bytes(folder / sample["path"]))
     assert (header.format, header.jpeg_quality) == ("JPEG", 75) == (sample["format"], sample["jpeg_quality"])
     before = states(folder)
     pd.testing.assert_frame_equal(benchmark.make_benchmark(config), rows)
     assert states(folder) == before
     more = benchmark.make_benchmark(config.override(benchmark={"samples": 7}))
-    assert (more["generator"] == "gan").sum() == 7
+    assert (more["generator"] == "unconditional").sum() == 7
     assert set(rows.loc[rows["label"] == 1, "sha256"]) <= set(more["sha256"])
     opened = open_benchmark(config.override(benchmark={"limit": 4}))
-    assert set(opened.rows["generator"]) == {"real", "sd14", "vae", "gan", "ddpm32"}
+    assert set(opened.rows["generator"]) == {"real", "sd14", "vae", "unconditional"}
 
 
 def test_parquet_sets_and_test_sets_of_an_index(tmp_path):
@@ -196,7 +201,7 @@ def test_parquet_sets_and_test_sets_of_an_index(tmp_path):
     pd.DataFrame({"image": data, "label": [0, 1] * 3}).to_parquet(tmp_path / "other/test-00000.parquet")
     indexing.index(tmp_path / "other", tmp_path / "other.parquet")
     sets = {"cifake": str(tmp_path / "set.parquet"), "other": str(tmp_path / "other.parquet")}
-    config = tiny.published_profile(tmp_path, families=dict.fromkeys(("vae", "gan", "ddpm32")), benchmark={"test_sets": sets})
+    config = tiny.published_profile(tmp_path, families=dict.fromkeys(("vae", "unconditional")), benchmark={"test_sets": sets})
     rows = benchmark.make_benchmark(config)
     other = rows[rows["dataset"] == "other"]
     assert len(other) == 6 and set(other["split"]) == {"test"} and other["path"].str.contains(r"other/test-00000\.parquet#\d").all()

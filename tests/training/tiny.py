@@ -62,12 +62,15 @@ def write_cifake(folder, each=12):
 
 
 def published_profile(folder, **changes):
-    """Images of 32 pixels in `folder`, and three small generators of our own."""
+    """Images of 32 pixels in `folder`, and two small generators of our own: one regenerates photographs, one makes samples."""
     cifake = load_config(profile="cifake")
-    small = {**QUICK, "channels": [8, 8, 8], "latent_channels": 8, "crop": 32}
+    unconditional = {**QUICK, "crop": 32, "max_strength": 1.0}
     return cifake.override(
-        experiments={name: None for name in cifake.experiments}, prior={**QUICK, "crop": 32},
-        models={"vae": small, "gan": small, "ddpm": {**QUICK, "crop": 32}}, families={"ddpm32": {"inference_steps": 2}},
+        experiments={name: None for name in cifake.experiments}, prior={**QUICK, "crop": 32, "source": None},
+        models=_only(cifake.models, {"vae": {**QUICK, "channels": [8, 8], "latent_channels": 4, "crop": 32, "source": None},
+                                     "unconditional": unconditional}),
+        families=_only(cifake.families, {"sd14": {}, "vae": {}, "unconditional": {
+            "model": "unconditional", "sampler": "ddpm", "inference_steps": 2, "paired": False}}),
         benchmark={"folder": str(folder / "benchmark"), "manifest": str(folder / "set.parquet"), "samples": 5, "val_share": 0.25},
         run={"models": str(folder / "models"), "cache": str(folder / "cache")}).override(**changes)
 

@@ -12,16 +12,15 @@ from diffusers import UNet2DModel
 from torch import nn
 
 from anl.io import UserError, pick
-from anl.models.generators import autoencoders, diffusion, small, superres, taef2
+from anl.models.generators import autoencoders, diffusion, superres, taef2
 from anl.models.prior_loading import load_weights
 
 __all__ = ["MODELS", "before_step", "build", "finish", "kind_of", "load_model", "regenerate", "save_model",
            "training_loss"]
 
 MODELS = {"pixel": UNet2DModel, "flow": UNet2DModel, "latent": UNet2DModel, "unconditional": UNet2DModel,
-          "ddpm": UNet2DModel,
           "vae": autoencoders.ScaledAutoencoderKL, "vq": autoencoders.ScaledVQModel, "superres": superres.SuperResolver,
-          "gan": small.Decoder, "small_vae": small.Decoder, "taef2": taef2.TAEF2}
+          "taef2": taef2.TAEF2}
 CODEBOOK_BATCHES = 32  # batches whose latents the VQ model's codes are chosen from
 
 
@@ -36,7 +35,7 @@ def build(name, config, vae=None):
     Returns
     -------
     nn.ModuleDict
-        `model` is the generator; `discriminator` (vq, gan) and `encoder` (small_vae) are trained with it and dropped.
+        `model` is the generator; the `discriminator` of `vq` is trained with it and dropped.
     """
     kind, channels, width = kind_of(name, config), config.channels, config.latent_channels
     if kind == "taef2":
@@ -51,12 +50,6 @@ def build(name, config, vae=None):
         networks["discriminator"] = autoencoders.PatchDiscriminator()
     elif kind == "superres":
         networks["model"] = superres.SuperResolver(channels[0], config.blocks, config.scale)
-    elif kind == "gan":
-        networks["model"] = small.Decoder(channels, width, config.crop)
-        networks["discriminator"] = small.build_encoder(channels, 1, config.crop, spectral=True)
-    elif kind == "small_vae":
-        networks["model"] = small.Decoder(channels, width, config.crop)
-        networks["encoder"] = small.build_encoder(channels, 2 * width, config.crop)
     else:
         in_channels = vae.config.latent_channels if kind == "latent" else 3
         networks["model"] = diffusion.build_unet(channels, config.layers_per_block, in_channels)
@@ -80,10 +73,6 @@ def training_loss(name, config, vae=None):
                                         adversarial=step >= round(config.adversarial_from * config.steps))
         if kind == "superres":
             return superres.superres_loss(model, x, config.texture_weight)
-        if kind == "gan":
-            return small.gan_loss(model, models["discriminator"], x, generator)
-        if kind == "small_vae":
-            return small.elbo_loss(model, models["encoder"], x, generator)
         if kind == "flow":
             return diffusion.flow_loss(model, x, generator, config.max_strength)
         x = autoencoders.encode(vae, x, "bf16") if kind == "latent" else x
@@ -103,23 +92,20 @@ def before_step(name, config, models, step, batch_at, seed):
 
 
 @torch.no_grad()
-def finish(name, config, models, batch, generator):
-    """The trained generator in eval mode, complete: the VAE knows the scale of its latents, a decoder its statistics.
+def finish(name, config, models, batch):
+    """The trained generator in eval mode, complete: the VAE knows the scale of its latents.
 
-    batch: images (B, 3, H, W) in [-1, 1] on the models' device. generator: CPU torch.Generator.
+    batch: images (B, 3, H, W) in [-1, 1] on the models' device.
     """
     kind, model = kind_of(name, config), models["model"].eval()
     if kind == "vae":  # the factor that gives latents unit variance
         model.register_to_config(scaling_factor=float(1 / model.encode(batch).latent_dist.mean.std()))
-    return small.refresh_statistics(model, generator) if kind in ("gan", "small_vae") else model
+    return model
 
 
 def save_model(model, folder):
-    """Write a generator to `folder`: diffusers' layout in half precision, or a Decoder's own file in full."""
-    if isinstance(model, small.Decoder):
-        small.save_decoder(model, folder)
-    else:
-        copy.deepcopy(model).to(torch.float16).save_pretrained(folder)
+    """Write a generator to `folder`: diffusers' layout in half precision."""
+    copy.deepcopy(model).to(torch.float16).save_pretrained(folder)
 
 
 def load_model(kind, folder, device=None):
@@ -128,7 +114,7 @@ def load_model(kind, folder, device=None):
     Parameters
     ----------
     kind : str
-        A key of `MODELS`. `vae` also finds the VAE of small images, whose file has another layout.
+        A key of `MODELS`.
     folder : str or Path
     device : torch.device or str, optional
         By default the CPU.
@@ -139,9 +125,7 @@ def load_model(kind, folder, device=None):
         If the folder is missing or incomplete, holds another class, or lacks a weight.
     """
     model_class, folder = MODELS[pick("generator model", kind, MODELS)], Path(folder)
-    if model_class is small.Decoder or (kind == "vae" and (folder / small.WEIGHTS).is_file()):
-        model = small.load_decoder(folder)
-    elif model_class is taef2.TAEF2:
+    if model_class is taef2.TAEF2:
         model = taef2.load_taef2(folder)
     else:
         try:
@@ -175,8 +159,6 @@ def regenerate(family, models, x, generator, precision="bf16"):
         (B, 3, H, W), not clipped.
     """
     model = models[family.model]
-    if isinstance(model, small.Decoder):
-        return small.decode_noise(model, len(x), generator)
     if isinstance(model, superres.SuperResolver):
         return superres.restore(model, x)
     if not isinstance(model, UNet2DModel):
