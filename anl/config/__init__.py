@@ -91,8 +91,8 @@ class Config(Section):
             if benchmark.kind == "embedded":
                 one_of("benchmark.seen", name, self.families, "in families")
         if benchmark.kind == "embedded" and benchmark.manifest is None:
-            need(2 * benchmark.size <= self.data.source_side, "benchmark.size",
-                  f"twice the crop must fit into data.source_side ({self.data.source_side}); lower it")
+            need(benchmark.cut <= self.data.source_side, "benchmark.size",
+                  f"its patches of {benchmark.cut} pixels must fit into data.source_side ({self.data.source_side}); lower it")
         need(self.detector.patch >= 2 and benchmark.size % self.detector.patch == 0, "detector.patch",
               f"must be at least 2 and divide benchmark.size ({benchmark.size})")
         known = [*TARGETS, *self.other_priors]
@@ -122,8 +122,8 @@ class Config(Section):
         if kind == "superres":
             given = None not in (model.blocks, model.scale, model.texture_weight)
             need(given, f"models.{family.model}", "needs blocks, scale and texture_weight")
-            divides = model.crop % model.scale == 0 == 2 * self.benchmark.size % model.scale
-            need(divides, f"models.{family.model}.scale", "must divide its crop and twice benchmark.size")
+            divides = model.crop % model.scale == 0 == self.benchmark.cut % model.scale
+            need(divides, f"models.{family.model}.scale", f"must divide its crop and the patches' side ({self.benchmark.cut})")
         in_order(f"{key}.region", family.region, optional=True)
         need(not family.region or kind == "pixel", f"{key}.region", "needs a model of kind `pixel`")
 
@@ -173,14 +173,13 @@ class Config(Section):
             found[label], names[key] = config, label
         return found
 
-    def identity(self, *sections):
-        """Hash of the settings that decide a run's weights and scores (without its seed), or of whole `sections`.
+    def identity(self):
+        """Hash of the settings that decide a run's weights and scores, without its seed.
 
-        Settings that have no effect on this variant are left out: a plain detector has the same identity at every step.
+        Settings that have no effect on this variant are left out: a plain detector has the same identity at every step. So
+        are those at their default, so that a setting that a later edition adds, doing nothing by default, leaves runs valid.
         """
-        value = self.model_dump(mode="json")
-        if sections:
-            return identity({name: value[name] for name in sections})
+        value = self.model_dump(mode="json", exclude_defaults=True)
         for key in (*NO_IDENTITY, *self._without_effect()):
             *parents, last = key.split(".")
             functools.reduce(lambda place, name: place.get(name, {}), parents, value).pop(last, None)

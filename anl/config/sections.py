@@ -152,6 +152,7 @@ class BenchmarkConfig(Section):
     use: Counts                                 # real images of each split, at most
     patches: Counts = Counts(train=1, val=1, test=1)  # per photograph, at most
     least_std: Weight = 0.0                     # grey levels; flatter patches are left out
+    halve: bool = True                          # generators work at twice the size, and both classes are halved
     formats: Literal["lossless", "leaky"] = "lossless"  # leaky: reals went through JPEG, to show what that does
     shrink: list[PositiveShare] = []            # range of a random scale of both classes, before regeneration
     encode: Annotated[list[Literal["png", "jpeg", "webp"]], Field(min_length=1)] = ["png"]  # one per pair, drawn
@@ -160,6 +161,11 @@ class BenchmarkConfig(Section):
     val_most: Count = 0                         # ... at most this many per class; 0 = no limit
     samples: Count = 0                          # test images of each of our own generators; 0 = as many as reals
     limit: Count = 0                            # images per class, generator and split; 0 = all
+
+    @property
+    def cut(self):
+        """Pixels on a side of a patch that generators work on."""
+        return 2 * self.size if self.halve else self.size
 
     @property
     def most(self):

@@ -1,7 +1,7 @@
 """A benchmark's folder: real images and, for each generator, theirs, in one manifest; and how patches become its images.
 
 Both classes take one path: decode, downsample, crop at twice the size, (regenerate), round to 8 bits, halve, round,
-encode. Images lie in one Parquet file per generator, because git and DVC are slow with thousands of small files; the
+encode. With `benchmark.halve: false` crops have the final size. Images lie in one Parquet file per generator, because git and DVC are slow with thousands of small files; the
 manifest names them FILE.parquet#ROW, which `anl.data.images` reads like any file.
 """
 
@@ -33,13 +33,13 @@ MANIFEST, IDENTITIES = "manifest.parquet", "identities.json"  # identities: part
 
 # ---- patches -------------------------------------------------------------------------------------------------------------
 def cut_patches(photos, data, benchmark, seed, splits=None):
-    """All real patches and their pixels at twice the benchmark's size: (list of Patch, list of uint8 (H, W, 3)).
+    """All real patches and their pixels as generators get them: (list of Patch, list of uint8 (H, W, 3)).
 
     Photographs have `id`, `cluster` and `file` (below `data.folder`, as a manifest writes paths); `splits`, {id: split}, is
     drawn by `data.split` if not given. Raises UserError if a photograph cannot be read or is too small.
     """
     splits = splits or crops.split_photos(photos, data.split, seed)
-    size, counts = 2 * benchmark.size, dict(benchmark.patches)
+    size, counts = benchmark.cut, dict(benchmark.patches)
     patches, pixels = [], []
     for photo in tqdm(photos, desc="photographs", mininterval=5, file=sys.stderr, disable=None):
         path = Path(data.folder) / file_path(photo.file)
@@ -71,13 +71,13 @@ def generated_table(name, family, reals, pixels, benchmark, seed):
 
 
 def encoded_table(rows, pixels, benchmark, seed):
-    """Rows of patches at twice the benchmark's size, halved and encoded; `place` names the patch."""
+    """Rows of patches, halved if the benchmark says so, and encoded; `place` names the patch."""
     found, (low, high) = [], benchmark.encode_quality
     for place, patch in zip(rows["place"], pixels, strict=True):
         rng = seeds.generator(seed, "encode", place)  # both images of a pair have one encoding
         form = benchmark.encode[int(rng.integers(len(benchmark.encode)))]
         quality = int(rng.integers(low, high + 1))
-        small = crops.halve(patch)
+        small = crops.halve(patch) if benchmark.halve else patch
         data = encode(small, form, quality)
         found.append({"sha256": hashlib.sha256(data).hexdigest(), "width": small.shape[1], "height": small.shape[0],
                       "format": FORMATS[form], "jpeg_quality": quality if form == "jpeg" else None, "bytes": len(data),

@@ -113,7 +113,7 @@ def settings(root, config):
     training, method, benchmark = config.training, config.method, config.benchmark
     return {"profile": f"`{config.profile}`", "seen": listed(benchmark.seen),
             "families": listed(name for name in config.families if name not in benchmark.seen),
-            "size": str(benchmark.size), "double_size": str(2 * benchmark.size), "least_factor": f"{config.data.least_factor:g}",
+            "size": str(benchmark.size), "double_size": str(benchmark.cut), "least_factor": f"{config.data.least_factor:g}",
             "step": str(method.step), "attention": f"`{method.attention}`", "loss_weight": f"{method.loss_weight:g}",
             "backbone": f"`{config.detector.backbone}`", "stride": str(config.detector.stride),
             "stem_width": str(config.detector.stem_width), "training_steps": f"{training.steps:,}",

@@ -25,7 +25,7 @@ from anl.training.generators import generator_folder, photograph_settings, weigh
 
 __all__ = ["make_benchmark"]
 
-CUT = ("size", "patches", "least_std", "shrink", "encode", "encode_quality")  # settings that decide a real patch
+CUT = ("size", "halve", "patches", "least_std", "shrink", "encode", "encode_quality")  # settings that decide a real patch
 CHOICE = ("kind", "manifest", "source", "val_share", "val_most", "test_sets")  # ... which images there are
 
 
@@ -135,7 +135,8 @@ class _Embedded(_Maker):
 
     def add_dataset(self, dataset, index):
         real = f"{dataset}-{REAL}" if dataset else REAL
-        section = self.benchmark.model_dump(mode="json", include=set(CUT))
+        # what is not halved says so; benchmarks that were made before this could be chosen keep their identity
+        section = self.benchmark.model_dump(mode="json", include=set(CUT), exclude={"halve"} if self.benchmark.halve else None)
         about = photograph_settings(self.config.data, index)
         made_with = identity({"photographs": about, "test": dataset, "benchmark": section, "seed": self.seed})
         reals = self.kept(real, made_with)

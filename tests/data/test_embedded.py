@@ -30,7 +30,7 @@ def world(tmp_path):
         Image.fromarray(photograph(seed)).save(tmp_path / "photos" / f"p{seed}.png")
         photos.append(SimpleNamespace(id=f"p{seed}", cluster="twins" if seed in (2, 5) else f"p{seed}", file=f"p{seed}.png"))
     data = SimpleNamespace(folder=tmp_path / "photos", least_factor=2.0, source_side=448, split=SPLIT)
-    benchmark = SimpleNamespace(size=16, patches={"train": 3, "val": 4, "test": 2}, least_std=1.0, shrink=[], encode=["png"],
+    benchmark = SimpleNamespace(size=16, cut=32, halve=True, patches={"train": 3, "val": 4, "test": 2}, least_std=1.0, shrink=[], encode=["png"],
                         encode_quality=[90, 90])
     return photos, data, benchmark
 
@@ -46,6 +46,14 @@ def build(world, folder, **splits):
         made = [np.roll(pixels[place], len(name), axis=1) // 2 for place in chosen.index]
         tables[name] = embedded.generated_table(name, section, chosen, made, benchmark, 1)
     return embedded.write(tables, folder, {name: f"made {name}" for name in tables})
+
+
+def test_patches_that_are_not_halved_keep_their_pixels(world):
+    photos, data, benchmark = world
+    benchmark.halve = False
+    patches, pixels = embedded.cut_patches(photos, data, benchmark, 1)
+    images = [decode.decode_bytes(image) for image in embedded.real_table(patches, pixels, benchmark, 1)["image"]]
+    assert all(np.array_equal(*pair) for pair in zip(images, pixels, strict=True)) and images[0].shape == (32, 32, 3)
 
 
 def test_the_manifest_has_the_columns_and_pairs_of_the_contract(world, tmp_path):

@@ -1,6 +1,7 @@
 """A benchmark is made part by part, from patches or from published files, and opened like any other."""
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -91,6 +92,18 @@ def test_a_new_family_and_a_newly_seen_generator_are_added(copy, monkeypatch):
     calls.clear()
     benchmark.make_benchmark(config.override(families={"ddpm": more.families["ddpm"].model_dump()}))
     assert not calls  # a profile that needs less keeps what is there
+
+
+def test_halving_is_part_of_what_an_image_is_made_with(copy):
+    """... but a benchmark that was made before there was the choice keeps its identity."""
+    config = tiny.embedded_profile(copy)
+    assert config.benchmark.cut == 2 * config.benchmark.size
+    whole = config.override(benchmark={"halve": False, "size": 32, "folder": str(copy / "whole")})
+    assert whole.benchmark.cut == 32
+    rows = benchmark.make_benchmark(whole)
+    known = [json.loads((copy / name / "identities.json").read_text()) for name in ("benchmark", "whole")]
+    assert known[0].keys() == known[1].keys() and not set(known[0].values()) & set(known[1].values())
+    assert set(rows["width"]) == {32} and len(images.load_pixels(rows, whole.benchmark.folder)) == len(rows)
 
 
 def test_other_weights_are_noticed(copy):
