@@ -76,7 +76,7 @@ def test_every_command_has_help(anl, command):
     ("data index . --layout genimge", 2, "did you mean 'genimage'?"), ("data index nowhere", 2, "'nowhere' is not a folder"),
     ("data index . --columns image", 2, "give IMAGE,LABEL or"), ("data audit nowhere.parquet", 2, "nowhere.parquet is missing"),
     ("notebook data", 2, "there is no notebook 'data'; none are here"),
-    ("detect", 2, "name files or folders"), ("detect x --json --csv", 2, "choose one of --json and --csv"),
+    ("detect", 2, "name files or folders"), ("detect x --format xml", 2, "--format"),
     ("export", 2, "--out is missing"), ("--limit 8 verify", 2, "leave out --limit and --set"),
 ])
 def test_a_mistake_is_one_line_with_status_2(anl, words, status, expected):
@@ -313,9 +313,9 @@ def stub(monkeypatch, module, **functions):
 def test_detect_passes_its_options_and_status_on(anl, monkeypatch):
     called = []
     stub(monkeypatch, "anl.detect.command", run_detect=lambda paths, **settings: called.append((paths, settings)) or 1)
-    status, _, _ = anl("detect", "a.png", "b", "--json", "--device", "cpu", "--no-recursive", "--maps", "out")
+    status, _, _ = anl("detect", "a.png", "b", "--format", "json", "--device", "cpu", "--no-recursive", "--map", "out")
     assert status == 1 and called[0][0] == ["a.png", "b"]
-    assert {"json": True, "csv": False, "device": "cpu", "recursive": False, "maps": "out", "detector": None}.items() <= called[0][1].items()
+    assert {"form": "json", "device": "cpu", "recursive": False, "maps": "out", "detector": None}.items() <= called[0][1].items()
     assert anl("detect", "--explain")[0] == 1 and called[1] == ([], {**called[1][1], "explain": True})
 
 

@@ -1,4 +1,4 @@
-"""Random damage to files for the decoder, the manifest reader and the reader of detector cards.
+"""Random damage to files for the decoders of images and videos, the manifest reader and the reader of detector cards.
 
 Each input must give pixels, a table or a card, or a UserError: no other exception, no hang, no memory over the limit.
 `ANL_FUZZ=100000 pytest -n 0 tests/test_fuzz.py` (`make fuzz`) tries that many of each. Hypothesis shrinks a failing input
@@ -25,10 +25,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anl.data import decode, manifest
+from anl.data import decode, manifest, video
 from anl.detect import card
 from anl.io import UserError
 from tests.conftest import ROOT
+from tests.data.test_video import write_video
 
 COUNT = int(os.environ.get("ANL_FUZZ", "40"))
 SECONDS = 10  # for one input, on a busy machine
@@ -159,6 +160,28 @@ def test_headers_are_read_or_refused(data):
         assert is_message(problem)
         return
     assert 0 < header.height * header.width <= MAX_PIXELS
+
+
+def whole_videos(folder):
+    return [write_video(Path(folder) / name, frames=6, codec=codec, gop=3).read_bytes()
+            for name, codec in (("a.mp4", "mpeg4"), ("a.webm", "libvpx"))]
+
+
+with tempfile.TemporaryDirectory() as place:
+    VIDEOS = whole_videos(place)
+
+
+@FUZZ
+@given(damaged(VIDEOS))
+def test_videos_are_decoded_or_refused(data):
+    CURRENT.write_bytes(data)
+    try:
+        frames = limited(lambda: list(video.read_frames(CURRENT, 3, MAX_PIXELS)), data)
+    except decode.Refused as problem:
+        assert is_message(problem)
+        return
+    assert 1 <= len(frames) <= 3
+    assert all(frame.pixels.dtype == np.uint8 and frame.pixels.ndim == 3 and frame.pixels.size <= 3 * MAX_PIXELS for frame in frames)
 
 
 def whole_manifest():

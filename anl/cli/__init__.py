@@ -247,25 +247,21 @@ def detect(paths: list[str] = typer.Argument(None, metavar="PATH...", help="File
            detector: str = typer.Option(None, metavar="DIR|hf://ID", help="A packaged detector's folder, or "
                                         "hf://OWNER/NAME with --revision; default: models/detector."),
            revision: str = REVISION,
-           as_json: bool = typer.Option(False, "--json", help="One JSON object per line."),
-           as_csv: bool = typer.Option(False, "--csv", help="CSV with a header."),
+           form: Literal["table", "json", "csv"] = typer.Option("table", "--format", help="`json`: an object a line."),
            resume: str = typer.Option(None, metavar="FILE", help="Append JSON lines to it; skip what is in it."),
-           maps: str = typer.Option(None, metavar="DIR", help="Write an evidence map of each image into this folder."),
+           maps: str = typer.Option(None, "--map", metavar="DIR", help="Write an evidence map of each image into this folder."),
            recursive: bool = typer.Option(True, help="Search folders in folders."),
            explain: bool = typer.Option(False, "--explain", help="What the detector is, its errors and limits."),
            device: str = typer.Option(None, help="cpu or cuda; default: cuda if there is one."),
            batch_size: int = typer.Option(32, min=1, help="Crops computed at once."),
            workers: int = typer.Option(2, min=1, help="Threads that decode.")):
-    """Score images: probability of being generated, and a verdict."""
+    """Score pictures and videos: probability of being generated, and a verdict."""
     if not paths and not explain:
         raise UserError("name files or folders, or - for a list on standard input")
-    if as_json and as_csv:
-        raise UserError("choose one of --json and --csv")
     from anl.detect.command import run_detect
 
-    return run_detect(paths or [], detector=detector, revision=revision, device=device, json=as_json, csv=as_csv,
-                      resume=resume, maps=maps, recursive=recursive, explain=explain, batch_size=batch_size,
-                      workers=workers)
+    return run_detect(paths or [], detector=detector, revision=revision, device=device, form=form, resume=resume,
+                      maps=maps, recursive=recursive, explain=explain, batch_size=batch_size, workers=workers)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`anl detect`: find pictures, read them ahead in threads, score them, report them as a table, CSV or JSON lines."""
+"""`anl detect`: find pictures and videos, read them ahead in threads, score them, report them as a table, CSV or JSON lines."""
 
 import collections
 import contextlib
@@ -11,17 +11,19 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+from anl.data import video
 from anl.data.decode import Refused, decode_bytes, read_bytes
 from anl.data.walk import walk
 from anl.io import UserError, printable
 
-FIELDS = ("path", "verdict", "probability", "logit", "crops", "width", "height", "problem", "detector")
+FIELDS = ("path", "verdict", "probability", "logit", "crops", "width", "height", "frames", "generated_share", "problem", "detector")
+FORMATS = ("table", "json", "csv")
 NOT_READ = "not read"
 
 
-def run_detect(paths, *, detector=None, revision=None, device=None, json=False, csv=False, resume=None, maps=None,
+def run_detect(paths, *, detector=None, revision=None, device=None, form="table", resume=None, maps=None,
                recursive=True, explain=False, batch_size=32, workers=2):
-    """Score pictures and print a row for each, in a fixed order; files that cannot be read are rows with a problem.
+    """Score pictures and videos and print a row for each, in a fixed order; files that cannot be read are rows with a problem.
 
     Parameters
     ----------
@@ -31,12 +33,12 @@ def run_detect(paths, *, detector=None, revision=None, device=None, json=False, 
         As of `anl.load_detector`.
     device : str, optional
         Default: the GPU if there is one.
-    json, csv : bool
-        JSON lines or CSV on standard output, in place of a table.
+    form : str
+        One of FORMATS, on standard output; `json` is an object a line.
     resume : path-like, optional
         JSON lines are appended to this file, and pictures already in it are left out.
     maps : path-like, optional
-        Folder that gets an evidence map of each picture.
+        Folder that gets an evidence map of each picture; videos have none.
     recursive : bool
         Whether folders below a folder are searched too.
     explain : bool
@@ -57,8 +59,8 @@ def run_detect(paths, *, detector=None, revision=None, device=None, json=False, 
     paths = [os.fspath(path) for path in paths]
     if not paths and not explain:
         raise UserError("no pictures are named; give files or folders, or - for a list on standard input")
-    if json and csv:
-        raise UserError("--json and --csv exclude each other; choose one")
+    if form not in FORMATS:
+        raise UserError(f"--format {printable(str(form))} is unknown; choose one of {', '.join(FORMATS)}")
     if batch_size < 1 or workers < 1:
         raise UserError("--batch-size and --workers must be at least 1; raise them")
     found = find(paths, sys.stdin.buffer if "-" in paths else (), recursive)
@@ -76,8 +78,7 @@ def run_detect(paths, *, detector=None, revision=None, device=None, json=False, 
         if resume:
             done, file = read_resumed(resume, loaded.card.identity)
             writers.append(JsonLines(stack.enter_context(file)))
-        width = shutil.get_terminal_size().columns
-        writers.append(JsonLines(sys.stdout) if json else Csv(sys.stdout) if csv else Table(sys.stdout, width))
+        writers.append({"json": JsonLines, "csv": Csv, "table": Table}[form](sys.stdout))
 
         def wanted():
             nonlocal earlier
@@ -98,7 +99,7 @@ def run_detect(paths, *, detector=None, revision=None, device=None, json=False, 
                                                  "with --resume FILE a run can go on where it stopped"), file=sys.stderr)
             return 130
     print(f"anl detect: {describe_counts(counts, earlier, resume)}", file=sys.stderr)
-    if counts and not (json or csv or explain):
+    if counts and form == "table" and not explain:
         print(cards.summary(loaded.card), file=sys.stderr)
     return int(counts[NOT_READ] > 0)
 
@@ -132,6 +133,8 @@ def score_files(detector, wanted, batch_size, workers, maps=None):
         try:
             if problem is not None:
                 raise Refused(problem)
+            if video.starts_like_video(path):
+                return (path, None), detector.tile_video(path), None
             pixels = decode_bytes(read_bytes(path))
         except Refused as refused:
             return (path, str(refused)), None, None
@@ -140,14 +143,21 @@ def score_files(detector, wanted, batch_size, workers, maps=None):
     def pictures():
         # as many ahead as a batch may take, so that the next batch is read while this one is scored
         for key, tiled, small in read_ahead(wanted, read, workers, batch_size):
-            if maps and tiled is not None:
+            if small is not None:
                 drawing.save(maps, key[0], drawing.draw(detector, tiled, small))
             yield key, tiled
 
     for (path, problem), score in detector.stream(pictures(), batch_size):
-        values = {} if score is None else {**score._asdict(), "probability": round(score.probability, 4),
-                                           "logit": round(score.logit, 4)}
+        values = {} if score is None else {**score._asdict(), **rounded(score), "frames": None, "generated_share": None}
+        if score is not None and score.frames:
+            values |= {"frames": [{"time": round(frame.time, 3), **rounded(frame)} for frame in score.frames],
+                       "generated_share": round(score.generated_share, 4)}
         yield {**dict.fromkeys(FIELDS), "path": path, **values, "problem": problem, "detector": detector.card.identity}
+
+
+def rounded(score):
+    """Probability and logit of a score, to four digits."""
+    return {"probability": round(score.probability, 4), "logit": round(score.logit, 4)}
 
 
 def read_ahead(items, read, workers, ahead):
@@ -219,8 +229,8 @@ def without(found, file=None, folder=None):
 class Table:
     """Aligned lines for a terminal; long paths keep their end. Some dozen validation images give no more than two digits."""
 
-    def __init__(self, stream, width=100):
-        self.stream, self.room, self.begun = stream, max(24, width - 26), False
+    def __init__(self, stream):
+        self.stream, self.room, self.begun = stream, max(24, shutil.get_terminal_size().columns - 26), False
 
     def add(self, row):
         if not self.begun:
@@ -229,7 +239,10 @@ class Table:
         name = printable(row["path"])
         name = name if len(name) <= self.room else f"...{name[3 - self.room:]}"
         first = f"{row['verdict'] or NOT_READ:<10} {two_digits(row['probability']):>13}  {name}"
-        self.stream.write(first + (f": {printable(row['problem'])}\n" if row["problem"] else "\n"))
+        more = f": {printable(row['problem'])}" if row["problem"] else ""
+        if row["frames"]:
+            more = f": {row['generated_share']:.0%} of {len(row['frames'])} frames look generated"
+        self.stream.write(f"{first}{more}\n")
         self.stream.flush()
 
 
@@ -241,13 +254,14 @@ def two_digits(probability):
 
 
 class Csv:
-    """A header, and a line per picture."""
+    """A header, and a line per picture or video, of which `frames` is the number of frames."""
 
     def __init__(self, stream):
         self.stream, self.writer = stream, csv.DictWriter(stream, FIELDS, lineterminator="\n")
         self.writer.writeheader()
 
     def add(self, row):
+        row = row | {"frames": row["frames"] and len(row["frames"])}
         self.writer.writerow({key: printable(value) if isinstance(value, str) else value for key, value in row.items()})
         self.stream.flush()
 
@@ -290,7 +304,7 @@ def read_resumed(path, detector):
                         row = json.loads(line)
                         row = {key: row[key] for key in FIELDS}
                     except (ValueError, KeyError, TypeError):
-                        raise UserError(f"{path}, line {number}, is not a line of `anl detect --json`; name another file, or "
+                        raise UserError(f"{path}, line {number}, is not a line of `anl detect --format json`; name another file, or "
                                         "move this one away") from None
                     if row["detector"] != detector:
                         raise UserError(f"{path}, line {number}, is a score of another detector, or of another card of this "

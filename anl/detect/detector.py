@@ -11,7 +11,8 @@ from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from PIL import Image, ImageOps
 from torch import nn
 
-from anl.data.decode import Refused, decode, to_rgb
+from anl.data import video
+from anl.data.decode import Refused, decode, refusal, to_rgb
 from anl.data.images import to_tensor
 from anl.detect import card as cards
 from anl.detect.tiles import tile
@@ -21,13 +22,22 @@ from anl.models import checkpoint
 
 DEFAULT = Path("models") / "detector"
 BATCH = 32  # crops
+FRAMES, FRAME_CROPS = 16, 4  # of a video, and crops of each at most
 SCHEME, HUB_ID, COMMIT = "hf://", re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"), re.compile(r"[0-9a-f]{40}")
 MAX_SETTING = 4096  # of any number in a detector's settings: they come with a file from elsewhere
 NOT_HERE = "get the default one with `dvc pull detector.dvc`, or pack a run with `anl export RUN --to folder`"
 
 
+class FrameScore(NamedTuple):
+    """What a detector says of one frame of a video, `time` seconds from its beginning."""
+
+    time: float
+    probability: float
+    logit: float
+
+
 class Score(NamedTuple):
-    """What a detector says of one image.
+    """What a detector says of one image, or of one video.
 
     Attributes
     ----------
@@ -36,9 +46,11 @@ class Score(NamedTuple):
     verdict : str
         `generated`, `undecided` or `real`.
     logit : float
-        Mean over the crops; both others follow from it.
+        Mean over the crops, of a video over all of its frames; both others follow from it.
     crops, width, height : int
         How many crops were scored, and pixels of the image.
+    frames : tuple of FrameScore
+        Of a video.
     """
 
     probability: float
@@ -47,15 +59,26 @@ class Score(NamedTuple):
     crops: int
     width: int
     height: int
+    frames: tuple = ()
+
+    @property
+    def generated_share(self):
+        """Share of a video's frames that are more probably generated than not; None for an image."""
+        return sum(frame.probability > 0.5 for frame in self.frames) / len(self.frames) if self.frames else None
 
 
 class Tiled(NamedTuple):
-    """An image cut up: crops uint8 (N, size, size, 3), their corners (N, 2), and the image's width and height."""
+    """An image cut up: crops uint8 (N, size, size, 3), their corners (N, 2), and the image's width and height.
+
+    Of a video, the crops of all frames; `times` in seconds and `counts` of crops have an entry for each frame.
+    """
 
     crops: np.ndarray
     places: np.ndarray
     width: int
     height: int
+    times: tuple = ()
+    counts: tuple = ()
 
 
 class InUse(nn.Module):
@@ -123,16 +146,31 @@ class ImageDetector(ModelHubMixin, library_name="anl", tags=["generated-image-de
             for start in range(0, len(crops), batch_size):
                 found.append(module(to_tensor(crops[start:start + batch_size], self.device))[2:])
         if not found[0]:
-            raise UserError(f"a detector of kind '{self.network.kind}' has no evidence map; leave out --maps")
+            raise UserError(f"a detector of kind '{self.network.kind}' has no evidence map; leave out --map")
         return torch.cat([part for part, in found]).float().cpu().numpy()
 
     def tile(self, image):
-        """Cut up an image: path, PIL image, uint8 array (H, W, 3), or tensor (3, H, W), uint8 or float in [0, 1]."""
+        """Cut up an image: path, PIL image, uint8 array (H, W, 3), or tensor (3, H, W), uint8 or float in [0, 1].
+
+        The path may be that of a video: FRAMES frames, evenly spaced in time, are cut up.
+        """
+        if isinstance(image, (str, os.PathLike)) and video.starts_like_video(image):
+            try:
+                return self.tile_video(image)
+            except Refused as problem:
+                raise refusal(os.fspath(image), problem) from None
         pixels = as_pixels(image)
         return Tiled(*tile(pixels, self.card.size), pixels.shape[1], pixels.shape[0])
 
+    def tile_video(self, path):
+        """Cut up frames of a video. Raises Refused if there are none."""
+        frames = [(frame.time, *tile(frame.pixels, self.card.size, FRAME_CROPS), frame.pixels.shape)
+                  for frame in video.read_frames(path, FRAMES)]
+        times, crops, places, shapes = zip(*frames, strict=True)
+        return Tiled(np.concatenate(crops), np.concatenate(places), shapes[0][1], shapes[0][0], times, tuple(map(len, crops)))
+
     def score(self, images, batch_size=BATCH):
-        """The Score of an image, or a list of them for a list or iterator of images; see `tile` for what an image may be.
+        """The Score of an image or video, or a list of them for a list or iterator; see `tile` for what an image may be.
 
         Memory holds one image and one batch of crops at a time.
         """
@@ -162,10 +200,13 @@ class ImageDetector(ModelHubMixin, library_name="anl", tags=["generated-image-de
             if picture is None:
                 yield key, None
                 continue
-            logit = float(logits[start:start + len(picture.crops)].mean())
+            own = logits[start:start + len(picture.crops)]
             start += len(picture.crops)
-            yield key, Score(self.card.probability(logit), self.card.verdict(logit), logit, len(picture.crops), picture.width,
-                             picture.height)
+            parts = [float(part.mean()) for part in np.split(own, np.cumsum(picture.counts)[:-1])] if picture.counts else []
+            frames = tuple(FrameScore(time, self.card.probability(part), part) for time, part in zip(picture.times, parts, strict=True))
+            logit = float(np.mean(parts) if parts else own.mean())
+            yield key, Score(self.card.probability(logit), self.card.verdict(logit), logit, len(own), picture.width, picture.height,
+                             frames)
 
     # ---- the hub: push_to_hub, save_pretrained, from_pretrained --------------------------------------------------------
     def generate_model_card(self, *_, **__):

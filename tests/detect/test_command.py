@@ -14,8 +14,10 @@ from PIL import Image
 
 from anl.detect import card as cards
 from anl.detect import command
+from anl.detect.detector import load_detector
 from anl.io import UserError
 from tests.conftest import photograph
+from tests.data.test_video import write_video
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def detect(folder, capsys):
 
 
 def test_json_has_a_row_for_every_file_and_a_problem_for_odd_ones(detect, pictures, folder):
-    status, out, said = detect(pictures, json=True)
+    status, out, said = detect(pictures, form="json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert status == 1 and [os.path.basename(row["path"]) for row in rows] == ["a.png", "b.jpg", "empty.png", "letter.txt", "c.png"]
     assert all(set(row) == set(command.FIELDS) and row["detector"] == cards.read(folder).identity for row in rows)
@@ -51,38 +53,38 @@ def test_json_has_a_row_for_every_file_and_a_problem_for_odd_ones(detect, pictur
 
 
 def test_folders_below_are_left_out_on_request(detect, pictures):
-    _, out, _ = detect(pictures, json=True, recursive=False)
+    _, out, _ = detect(pictures, form="json", recursive=False)
     assert "c.png" not in out and len(out.splitlines()) == 4
 
 
 def test_csv_and_table_say_the_same(detect, pictures):
-    _, out, _ = detect(pictures / "a.png", pictures / "letter.txt", csv=True)
+    _, out, _ = detect(pictures / "a.png", pictures / "letter.txt", form="csv")
     rows = list(csv.DictReader(io.StringIO(out)))
     status, table, said = detect(f"{pictures}/a.*", pictures / "letter.txt")
     assert status == 1 and [row["verdict"] for row in rows] == [table.splitlines()[1].split()[0], ""]
     assert table.splitlines()[0].startswith("verdict") and "not read" in table and "letter.txt: not an image" in table
     assert "No verdict proves anything" in said
-    status, _, _ = detect(pictures / "a.png", csv=True)
+    status, _, _ = detect(pictures / "a.png", form="csv")
     assert status == 0
 
 
 def test_a_list_on_standard_input_is_read_once_each(detect, pictures, monkeypatch):
     listed = f"{pictures}/a.png\n\n{pictures}/a.png\r\n".encode()
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(listed)))
-    status, out, _ = detect("-", pictures / "a.png", json=True)
+    status, out, _ = detect("-", pictures / "a.png", form="json")
     assert status == 0 and len(out.splitlines()) == 1
 
 
 def test_a_killed_run_goes_on_where_it_stopped(detect, pictures, tmp_path, folder):
     kept = tmp_path / "scores.jsonl"
-    _, whole, _ = detect(pictures, json=True)
+    _, whole, _ = detect(pictures, form="json")
     kept.write_text("".join(f"{line}\n" for line in whole.splitlines()[:2]) + whole.splitlines()[2][:20])
-    status, out, said = detect(pictures, json=True, resume=kept)
+    status, out, said = detect(pictures, form="json", resume=kept)
     assert status == 1 and kept.read_text() == whole and len(out.splitlines()) == 3 and "2 of them were in" in said
-    status, out, said = detect(tmp_path, json=True, resume=kept)  # its own file is not a picture
+    status, out, said = detect(tmp_path, form="json", resume=kept)  # its own file is not a picture
     assert out == "" and "5 files" in said
     (tmp_path / "notes.txt").write_text("hello\n")
-    with pytest.raises(UserError, match="line 1, is not a line of `anl detect --json`"):
+    with pytest.raises(UserError, match="line 1, is not a line of `anl detect --format json`"):
         detect(pictures, resume=tmp_path / "notes.txt")
     kept.write_text(whole.replace(cards.read(folder).identity, "0" * 12))
     with pytest.raises(UserError, match="is a score of another detector"):
@@ -90,22 +92,45 @@ def test_a_killed_run_goes_on_where_it_stopped(detect, pictures, tmp_path, folde
 
 
 def test_maps_are_drawn_and_not_scored_themselves(detect, pictures, tmp_path):
-    detect(pictures, json=True, maps=pictures / "maps")
+    detect(pictures, form="json", maps=pictures / "maps")
     assert sorted(path.name[:5] for path in (pictures / "maps").iterdir()) == ["a.png", "b.jpg", "c.png"]
-    _, out, _ = detect(pictures, json=True, maps=pictures / "maps")
+    _, out, _ = detect(pictures, form="json", maps=pictures / "maps")
     assert len(out.splitlines()) == 5
+
+
+def test_a_video_is_scored_by_its_frames_whatever_its_name(detect, pictures, folder):
+    write_video(pictures / "clip.mp4", frames=40, size=(96, 64))
+    (pictures / "b.mp4").write_bytes((pictures / "b.jpg").read_bytes())
+    (pictures / "hidden.jpg").write_bytes((pictures / "clip.mp4").read_bytes())
+    (pictures / "sound.mp4").write_bytes((pictures / "clip.mp4").read_bytes()[:60])
+    status, out, _ = detect(pictures, form="json", recursive=False, maps=pictures / "maps")
+    rows = {os.path.basename(row["path"]): row for row in map(json.loads, out.splitlines())}
+    clip, hidden = rows["clip.mp4"], rows["hidden.jpg"]
+    assert len(clip["frames"]) == 16 and clip["logit"] == hidden["logit"] and (clip["width"], clip["height"]) == (96, 64)
+    assert clip["logit"] == pytest.approx(sum(frame["logit"] for frame in clip["frames"]) / 16, abs=1e-3)
+    assert clip["generated_share"] == sum(frame["probability"] > 0.5 for frame in clip["frames"]) / 16
+    assert rows["b.mp4"]["logit"] == rows["b.jpg"]["logit"] and rows["b.jpg"]["frames"] is rows["b.jpg"]["generated_share"] is None
+    assert "a video that cannot be decoded" in rows["sound.mp4"]["problem"] and status == 1
+    _, table, _ = detect(pictures / "clip.mp4")
+    assert "of 16 frames look generated" in table
+    _, out, _ = detect(pictures / "clip.mp4", form="csv")
+    assert next(csv.DictReader(io.StringIO(out)))["frames"] == "16"
+    score = load_detector(folder).score(pictures / "clip.mp4")
+    assert round(score.logit, 4) == clip["logit"] and [round(frame.time, 3) for frame in score.frames] == [f["time"] for f in clip["frames"]]
+    with pytest.raises(UserError, match="sound.mp4' is refused: a video that cannot be decoded"):
+        load_detector(folder).score(str(pictures / "sound.mp4"))
 
 
 def test_explain_needs_no_pictures(detect, pictures):
     status, out, _ = detect(explain=True)
     assert status == 0 and "It never saw images by vae" in out
-    status, out, said = detect(pictures / "a.png", json=True, explain=True)
+    status, out, said = detect(pictures / "a.png", form="json", explain=True)
     assert status == 0 and len(out.splitlines()) == 1 and "It never saw images by vae" in said
 
 
 @pytest.mark.parametrize(("paths", "options", "message"), [
     ([], {}, "no pictures are named"), (["no/such"], {}, "there is no file, folder or match 'no/such'"),
-    (["."], {"json": True, "csv": True}, "exclude each other"), (["."], {"workers": 0}, "at least 1"),
+    (["."], {"form": "xml"}, "--format xml is unknown; choose one of table, json, csv"), (["."], {"workers": 0}, "at least 1"),
     (["."], {"device": "tpu9"}, "is not a device here")])
 def test_mistakes_are_one_line(folder, paths, options, message):
     with pytest.raises(UserError, match=message):
@@ -129,10 +154,10 @@ def test_names_that_are_not_utf8_or_steer_a_terminal(detect, pictures, tmp_path)
     for name in names:
         with open(os.fsencode(place) + b"/" + name, "wb") as file:
             file.write(data)
-    status, out, _ = detect(place, json=True, maps=tmp_path / "maps")
+    status, out, _ = detect(place, form="json", maps=tmp_path / "maps")
     assert status == 0 and sorted(os.fsencode(os.path.basename(json.loads(line)["path"])) for line in out.splitlines()) == sorted(names)
     assert len(list((tmp_path / "maps").iterdir())) == 4
-    _, out, _ = detect(place, csv=True)
+    _, out, _ = detect(place, form="csv")
     assert any(row["path"].endswith("caf\\udce9.jpg") for row in csv.DictReader(io.StringIO(out)))
     _, out, _ = detect(place)
     assert len(out.splitlines()) == 5 and "\x1b" not in out and "\u202e" not in out
@@ -153,7 +178,7 @@ def test_a_picture_with_something_behind_it_and_files_that_pretend(detect, pictu
     head += zlib.crc32(head[12:]).to_bytes(4) + b"\0\0\0\0IDAT\x35\xaf\x06\x1e\0\0\0\0IEND\xae\x42\x60\x82"
     (place / "y.png").write_bytes(head)
     Image.new("1", (100_000, 3)).save(place / "z.png")  # 100,000 along one side alone is a picture
-    status, out, _ = detect(place, json=True)
+    status, out, _ = detect(place, form="json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert status == 1 and len({row["logit"] for row in rows[:3]}) == 1
     assert all(row["problem"] and row["verdict"] is None for row in rows[3:8]) and "over the limit" in rows[7]["problem"]
