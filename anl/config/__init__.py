@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from anl.config.sections import (
+    AUGMENTATIONS,
     BASELINE_SETTINGS,
     NETWORK_TARGETS,
     PERTURBATIONS,
@@ -40,7 +41,7 @@ from anl.config.sections import (
 )
 from anl.io import UserError, identity, pick, reason, suggestion, write_text
 
-__all__ = ["BASELINE_SETTINGS", "NETWORK_TARGETS", "PERTURBATIONS", "PRIORLESS_BASELINES", "PROFILES", "STEPLESS_TARGETS",
+__all__ = ["AUGMENTATIONS", "BASELINE_SETTINGS", "NETWORK_TARGETS", "PERTURBATIONS", "PRIORLESS_BASELINES", "PROFILES", "STEPLESS_TARGETS",
            "Config", "EvaluationConfig", "MethodConfig", "PriorConfig", "TrainingConfig", "activate", "load_config", "profiles"]
 
 PROFILES = Path(__file__).parents[1] / "profiles"
@@ -195,7 +196,7 @@ class Config(Section):
 
     def _without_effect(self):
         """Dotted keys of the settings that do not affect this variant."""
-        method, target, baseline = self.method, self.method.target, self.method.baseline
+        method, target, baseline, training = self.method, self.method.target, self.method.baseline, self.training
         used = BASELINE_SETTINGS.get(baseline, ())
         unused = [
             (True, [f"other_priors.{name}" for name in self.other_priors if name not in self.priors]),
@@ -216,8 +217,9 @@ class Config(Section):
             (method.attention not in TOKEN_ATTENTIONS, ["detector.attention_dim", "detector.patch"]),
             (method.attention != "gate", ["detector.gate_width"]),
             (method.attention != "erase", ["detector.erase_share"]),
-            (self.training.augment_probability == 0, ["method.consistent", "training.jpeg_quality", "training.resize_scale",
-                                                      "training.blur_radius"])]
+            (training.augment_probability == 0, ["method.consistent", "training.augmentations", "training.augment_most"]),
+            *((training.augment_probability == 0 or kind not in training.augmentations, [f"training.{key}"])
+              for kind, key in AUGMENTATIONS.items())]
         return {key for condition, keys in unused if condition for key in keys}
 
 

@@ -24,6 +24,10 @@ BASELINE_SETTINGS = {  # the settings of `baselines` that a method reads
 PERTURBATIONS = {"jpeg": (1, 100), "webp": (1, 100), "blur": (0.1, 10), "resize": (0.1, 4), "crop": (0.6, 1),
                  "noise": (0.1, 64)}
 
+# kind of augmentation -> the setting of `training` that holds its lowest and highest strength
+AUGMENTATIONS = {"jpeg": "jpeg_quality", "webp": "webp_quality", "resize": "resize_scale", "scale": "scale_factor", "blur": "blur_radius",
+                 "sharpen": "sharpen_amount", "noise": "noise_deviation"}
+
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -202,7 +206,7 @@ class MethodConfig(Section):
     loss_weight: Weight
     noise_on: Literal["both", "real", "generated"] = "both"
     detach: bool = False
-    front_end: Literal["image", "residual", "noise"] = "image"
+    front_end: Literal["image", "correction", "residual", "noise"] = "image"
     consistent: bool = False                    # augmented images keep the noise target of the untouched image
     scale_images: Count = 0                     # training images that the target's scale is computed from; 0 = all
     baseline: Literal["", *BASELINE_SETTINGS] = ""
@@ -238,7 +242,13 @@ class TrainingConfig(Section):
     clip_norm: PositiveFloat
     precision: Precision
     augment_probability: Share
+    augmentations: Annotated[list[Literal[*AUGMENTATIONS]], Field(min_length=1)] = ["jpeg", "jpeg", "resize", "blur"]  # equally often
+    augment_most: Positive = 1                  # operations on one image, each further one with the same probability
     jpeg_quality: list[Annotated[int, Field(ge=1, le=100)]]
+    webp_quality: list[Annotated[int, Field(ge=1, le=100)]] = [60, 100]
+    scale_factor: list[Annotated[float, Field(ge=0.25, le=4)]] = [0.5, 1.5]   # with its change of the pixels' size
+    sharpen_amount: list[Annotated[float, Field(ge=0, le=5)]] = [0.0, 1.0]
+    noise_deviation: list[Annotated[float, Field(ge=0, le=64)]] = [0.0, 4.0]  # grey levels
     resize_scale: list[Annotated[float, Field(ge=0.1, le=1)]]
     blur_radius: list[Annotated[float, Field(ge=0, le=10)]]
     accumulate: Positive = 1                    # parts that a batch is computed in
@@ -250,7 +260,7 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
-        for key in ("jpeg_quality", "resize_scale", "blur_radius"):
+        for key in AUGMENTATIONS.values():
             in_order(key, getattr(self, key))
         need(self.warmup_steps < self.steps, "warmup_steps", f"must be below training.steps ({self.steps})")
         return self

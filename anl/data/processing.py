@@ -4,6 +4,7 @@ Every operation takes and returns uint8 (H, W, 3) of the same size, so that a de
 operation is named by a string: `jpeg_90`, `blur_0.5`, a fixed name such as `jpeg96`, or a chain such as `jpeg96+blur_1`.
 """
 
+import functools
 import hashlib
 import io
 
@@ -11,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from anl import seeds
+from anl.config import AUGMENTATIONS
 from anl.io import UserError
 
-AUGMENTATIONS = ("jpeg", "jpeg", "resize", "blur")  # drawn with equal probability, so half are JPEG
 FORMATS = {"png": "PNG", "jpeg": "JPEG", "webp": "WEBP"}
 LOSSLESS_FORMATS = ("PNG", "BMP", "TIFF", "GIF", "PPM")
 MATCHED_TOLERANCE = 0.01  # total variation distance below which two distributions of file formats count as equal
@@ -49,6 +50,22 @@ def resize(pixels, factor):
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
+def scale(pixels, factor):
+    """Resize by `factor`; then the central part of the original size, or what is smaller continued by its mirror image."""
+    height, width = pixels.shape[:2]
+    inner = (max(1, round(width * factor)), max(1, round(height * factor)))
+    scaled = np.asarray(Image.fromarray(pixels).resize(inner, Image.Resampling.BICUBIC))
+    lack = [max(0, side - part) for side, part in zip((height, width), scaled.shape)]
+    scaled = np.pad(scaled, (*((part // 2, part - part // 2) for part in lack), (0, 0)), mode="symmetric")
+    top, left = ((part - side) // 2 for side, part in zip((height, width), scaled.shape))
+    return np.ascontiguousarray(scaled[top:top + height, left:left + width])
+
+
+def sharpen(pixels, amount):
+    """Add `amount` times the difference from a Gaussian blur of one pixel (unsharp masking)."""
+    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.UnsharpMask(radius=1, percent=round(100 * amount), threshold=0)))
+
+
 def blur(pixels, radius):
     """Gaussian blur with a standard deviation of `radius` pixels (Pillow's approximation by box filters)."""
     return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
@@ -82,7 +99,8 @@ def noise(pixels, deviation, rng):
     return np.rint(pixels + deviation * rng.standard_normal(pixels.shape)).clip(0, 255).astype(np.uint8)
 
 
-OPERATIONS = {"jpeg": jpeg, "webp": webp, "resize": resize, "blur": blur, "crop": crop, "denoise": denoise}
+OPERATIONS = {"jpeg": jpeg, "webp": webp, "resize": resize, "scale": scale, "blur": blur, "sharpen": sharpen, "crop": crop,
+              "denoise": denoise}
 FIXED = {"jpeg96": ("jpeg", 96.0), "resize75": ("resize", 0.75), "blur": ("blur", 0.5), "denoise": ("denoise", 2.0)}
 
 
@@ -246,33 +264,40 @@ def augmentation_plan(pairs, training, seed, step):
     pairs : sequence of int
         The pairs of the whole batch, before processes share it. A pair that occurs twice has one plan.
     training : TrainingConfig
+        One of its `augmentations` is drawn, in the share `augment_probability` of the pairs, and up to `augment_most` one after
+        the other: each further one with the same probability.
     seed, step : int
         The plan is a pure function of both.
 
     Returns
     -------
-    list of (str, float) or None
-        For each pair the kind of operation and its strength, or None if it stays.
+    list of tuple or None
+        For each pair the operations in their order, (kind, strength) each, or None if it stays.
 
     References
     ----------
     Wang et al. "CNN-generated images are surprisingly easy to spot... for now." CVPR 2020.
     """
     different, place = np.unique(np.asarray(pairs), return_inverse=True)
-    chance, kind, strength = seeds.generator(seed, "augment", step).random((len(different), 3)).T
-    ranges = {"jpeg": training.jpeg_quality, "resize": training.resize_scale, "blur": training.blur_radius}
-    plans = []
-    for index in range(len(different)):
-        name = AUGMENTATIONS[int(kind[index] * len(AUGMENTATIONS))]
-        low, high = ranges[name]
-        planned = chance[index] < training.augment_probability
-        plans.append((name, float(low + strength[index] * (high - low))) if planned else None)
-    return [plans[index] for index in place.tolist()]
+    rng, plans = seeds.generator(seed, "augment", step), [()] * len(different)
+    for number in range(training.augment_most):
+        for index, (chance, kind, strength) in enumerate(rng.random((len(different), 3))):
+            if len(plans[index]) == number and chance < training.augment_probability:
+                name = training.augmentations[int(kind * len(training.augmentations))]
+                low, high = getattr(training, AUGMENTATIONS[name])
+                plans[index] = (*plans[index], (name, float(low + strength * (high - low))))
+    return [plans[index] or None for index in place.tolist()]
 
 
 def apply_plan(plan, pixels):
     """Process uint8 (N, H, W, 3) by a plan with an entry of `augmentation_plan` for each image."""
     if not any(plan):
         return pixels
-    return np.stack([OPERATIONS[entry[0]](image, entry[1]) if entry else image
-                     for entry, image in zip(plan, pixels, strict=True)])
+    return np.stack([functools.reduce(_augmented, entry or (), image) for entry, image in zip(plan, pixels, strict=True)])
+
+
+def _augmented(pixels, operation):
+    kind, strength = operation
+    if kind == "noise":  # the strength names the draw, so that both images of a pair get the same noise
+        return noise(pixels, strength, seeds.generator(0, "augment", strength))
+    return OPERATIONS[kind](pixels, strength)

@@ -88,7 +88,7 @@ class Detector(nn.Module):
             raise UserError(f"front end '{front_end}' reads the predicted noise at the image's resolution; choose a "
                             "noise target of a pixel prior")
         with initialised_from(seed, "backbone"):
-            self.backbone = features_of(backbone, stride, stem_width, size, pretrained)
+            self.backbone = features_of(backbone, stride, self.front_end.backbone_channels, size, pretrained)
         channels, grid = self.backbone.feature_info.channels()[-1], size // self.backbone.feature_info.reduction()[-1]
         self.head = _drawn(seed, "head", _noise_head, stem_width, noise_channels, noise_factor) if noise else None
         self.attention = _drawn(seed, "attention", build_attention, attention, channels, grid, size // noise_factor,
@@ -133,7 +133,7 @@ class Detector(nn.Module):
         """Image -> (features after attention, predicted noise, map, noise that the attention read)."""
         h = self.front_end(x)
         noise = None if self.head is None else self.head(h)
-        features = self.backbone(self.front_end.backbone_input(h, noise))[-1]  # (B, D, h, w)
+        features = self.backbone(self.front_end.backbone_input(h, noise, x))[-1]  # (B, D, h, w)
         attention_noise = noise.detach() if self.detach and noise is not None else noise
         if self.other_noise is not None:
             attention_noise = self.other_noise(x, attention_noise, lambda image: self.head(self.front_end(image)))

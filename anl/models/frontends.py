@@ -1,6 +1,7 @@
 """Front ends: the full-resolution stem of a detector, what it reads, and what it hands to the backbone.
 
-Three forms with one interface: `image` is the method; `residual` and `noise` are two readings of the paper's "anl+".
+Forms with one interface: `image` is the method; `correction` is the method for pretrained backbones; `residual` and `noise` are
+two readings of the paper's "anl+".
 """
 
 import torch
@@ -31,15 +32,38 @@ class ImageFrontEnd(nn.Module):
 
     def __init__(self, width, noise_channels=3):
         super().__init__()
+        self.backbone_channels = width  # that the backbone reads
         self.stem = nn.Sequential(conv(self.channels, width), conv(width, width))
 
     def forward(self, x):
         """Image (B, 3, H, W) in [-1, 1] -> stem features (B, width, H, W)."""
         return self.stem(x / IMAGE_DEVIATION)
 
-    def backbone_input(self, h, noise):
-        """Stem features and predicted noise -> what the backbone reads, (B, width, H, W)."""
+    def backbone_input(self, h, noise, x):
+        """Stem features, predicted noise and image -> what the backbone reads, (B, backbone_channels, H, W)."""
         return h
+
+
+class CorrectionFrontEnd(ImageFrontEnd):
+    """The backbone reads the image plus a correction, linear in the stem's features, that is zero at first.
+
+    So a pretrained backbone begins with what it was trained on: colours in [-1, 1] (`tf_` models of timm; others are a scale and
+    a shift away, which their first batch norm absorbs in training).
+    """
+
+    def __init__(self, width, noise_channels=3):
+        super().__init__(width, noise_channels)
+        self.correction, self.backbone_channels = ZeroConv(width, 3, 1, bias=False), 3
+
+    def backbone_input(self, h, noise, x):
+        return x + self.correction(h)
+
+
+class ZeroConv(nn.Conv2d):
+    """A convolution that begins at zero."""
+
+    def reset_parameters(self):
+        nn.init.zeros_(self.weight)
 
 
 class ResidualFrontEnd(ImageFrontEnd):
@@ -67,11 +91,11 @@ class NoiseFrontEnd(ResidualFrontEnd):
         super().__init__(width, noise_channels)
         self.reader = nn.Sequential(standardise(noise_channels), conv(noise_channels, width), conv(width, width))
 
-    def backbone_input(self, h, noise):
+    def backbone_input(self, h, noise, x):
         return self.reader(noise)
 
 
-FRONT_ENDS = {"image": ImageFrontEnd, "residual": ResidualFrontEnd, "noise": NoiseFrontEnd}
+FRONT_ENDS = {"image": ImageFrontEnd, "correction": CorrectionFrontEnd, "residual": ResidualFrontEnd, "noise": NoiseFrontEnd}
 
 
 def build_front_end(name, width, noise_channels=3):

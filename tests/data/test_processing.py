@@ -14,6 +14,12 @@ from tests.conftest import photograph
 
 class Training:
     augment_probability, jpeg_quality, resize_scale, blur_radius = 0.5, [80, 90], [0.5, 0.9], [0.2, 0.7]
+    augmentations, augment_most = ["jpeg", "jpeg", "resize", "blur"], 1
+
+
+class Wild(Training):
+    augmentations, augment_most = ["jpeg", "webp", "scale", "sharpen", "noise"], 3
+    webp_quality, scale_factor, sharpen_amount, noise_deviation = [50, 60], [0.5, 1.5], [0.2, 1], [1, 4]
 
 
 IMAGE = photograph(3, 64, 64)
@@ -145,7 +151,7 @@ def test_a_plan_follows_seed_and_step_and_keeps_to_the_ranges():
     chosen = [entry for entry in plan if entry]
     assert 160 < len(chosen) < 240
     for kind, (low, high), least in (("jpeg", (80, 90), 75), ("resize", (0.5, 0.9), 30), ("blur", (0.2, 0.7), 30)):
-        strengths = [strength for name, strength in chosen if name == kind]
+        strengths = [strength for ((name, strength),) in chosen if name == kind]
         assert len(strengths) > least and low <= min(strengths) < max(strengths) <= high
     twice = processing.augmentation_plan([5, 3, 5, 9], Training, 0, 1)  # a pair that occurs twice has one plan
     assert processing.augmentation_plan([3, 5, 9], Training, 0, 1) == [twice[1], twice[0], twice[3]] and twice[2] == twice[0]
@@ -154,7 +160,28 @@ def test_a_plan_follows_seed_and_step_and_keeps_to_the_ranges():
 def test_a_plan_is_applied_to_its_images_only():
     images = np.stack([IMAGE, IMAGE[::-1], IMAGE])
     before = images.copy()
-    out = processing.apply_plan([None, ("jpeg", 80.4), ("blur", 0.5)], images)
+    out = processing.apply_plan([None, (("jpeg", 80.4),), (("blur", 0.5),)], images)
     assert np.array_equal(images, before) and np.array_equal(out[0], IMAGE)
     assert np.array_equal(out[1], processing.jpeg(IMAGE[::-1], 80)) and np.array_equal(out[2], processing.blur(IMAGE, 0.5))
     assert processing.apply_plan([None] * 3, images) is images
+    both = processing.apply_plan([(("scale", 0.7), ("noise", 2.5))] * 2, images[[0, 2]])
+    assert np.array_equal(both[0], both[1]) and not np.array_equal(both[0], processing.scale(IMAGE, 0.7))  # one draw for a pair
+
+
+def test_operations_follow_one_another():
+    plan = processing.augmentation_plan(np.arange(2000), Wild, seed=1, step=2)
+    shares = [sum(len(entry or ()) == count for entry in plan) / 2000 for count in range(4)]
+    assert shares == pytest.approx([0.5, 0.25, 0.125, 0.125], abs=0.03)
+    found = {name: strength for entry in plan for name, strength in entry or ()}
+    assert set(found) == set(Wild.augmentations) and 50 <= found["webp"] <= 60 and 1 <= found["noise"] <= 4
+    single = processing.augmentation_plan(np.arange(2000), type("", (Wild,), {"augment_most": 1}), seed=1, step=2)
+    assert [entry and entry[:1] for entry in plan] == single  # a longer chain begins alike
+
+
+def test_scaling_changes_the_size_of_what_is_seen_and_not_of_the_image():
+    rows = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None, None], (64, 64, 3))
+    for factor in (0.5, 1.5):
+        slope = np.diff(processing.scale(rows, factor)[20:44, 32, 0].astype(float)).mean()
+        assert processing.scale(rows, factor).shape == (64, 64, 3) and slope == pytest.approx(1 / factor, rel=0.1)
+    soft = processing.blur(IMAGE, 1)
+    assert np.diff(processing.sharpen(soft, 1).astype(float), axis=0).std() > np.diff(soft.astype(float), axis=0).std()

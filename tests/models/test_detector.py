@@ -17,7 +17,8 @@ from anl.models.detector import Detector, Output, anl_loss, features_of
 
 SETTINGS = {"backbone": "test_resnet", "stride": 8, "stem_width": 4, "size": 32, "patch": 4, "attention_dim": 8}
 LATENT = {"noise_channels": 4, "noise_factor": 8}
-COMBINATIONS = [*((name, "image") for name in ATTENTIONS), ("erase", "residual"), ("relation", "noise")]
+COMBINATIONS = [*((name, "image") for name in ATTENTIONS), ("erase", "residual"), ("relation", "noise"),
+                ("transfer", "correction")]
 WITHOUT_NOISE = ("none", "relation_self", "spread")
 LABEL = torch.tensor([0.0, 0, 1, 1])
 

@@ -35,14 +35,21 @@ def test_residuals_are_standardised_over_the_batch():
 def test_what_the_stem_and_the_backbone_read(name):
     front, x, noise = build_front_end(name, 4).eval(), image(2, 3, 16, 16) * 0.02, image(2, 3, 16, 16, seed=1)
     h = front(x)
-    read = front.backbone_input(h, noise)
-    assert h.shape == read.shape == (2, 4, 16, 16)
-    assert (read is h) == (name != "noise")
-    assert (read is h) or torch.equal(read, front.backbone_input(torch.zeros_like(h), noise))
+    read = front.backbone_input(h, noise, x)
+    assert h.shape == (2, 4, 16, 16) and read.shape == (2, front.backbone_channels, 16, 16)
+    assert (read is h) == (name in ("image", "residual"))
+    assert name != "noise" or torch.equal(read, front.backbone_input(torch.zeros_like(h), noise, x))
     sees_brightness = (h - front(x + 0.3)).abs().max() > 1e-3
-    assert sees_brightness == (name == "image")
+    assert sees_brightness == (name in ("image", "correction"))
+
+
+def test_a_correction_begins_at_nothing_and_is_learned():
+    front, x = build_front_end("correction", 4), image(2, 3, 16, 16)
+    assert torch.equal(front.backbone_input(front(x), None, x), x)
+    front.backbone_input(front(x), None, x).square().sum().backward()
+    assert front.correction.weight.grad.abs().sum() > 0
 
 
 def test_unknown_front_end():
-    with pytest.raises(UserError, match="there is no method.front_end 'sound'; choose one of image, residual"):
+    with pytest.raises(UserError, match="there is no method.front_end 'sound'; choose one of image, correction"):
         build_front_end("sound", 4)

@@ -198,7 +198,8 @@ def test_resumed_training_is_bit_identical(tmp_path):
 
 def test_the_detector_itself_learns_noise_with_the_project_s_own_augmentation():
     data, model = make_data(size=32), Detector("test_resnet", 16, 8, 32, attention="energy", patch=4)
-    changes = {"steps": 30, "augment_probability": 0.5, "jpeg_quality": [60, 90], "resize_scale": [0.5, 0.9],
+    changes = {"steps": 30, "augment_probability": 0.5, "augment_most": 1,
+               "augmentations": ["jpeg", "jpeg", "resize", "blur"], "jpeg_quality": [60, 90], "resize_scale": [0.5, 0.9],
                "blur_radius": [0.3, 1.0], "flip": True, "validate_every": 0}
 
     @torch.no_grad()
