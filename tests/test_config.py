@@ -53,6 +53,7 @@ def small(*overrides):
     ("data.split.test=0.3", "'data.split' the three shares must sum to 1"),
     ("data.least_factor=1.0", "greater than or equal to 2"), ("benchmark.size=50", "multiple of 16"),
     ("benchmark.size=256", "patches of 512 pixels must fit"), ("detector.patch=5", "'detector.patch' must be at least 2"),
+    ("benchmark.held_out=[ddim]", "must not name a generator of `seen`"), ("benchmark.held_out=[x]", "'x' is not in families"),
     ("detector.stride=0", "detector.stride"), ("benchmark.seen=[gan]", "'gan' is not in families"),
     ("benchmark.seen=[ddim, ddim]", "twice"), ("families.ddim.strength=0.9", "max_strength"),
     ("families.ddim.model=pixl", "did you mean 'pixel'"), ("families.ddim.sampler=null", "a model of kind pixel needs it"),

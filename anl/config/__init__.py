@@ -88,9 +88,9 @@ class Config(Section):
         need(self.prior.objective == "diffusion", "prior.objective", "must be diffusion")
         for name, family in self.families.items():
             self._check_family(f"families.{name}", name, family)
-        for name in benchmark.seen:
-            if benchmark.kind == "embedded":
-                one_of("benchmark.seen", name, self.families, "in families")
+        for key in ("seen", "held_out") if benchmark.kind == "embedded" else ():
+            for name in getattr(benchmark, key):
+                one_of(f"benchmark.{key}", name, self.families, "in families")
         if benchmark.kind == "embedded" and benchmark.manifest is None:
             need(benchmark.cut <= self.data.source_side, "benchmark.size",
                   f"its patches of {benchmark.cut} pixels must fit into data.source_side ({self.data.source_side}); lower it")

@@ -151,6 +151,7 @@ class BenchmarkConfig(Section):
     manifest: str | None = None                 # index of the images; embedded: photographs, instead of data.card
     size: Annotated[int, Field(ge=16, multiple_of=16)]
     seen: Annotated[list[str], Field(min_length=1)]   # generators trained on
+    held_out: list[str] = []                    # embedded: generators that are validated on too, and never trained on
     source: str | None = None                   # manifest: train on reals of this source only
     test_sets: dict[str, str] = {}              # name -> manifest of other data sets to score
     use: Counts                                 # real images of each split, at most
@@ -179,6 +180,8 @@ class BenchmarkConfig(Section):
     @model_validator(mode="after")
     def _consistent(self):
         distinct("seen", self.seen)
+        distinct("held_out", self.held_out)
+        need(not set(self.held_out) & set(self.seen), "held_out", "must not name a generator of `seen`")
         in_order("shrink", self.shrink, optional=True)
         in_order("encode_quality", self.encode_quality)
         need(self.kind == "embedded" or self.manifest, "manifest", "is missing; write one with `anl data index`")

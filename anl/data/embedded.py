@@ -87,9 +87,10 @@ def encoded_table(rows, pixels, benchmark, seed):
     return table.assign(path="", image_id=table["generator"] + "/" + table["place"])[[*COLUMNS, "image"]]
 
 
-def regenerated_patches(rows, name, seen):
-    """Index of the reals (rows) that a generator regenerates: all test patches, and the others if it is seen."""
-    return rows.index[(rows["split"] == "test") | (name in seen)]
+def regenerated_patches(rows, name, seen, held_out=()):
+    """Index of the reals (rows) that a generator regenerates: test patches, if it is held out those of validation, if seen all."""
+    splits = ["test", *(["val"] if name in (*seen, *held_out) else []), *(["train"] if name in seen else [])]
+    return rows.index[rows["split"].isin(splits)]
 
 
 def in_chunks(name, ids, pixels, make, cache, about):

@@ -16,6 +16,8 @@ def _score_run(run, folder, benchmark, device, test_set, treated):
     config, evaluation = run.config, run.config.evaluation
     options = {"seen": config.benchmark.seen, "views": evaluation.views, "controls": evaluation.controls,
                "mirrored": evaluation.mirrored, "formats": config.benchmark.formats, "seed": config.seed}
+    if config.benchmark.held_out:
+        options["held_out"] = config.benchmark.held_out
     images = benchmark.rows[["image_id", "sha256"]].to_numpy().tolist()
     key = identity({"weights": sha256_of(folder / WEIGHTS), "images": images, **options})
     path = folder / f"{scores_name('scores', test_set)}.parquet"

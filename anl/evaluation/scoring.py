@@ -105,8 +105,8 @@ def treatment(rows, view, seed, formats="lossless"):
     return lambda pixels, index: processing.apply_all(list(names[index]), pixels, seed, list(image_ids[index]))
 
 
-def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, views, controls=(), seed, device, batch_size=64,
-                    mirrored=False, formats="lossless", treated=None):
+def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, held_out=(), views, controls=(), seed, device,
+                    batch_size=64, mirrored=False, formats="lossless", treated=None):
     """Score what the tables need: validation images for the threshold, test images for the result.
 
     Parameters
@@ -119,6 +119,8 @@ def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, views, cont
         Of the run, for the table.
     seen : str or list of str
         Generators in training: validation images are reals and these, in view `raw`.
+    held_out : sequence of str
+        Further generators whose validation images are scored.
     views, controls : sequence of str
         Test images are scored in every view; real test images also under every control, such as `blur`.
     seed, formats
@@ -135,7 +137,7 @@ def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, views, cont
         A row per image and view: `anl.evaluation.compare.COLUMNS`.
     """
     rows = rows.reset_index(drop=True)
-    validation = (rows["split"] == "val") & rows["generator"].isin([REAL, *as_list(seen)])
+    validation = (rows["split"] == "val") & rows["generator"].isin([REAL, *as_list(seen), *held_out])
     test, extra = rows["split"] == "test", [name for name in controls if name not in views]
     parts = [(validation, ["raw"]), (test & (rows["label"] == 1), list(views)),
              (test & (rows["label"] == 0), [*views, *extra])]

@@ -49,8 +49,9 @@ def make_benchmark(config):
         folders.setdefault(variant.benchmark.folder, []).append(variant)
     for folder, same in folders.items():
         _check(folder, same)
-        seen = list(dict.fromkeys(name for variant in same for name in variant.benchmark.seen))
-        benchmark = same[0].benchmark.model_copy(update={"seen": seen})
+        all_of = {key: list(dict.fromkeys(name for variant in same for name in getattr(variant.benchmark, key)))
+                  for key in ("seen", "held_out")}
+        benchmark = same[0].benchmark.model_copy(update=all_of)
         make = _Embedded if benchmark.kind == "embedded" else _Published
         make(same[0], benchmark).update()
     return embedded.read_embedded(config.benchmark.folder)
@@ -151,7 +152,7 @@ class _Embedded(_Maker):
             part = f"{dataset}-{name}" if dataset else name
             old = self.kept(part, self.family_identity(name, made_with))
             done = set() if old is None else set(old["image_id"].str.partition("/")[2])
-            chosen = reals.loc[embedded.regenerated_patches(reals, name, self.benchmark.seen)]
+            chosen = reals.loc[embedded.regenerated_patches(reals, name, self.benchmark.seen, self.benchmark.held_out)]
             chosen = chosen[chosen["pair"].isin(used) & ~chosen["pair"].isin(done)]
             if chosen.empty:
                 self.add(part, old)

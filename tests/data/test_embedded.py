@@ -48,6 +48,12 @@ def build(world, folder, **splits):
     return embedded.write(tables, folder, {name: f"made {name}" for name in tables})
 
 
+@pytest.mark.parametrize(("name", "splits"), [("ddim", {"train", "val", "test"}), ("vae", {"val", "test"}), ("flow", {"test"})])
+def test_held_out_generators_are_validated_on_and_not_trained_on(name, splits):
+    rows = pd.DataFrame({"split": ["train", "val", "test"] * 2})
+    assert set(rows.loc[embedded.regenerated_patches(rows, name, ["ddim"], ["vae"]), "split"]) == splits
+
+
 def test_patches_that_are_not_halved_keep_their_pixels(world):
     photos, data, benchmark = world
     benchmark.halve = False
