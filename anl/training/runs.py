@@ -194,7 +194,7 @@ def make_all_targets(variants):
     benchmarks = {}
     for variant in variants:
         if variant.method.target != "none":
-            key = variant.identity("benchmark", "seed")
+            key = identity([variant.benchmark.model_dump(), variant.seed])
             benchmarks[key] = benchmarks.get(key) or open_benchmark(variant)
             make_targets(variant, benchmarks[key], make_accelerator().device)
     if torch.cuda.is_initialized():
