@@ -307,6 +307,8 @@ class EvaluationConfig(Section):
     views: list[Literal["raw", "matched", "jpeg96"]]
     headline: Literal["matched", "jpeg96"]
     controls: list[Literal["resize75", "blur", "jpeg96", "denoise"]]
+    conditions: list[Annotated[str, Field(pattern=r"^[a-z0-9]+(_[0-9.]+)?(\+[a-z0-9]+(_[0-9.]+)?)*$")]] = [
+        "jpeg_90", "jpeg_75", "webp_80", "scale_0.5+jpeg_90"]  # of people's pictures, for a packaged detector; see `anl.data.processing`
     target_fpr: Annotated[float, Field(gt=0, lt=0.5)]
     bootstrap: Annotated[int, Field(ge=20)]
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

@@ -2,10 +2,12 @@
 
 Threshold and probability are set on validation images, the errors are measured on test images, and the images of a group
 (the patches of a photograph) stand for the crops of one picture. People's pictures have been through JPEG and resizing,
-so validation images are also judged after each harmless processing, and real photographs as the files that they came in:
-a threshold from untouched patches calls most such files generated. The threshold keeps its false-positive rate in every
-condition. The probability holds for a collection of which one half are real photographs as files, the other half
-generated.
+so validation images are also judged in such conditions, and real photographs as the files that they came in. Where there are
+generators that were held out of training, their validation images count as much as those of the seen ones.
+
+The threshold keeps its false-positive rate in every condition. Below `lower` a picture is called real: at most the same share of
+generated validation pictures lies there, or more where otherwise over a third of all would be undecided; the card states the
+share. The probability holds for a collection, in these conditions, of which one half is generated.
 """
 
 import json
@@ -21,6 +23,7 @@ CARD, WEIGHTS = "card.json", "model.safetensors"
 REAL = "real"    # the generator's name of real images in a benchmark
 FILES = "files"  # the condition of a photograph as its file: all of it, in its own size and format
 CHUNK = 1024     # images that are scored at a time when packing
+UNDECIDED = 1 / 3  # of validation pictures, half of them generated, at most
 VERDICTS = ("generated", "undecided", "real")
 LICENCE = "MIT, as the code; trained on the photographs of data/photos.csv, whose licences allow it."
 LIMITS = [
@@ -177,7 +180,7 @@ def write(network, out, *, config, scores, run=None, licence=None, replace=False
     from anl.models import checkpoint
 
     seen = list(config.benchmark.seen)
-    rule = calibrate(scores, seen, config.evaluation.target_fpr)
+    rule = calibrate(scores, [*seen, *config.benchmark.held_out], config.evaluation.target_fpr)
     training = Training(profile=config.profile, seen=seen, data=config.benchmark.manifest or config.data.card,
                         unseen=sorted(set(scores["generator"]) - {REAL, *seen}), run=rounded(run or {}))
     with atomic_folder(out, replace=check_free(out, replace)) as temporary:
@@ -220,9 +223,9 @@ def check_free(folder, replace):
 
 
 def score_conditions(network, config, device="cpu"):
-    """Scores of validation images (reals and seen generators) and of all test images in every condition.
+    """Scores of validation images (reals, seen and held-out generators) and of all test images in every condition.
 
-    Conditions: untouched (`raw`), after each of `evaluation.controls`, and, for patches of photographs, `files`.
+    Conditions: untouched (`raw`), each of `evaluation.conditions`, and, for patches of photographs, `files`.
     """
     import pandas as pd
 
@@ -230,9 +233,9 @@ def score_conditions(network, config, device="cpu"):
     from anl.training.runs import open_benchmark
 
     benchmark, tables = open_benchmark(config), []
-    rows, conditions = benchmark.rows, dict.fromkeys(["raw", *config.evaluation.controls])
+    rows, conditions = benchmark.rows, dict.fromkeys(["raw", *config.evaluation.conditions])
     chosen = rows[(rows["split"] == "test")
-                  | ((rows["split"] == "val") & rows["generator"].isin([REAL, *config.benchmark.seen]))]
+                  | ((rows["split"] == "val") & rows["generator"].isin([REAL, *config.benchmark.seen, *config.benchmark.held_out]))]
     for start in range(0, len(chosen), CHUNK):
         part = chosen.iloc[start:start + CHUNK].reset_index(drop=True)
         views = {name: treatment(part, name, config.seed, config.benchmark.formats) for name in conditions}
@@ -267,15 +270,15 @@ def _score_files(network, config, rows, device):
                             "logit": score(network, crops, device, config.run.batch_size)})
 
 
-def calibrate(scores, seen, target_fpr):
-    """Midpoint, temperature, threshold, lower and `calibration` of a card, from validation scores; a dict."""
+def calibrate(scores, generators, target_fpr):
+    """Midpoint, temperature, threshold, lower and `calibration` of a card, from validation scores of these generators; a dict."""
     import numpy as np
 
     from anl.evaluation.calibration import calibrate as choose
 
     val = scores[scores["split"] == "val"]
     real = _by_condition(val[val["generator"] == REAL])
-    fake = _by_condition(val[val["generator"].isin(seen)])
+    fake = _by_condition(val[val["generator"].isin(generators)])
     if not ("raw" in real and "raw" in fake):
         raise UserError("the scores lack untouched validation images of reals or of a seen generator; score the run again")
     thresholds = {}
@@ -284,12 +287,25 @@ def calibrate(scores, seen, target_fpr):
         label = np.repeat([0, 1], [len(logit), len(generated)])
         thresholds[name] = choose(label, np.concatenate([logit, generated]), target_fpr).threshold
     threshold = max(thresholds.values())
-    midpoint, temperature = _platt(real.get(FILES, real["raw"]), list(fake.values()))
-    lower = min(threshold, float(np.quantile(fake["raw"], target_fpr, method="lower")))
+    midpoint, temperature = _platt(list(real.values()), list(fake.values()))
+    every = [np.concatenate(list(part.values())) for part in (real, fake)]
+    lower = max(float(np.quantile(every[1], target_fpr, method="lower")), _least_lower(*every, threshold))
+    lower = min(threshold, lower)
     calibration = Calibration(n_real=len(real["raw"]), n_generated=len(fake["raw"]), target_fpr=target_fpr,
-                              target_miss=target_fpr, threshold_by_condition=thresholds)
+                              target_miss=round(float((every[1] < lower).mean()), 4), threshold_by_condition=thresholds)
     return {"midpoint": midpoint, "temperature": temperature, "threshold": threshold, "lower": lower,
             "calibration": calibration}
+
+
+def _least_lower(real, fake, threshold):
+    """The lowest value with at most UNDECIDED of the pictures between it and the threshold; each class weighs one half."""
+    import numpy as np
+
+    logit, weight = np.concatenate([real, fake]), np.repeat([0.5 / len(real), 0.5 / len(fake)], [len(real), len(fake)])
+    below = logit <= threshold
+    order = np.argsort(-logit[below], kind="stable")
+    fits = np.cumsum(weight[below][order]) <= UNDECIDED
+    return float(logit[below][order][fits].min()) if fits.any() else threshold
 
 
 def _by_condition(rows):
@@ -298,8 +314,8 @@ def _by_condition(rows):
     return {name: part.to_numpy() for name, part in means.groupby("view", sort=False)}
 
 
-def _platt(real, fakes):
-    """Midpoint and temperature of most likelihood; both classes weigh one half, and so does every condition of `fakes`.
+def _platt(reals, fakes):
+    """Midpoint and temperature of most likelihood; both classes weigh one half, and each condition of a class weighs alike.
 
     Targets keep as far from 0 and 1 as so many reals can tell (Platt, 1999). The temperature lies between exp(-4) and
     exp(4), the midpoint in [-20, 20].
@@ -307,10 +323,10 @@ def _platt(real, fakes):
     import numpy as np
     from scipy.optimize import minimize
 
-    logit = np.concatenate([real, *fakes])
-    weight = np.concatenate([np.full(len(real), 0.5 / len(real)),
-                             *(np.full(len(part), 0.5 / len(fakes) / len(part)) for part in fakes)])
-    target = (1 + np.repeat([0, len(real)], [len(real), len(logit) - len(real)])) / (len(real) + 2)
+    logit = np.concatenate([*reals, *fakes])
+    weight = np.concatenate([np.full(len(part), 0.5 / len(parts) / len(part)) for parts in (reals, fakes) for part in parts])
+    count, number = len(reals[0]), sum(map(len, reals))
+    target = (1 + np.repeat([0, count], [number, len(logit) - number])) / (count + 2)
 
     def loss(x):
         z = (logit - x[1]) / np.exp(x[0])
@@ -352,7 +368,7 @@ def explain(card, width=100):
             f"it is called generated, below {card.lower:.3f} real, in between undecided. Both were set on {chosen.n_real} real "
             f"and {chosen.n_generated} generated validation images: at most {chosen.target_fpr:.0%} of the reals are above the "
             f"first in each of {len(chosen.threshold_by_condition)} conditions, {chosen.target_miss:.0%} of the generated ones "
-            "below the second.")
+            "are below the second.")
     lines = [*textwrap.wrap(trained, width), "", *textwrap.wrap(rule, width), ""]
     shown = table.assign(seen=table["seen"].map({True: "yes", False: "no"}).where(table["generator"] != REAL, ""))
     shares = shown.to_string(index=False, na_rep="", float_format="{:.2f}".format) if len(shown) else "no test images"

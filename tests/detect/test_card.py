@@ -12,7 +12,7 @@ from scipy.special import expit
 from anl.detect import card as cards
 from anl.io import UserError, sha256_of, write_json
 from tests.conftest import photograph
-from tests.detect.conftest import CONDITIONS, tiny
+from tests.detect.conftest import CONDITIONS, make_scores, tiny
 
 
 def means(scores, **where):
@@ -26,14 +26,36 @@ def test_threshold_keeps_the_false_positive_rate_in_every_condition(folder, scor
     assert card.threshold == max(card.calibration.threshold_by_condition.values())
     for view in card.calibration.threshold_by_condition:
         assert (means(scores, split="val", generator="real", view=view) > card.threshold).mean() <= 0.05
-    fake = means(scores, split="val", generator="ddim", view="raw")
-    assert card.lower <= card.threshold and (fake < card.lower).mean() <= 0.05
+    fake = np.concatenate([means(scores, split="val", generator="ddim", view=view) for view in CONDITIONS])
+    assert card.lower <= card.threshold and (fake < card.lower).mean() == pytest.approx(card.calibration.target_miss, abs=0.01)
     assert (card.calibration.n_real, card.calibration.n_generated) == (40, 40)
 
 
-def test_the_probability_is_calibrated_for_half_files_and_half_generated(folder, scores):
+@pytest.mark.parametrize(("gap", "miss"), [(6, 0.05), (0.5, 0.5)])
+def test_at_most_a_third_is_undecided_and_the_price_is_stated(gap, miss):
+    """Where the classes are apart both errors are small; where they are not, more generated pictures are called real."""
+    scores = make_scores()
+    scores.loc[scores["generator"] == "ddim", "logit"] += gap - 3
+    rule = cards.calibrate(scores, ["ddim"], 0.05)
+    parts = [np.concatenate([means(scores, split="val", generator=name, view=view) for view in views])
+             for name, views in (("real", (*CONDITIONS, "files")), ("ddim", CONDITIONS))]
+    undecided = [((part >= rule["lower"]) & (part <= rule["threshold"])).mean() for part in parts]
+    stated = rule["calibration"].target_miss
+    assert np.mean(undecided) <= cards.UNDECIDED + 1e-9 and stated == pytest.approx((parts[1] < rule["lower"]).mean(), abs=1e-3)
+    assert stated <= 0.05 if miss == 0.05 else stated > 0.3
+
+
+def test_held_out_generators_calibrate_too(config, tmp_path):
+    scores = make_scores()
+    scores = pd.concat([scores, scores[scores["generator"] == "ddim"].assign(generator="vae", logit=lambda rows: rows["logit"] - 1)])
+    held = config.override(benchmark={"held_out": ["vae"]})
+    one, both = (cards.write(tiny(), tmp_path / name, config=chosen, scores=scores) for name, chosen in (("a", config), ("b", held)))
+    assert (one.calibration.n_generated, both.calibration.n_generated) == (40, 80) and both.midpoint < one.midpoint
+
+
+def test_the_probability_is_calibrated_for_half_real_and_half_generated(folder, scores):
     card = cards.read(folder)
-    real = means(scores, split="test", generator="real", view="files")
+    real = np.concatenate([means(scores, split="test", generator="real", view=view) for view in (*CONDITIONS, "files")])
     fake = np.concatenate([means(scores, split="test", generator="ddim", view=view) for view in CONDITIONS])
     probability = [expit((logit - card.midpoint) / card.temperature) for logit in (real, fake)]
     assert np.mean([part.mean() for part in probability]) == pytest.approx(0.5, abs=0.05)
@@ -119,7 +141,7 @@ def test_pack_scores_untouched_and_processed_images_and_whole_files(config, tmp_
     from PIL import Image
 
     config = config.override(data={"card": str(tmp_path / "photos.csv"), "folder": str(tmp_path)},
-                             evaluation={"controls": ["blur"]})
+                             evaluation={"conditions": ["blur"]})
     rows, lines = [], ["file,sha256,bytes,width,height,format,licence,author,source,package,path_in_package,group"]
     for index, split in enumerate(["val", "test"] * 3):
         Image.fromarray(photograph(index, 70, 80)).save(tmp_path / f"p{index}.png")
