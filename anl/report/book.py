@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
 from sphinx.errors import ExtensionError
 
 from anl.config import load_config
@@ -40,6 +41,7 @@ def setup(app):
     app.connect("build-finished", leave_icons_to_the_font)
     for name, table in TABLES.items():
         app.add_directive(f"anl-{name}", _directive(table))
+    app.add_directive("anl-answers", Answers)
     return {"version": "2", "parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -182,6 +184,18 @@ def data_set_table(_root, _config):
     """The public data sets that `anl data fetch` knows."""
     return pd.DataFrame([{"Id": f"<code>{html.escape(source.id)}</code>", "Data set": html.escape(source.title),
                           "Access": source.access, "Licence": html.escape(source.licence)} for source in registry.load().values()])
+
+
+class Answers(Directive):
+    """What held, what did not and what is undecided, from the ledgers of all profiles, as a list."""
+
+    def run(self):
+        root = Path(self.state.document.settings.env.srcdir).parent
+        config = load_config(root / "params.yaml")
+        ledgers = claims.read_ledgers(root / config.run.results, config.profile)
+        parent = nodes.container()
+        self.state.nested_parse(StringList(claims.answers(ledgers), "claims"), self.content_offset, parent)
+        return parent.children
 
 
 TABLES = {"card": card_table, "claims": claim_table, "licences": licence_table, "photographs": photograph_table, "data-sets": data_set_table}

@@ -18,6 +18,8 @@ from anl.io import UserError, atomic_file, identity, read_json, write_json, writ
 
 SUPPORTED, UNDECIDED, CONTRADICTED, NOT_RUN = "supported", "undecided", "contradicted", "not run"
 WORST_FIRST = (NOT_RUN, CONTRADICTED, UNDECIDED, SUPPORTED)
+ANSWERS = {SUPPORTED: "Held", CONTRADICTED: "Did not hold", UNDECIDED: "Undecided"}
+CONFIRMATORY = "confirmatory"
 START, END = "<!-- claims:start -->", "<!-- claims:end -->"
 LEDGER_COLUMNS = ["claim", "title", "kind", "profile", "verdict", "measure", "value", "low", "high", "seeds", "n", "rule"]
 
@@ -128,7 +130,7 @@ def read_claims(path="claims.yaml"):
 def _registered(claims, profile):
     """dict id -> hash of what decides it, of the confirmatory claims of a profile."""
     return {claim.id: identity(claim.model_dump(include={"benchmark", "rules", "correction", "seeds"}))
-            for claim in claims if claim.kind == "confirmatory" and profile in claim.profiles}
+            for claim in claims if claim.kind == CONFIRMATORY and profile in claim.profiles}
 
 
 def register(claims, profile, path):
@@ -304,7 +306,7 @@ def read_ledger(path):
 
 
 def fill_readme(path, ledgers):
-    """Replace what stands between the claims markers of a README by the table of verdicts, a column per profile.
+    """Replace what stands between the claims markers of a README by `answers`.
 
     ledgers: dict profile -> ledger. Raises UserError if the markers are missing.
     """
@@ -312,8 +314,8 @@ def fill_readme(path, ledgers):
     head, found, rest = text.partition(START)
     _, closed, tail = rest.partition(END)
     if not (found and closed):
-        raise UserError(f"{path} lacks the markers {START} and {END}; put them where the table of claims belongs")
-    filled = f"{head}{START}\n{_markdown(ledgers)}\n{END}{tail}"
+        raise UserError(f"{path} lacks the markers {START} and {END}; put them where the answers belong")
+    filled = f"{head}{START}\n{chr(10).join(answers(ledgers))}\n{END}{tail}"
     if filled != text:
         write_text(path, filled)
 
@@ -331,21 +333,35 @@ def decided(ledgers):
     return rows, first["claim"].nunique() - rows["claim"].nunique()
 
 
-def _markdown(ledgers):
-    """Ledgers of several profiles as one Markdown table: a row per rule that was decided, a column per profile."""
-    first, others = decided(ledgers)
-    lines = ["| " + " | ".join(["Claim", "Measured", *(f"`{profile}`" for profile in ledgers)]) + " |",
-             "|---" * (2 + len(ledgers)) + "|"]
-    repeated = first["claim"].duplicated()
-    for row, again in zip(first.to_dict("records"), repeated):
-        cells = ["" if again else f"{row['title']} ({row['kind']})", row["measure"]]
-        for ledger in ledgers.values():
-            match = rule_row(ledger, row)
-            cells.append("" if match is None else f"**{match['verdict']}** {text_of(match)}".rstrip())
-        lines.append("| " + " | ".join(cells) + " |")
-    if others:
-        lines += ["", f"Registered and not run yet: {others} claims."]
-    return "\n".join(lines)
+def answers(ledgers):
+    """What held, what did not and what is undecided, as lines of Markdown.
+
+    Of the confirmatory claims that a profile has decided; of the exploratory ones if there is no such claim. A claim is as good as
+    its worst rule, whose number is shown.
+
+    ledgers: dict profile -> ledger.
+    """
+    found, known = {}, {}
+    for profile, ledger in ledgers.items():
+        known |= dict(zip(ledger["claim"], ledger["kind"]))
+        for claim, verdict in verdicts(ledger).items():
+            if verdict != NOT_RUN:
+                rule = ledger[(ledger["claim"] == claim) & (ledger["verdict"] == verdict)].iloc[0].to_dict()
+                found.setdefault(claim, rule | {"profile": profile})
+    kind = CONFIRMATORY if any(rule["kind"] == CONFIRMATORY for rule in found.values()) else "exploratory"
+    lines = []
+    for verdict, word in ANSWERS.items():
+        texts = [_answer(rule) for rule in found.values() if (rule["kind"], rule["verdict"]) == (kind, verdict)]
+        lines += [f"- **{word}:** {'; '.join(texts)}."] if texts else []
+    waiting = sum(other == CONFIRMATORY and claim not in found for claim, other in known.items())
+    return [*lines, f"- **Not measured yet:** {waiting} confirmatory claim{'s' * (waiting > 1)}."] if waiting else lines
+
+
+def _answer(rule):
+    """`title (0.1 [0.05, 0.15], caltech, n = 10 x 1,039)`."""
+    counts = [f"{int(rule[key]):,}" for key in ("seeds", "n") if pd.notna(rule[key])]
+    words = [text_of(rule), f"profile `{rule['profile']}`", *([f"n = {' x '.join(counts)}"] if len(counts) == 2 else [])]
+    return f"{rule['title']} ({', '.join(filter(None, words))})"
 
 
 def rule_row(ledger, row):

@@ -165,22 +165,33 @@ def test_differences_name_verdicts_and_values_outside_the_interval(tmp_path):
     assert claims.differences(stored.iloc[:0], reference) == ["gain: 'AUROC, ANL minus plain' is new"]
 
 
-def test_the_readme_table_stands_between_its_markers(tmp_path):
+def test_the_answers_stand_between_the_markers_of_the_readme(tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"before\n{claims.START}\nold\n{claims.END}\nafter\n")
     claims.fill_readme(path, {"small": ledger_of(0.1, 0.3), "full": ledger_of(-0.1, 0.3)})
     text = path.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert ("| Noise learning helps (exploratory) | AUROC, ANL minus plain | **supported** 0.200 [0.100, 0.300] "
-            "| **undecided** 0.100 [-0.100, 0.300] |") in text
-    never = claims.evaluate([claims.Claim.model_validate(CLAIM | {"id": "later", "title": "Later"})], {}, "small")
-    claims.fill_readme(path, {"small": pd.concat([never, ledger_of(0.1, 0.3)])})
-    assert "Later" not in path.read_text() and "Registered and not run yet: 1 claims." in path.read_text()
-    claims.fill_readme(path, {"small": never})  # nothing else to show
-    assert "| Later (exploratory) |" in path.read_text()
+    assert "- **Held:** Noise learning helps (0.200 [0.100, 0.300], profile `small`, n = 3 x 33)." in text and "Undecided" not in text
     path.write_text("no markers")
     with pytest.raises(UserError, match="lacks the markers"):
         claims.fill_readme(path, {"small": ledger_of(0.1, 0.3)})
+
+
+def test_answers_are_those_of_the_confirmatory_claims_if_there_are_any():
+    def ledger(kind, profile, **verdicts):
+        rows = [table(*ends) for ends in verdicts.values()]
+        made = [claims.evaluate([claims.Claim.model_validate(CLAIM | {"id": name, "title": name, "kind": kind, "profiles": [profile]})],
+                                {"main": row}, profile) for name, row in zip(verdicts, rows)]
+        return pd.concat(made)
+
+    exploratory = ledger("exploratory", "small", a=(0.1, 0.2))
+    assert [line[:15] for line in claims.answers({"small": exploratory})] == ["- **Held:** a ("]
+    never = claims.evaluate([claims.Claim.model_validate(CLAIM | {"id": "later", "kind": "confirmatory"})], {}, "small")
+    confirmatory = ledger("confirmatory", "large", b=(-0.2, -0.1), c=(-0.1, 0.2), d=(0.1, 0.3))
+    found = claims.answers({"small": pd.concat([exploratory, never]), "large": confirmatory})
+    assert [line.partition(" (")[0] for line in found] == [
+        "- **Held:** d", "- **Did not hold:** b", "- **Undecided:** c", "- **Not measured yet:** 1 confirmatory claim."]
+    assert claims.answers({"small": never}) == ["- **Not measured yet:** 1 confirmatory claim."]
 
 
 def test_tables_without_rows_decide_nothing_and_ledgers_are_found(tmp_path):
