@@ -50,11 +50,17 @@ def resize(pixels, factor):
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def scale(pixels, factor):
-    """Resize by `factor`; then the central part of the original size, or what is smaller continued by its mirror image."""
+def rescale(pixels, factor):
+    """Resize by `factor` with anti-aliased bicubic interpolation."""
     height, width = pixels.shape[:2]
     inner = (max(1, round(width * factor)), max(1, round(height * factor)))
-    scaled = np.asarray(Image.fromarray(pixels).resize(inner, Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(pixels).resize(inner, Image.Resampling.BICUBIC))
+
+
+def scale(pixels, factor):
+    """`rescale`; then the central part of the original size, or what is smaller continued by its mirror image."""
+    height, width = pixels.shape[:2]
+    scaled = rescale(pixels, factor)
     lack = [max(0, side - part) for side, part in zip((height, width), scaled.shape)]
     scaled = np.pad(scaled, (*((part // 2, part - part // 2) for part in lack), (0, 0)), mode="symmetric")
     top, left = ((part - side) // 2 for side, part in zip((height, width), scaled.shape))
