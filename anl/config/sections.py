@@ -311,7 +311,6 @@ class EvaluationConfig(Section):
         "jpeg_90", "jpeg_75", "webp_80", "scale_0.5+jpeg_90"]  # of people's pictures, for a packaged detector; see `anl.data.processing`
     target_fpr: Annotated[float, Field(gt=0, lt=0.5)]
     bootstrap: Annotated[int, Field(ge=20)]
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     perturbations: dict[str, Annotated[list[float], Field(min_length=1)]] = {}
     mirrored: bool = False                      # a score is the mean over an image and its mirror image
 

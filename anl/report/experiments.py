@@ -84,7 +84,7 @@ def settings(config):
 
 def compare_variants(config, scores, baseline=None, **options):
     """`anl.evaluation.compare.compare` with the settings of the configuration; None where there are no scores."""
-    defaults = settings(config) | {"views": config.evaluation.views, "level": config.evaluation.confidence}
+    defaults = settings(config) | {"views": config.evaluation.views}
     return None if scores is None else compare(scores, baseline, **(defaults | options))
 
 
@@ -125,7 +125,7 @@ def gain_table(config, scores, baseline, contrasts, metric="auroc"):
         for title, generators in contrasts.items():
             sides = {(name, generator, view, metric): weight * sign for name, sign in ((variant, 1), (baseline, -1))
                      for generator, weight in generators.items()}
-            gain = measured.contrast(sides, config.evaluation.confidence)
+            gain = measured.contrast(sides)
             found.append({"variant": variant, "generator": title, "view": view, "metric": metric, "difference": float(gain.mean),
                           "difference_low": float(gain.low), "difference_high": float(gain.high), "p": float(gain.p_value),
                           "seeds": len(measured.seeds[variant]), "n": max(measured.photographs[key[1:3]][0] for key in sides)})
