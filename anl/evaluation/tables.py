@@ -5,6 +5,7 @@ Importing this module does not import torch, so that a page whose scores are the
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
@@ -12,11 +13,18 @@ from anl.evaluation.compare import COLUMNS
 from anl.io import UserError, atomic_file, identity, reason
 
 KEY = b"anl.scores"
+BITS = 12  # significant bits of a logit that are kept, so that a file needs half the bytes
 
 
 def write_scores(path, table, key):
-    """Write a scores table as Parquet, with the identity of what decided it (weights, images, views) as `key`."""
-    table = pa.Table.from_pandas(table[COLUMNS], preserve_index=False)
+    """Write a scores table as Parquet, with the identity of what decided it (weights, images, views) as `key`.
+
+    Logits are rounded to BITS significant bits, 1 part in 8,000.
+    """
+    fraction, exponent = np.frexp(table["logit"].to_numpy(np.float64))
+    logit = np.ldexp(np.rint(fraction * 2**BITS) / 2**BITS, exponent)
+    table = table[COLUMNS].assign(logit=logit.astype(np.float32))
+    table = pa.Table.from_pandas(table, preserve_index=False)
     repeated = ["variant", "image_id", "group", "pair", "generator", "split", "view"]
     for name in repeated:
         place = table.schema.get_field_index(name)
@@ -24,7 +32,7 @@ def write_scores(path, table, key):
     metadata = {name: value for name, value in (table.schema.metadata or {}).items() if name != b"pandas"}
     with atomic_file(path) as temporary:
         parquet.write_table(table.replace_schema_metadata(metadata | {KEY: key.encode()}), temporary, compression="zstd",
-                            use_dictionary=repeated)
+                            compression_level=12, use_dictionary=repeated, column_encoding={"logit": "BYTE_STREAM_SPLIT"})
 
 
 def scores_key(path):
@@ -45,7 +53,7 @@ def read_scores(path):
         raise UserError(f"{path} is no scores table ({reason(problem)}); delete it and score the run again") from None
     if len(table.schema) < len(COLUMNS):
         raise UserError(f"{path} lacks columns of a scores table; delete it and score the run again")
-    frame = table.to_pandas()
+    frame = table.to_pandas().astype({"logit": np.float64})
     return frame.astype(dict.fromkeys(frame.select_dtypes("category"), str))
 
 
