@@ -334,7 +334,7 @@ def decided(ledgers):
 
 
 def answers(ledgers):
-    """What held, what did not and what is undecided, as lines of Markdown.
+    """What held, what did not and what is undecided, as lines of Markdown, one for each claim.
 
     Of the confirmatory claims that a profile has decided; of the exploratory ones if there is no such claim. A claim is as good as
     its worst rule, whose number is shown.
@@ -349,19 +349,17 @@ def answers(ledgers):
                 rule = ledger[(ledger["claim"] == claim) & (ledger["verdict"] == verdict)].iloc[0].to_dict()
                 found.setdefault(claim, rule | {"profile": profile})
     kind = CONFIRMATORY if any(rule["kind"] == CONFIRMATORY for rule in found.values()) else "exploratory"
-    lines = []
-    for verdict, word in ANSWERS.items():
-        texts = [_answer(rule) for rule in found.values() if (rule["kind"], rule["verdict"]) == (kind, verdict)]
-        lines += [f"- **{word}:** {'; '.join(texts)}."] if texts else []
+    lines = [f"- **{word}.** {_answer(rule)}" for verdict, word in ANSWERS.items() for rule in found.values()
+             if (rule["kind"], rule["verdict"]) == (kind, verdict)]
     waiting = sum(other == CONFIRMATORY and claim not in found for claim, other in known.items())
-    return [*lines, f"- **Not measured yet:** {waiting} confirmatory claim{'s' * (waiting > 1)}."] if waiting else lines
+    return [*lines, f"- **Not measured yet.** {waiting} confirmatory claim{'s' * (waiting > 1)}"] if waiting else lines
 
 
 def _answer(rule):
-    """`title (0.1 [0.05, 0.15], caltech, n = 10 x 1,039)`."""
-    counts = [f"{int(rule[key]):,}" for key in ("seeds", "n") if pd.notna(rule[key])]
-    words = [text_of(rule), f"profile `{rule['profile']}`", *([f"n = {' x '.join(counts)}"] if len(counts) == 2 else [])]
-    return f"{rule['title']} ({', '.join(filter(None, words))})"
+    """`Title. Measure: 0.1 [0.05, 0.15] (profile, 10 seeds x 1,039 photographs)`."""
+    known = pd.notna(rule["seeds"]) and pd.notna(rule["n"])
+    counts = f", {int(rule['seeds'])} seeds x {int(rule['n']):,} photographs" if known else ""
+    return f"{rule['title']}. {rule['measure']}: {text_of(rule)} (`{rule['profile']}`{counts})"
 
 
 def rule_row(ledger, row):

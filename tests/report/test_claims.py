@@ -33,11 +33,12 @@ def test_too_few_seeds_another_profile_or_a_missing_table_decide_nothing():
     assert decide(other, table(0.1, 0.2).assign(experiment="controls")) == "not run"
 
 
-def test_the_committed_ledger_follows_from_the_committed_tables():
-    committed = claims.read_ledger(ROOT / "results/full/claims.csv")
-    tables = claims.read_tables(ROOT / "results/full/tables")
-    found = claims.evaluate(claims.read_claims(ROOT / "claims.yaml"), tables, "full")
-    assert claims.differences(committed, found) == [] and set(found["verdict"]) > {"not run"}
+@pytest.mark.parametrize("profile", ["full", "caltech"])
+def test_the_committed_ledger_follows_from_the_committed_tables(profile):
+    folder, registered = ROOT / "results" / profile, claims.read_claims(ROOT / "claims.yaml")
+    found = claims.evaluate(registered, claims.read_tables(folder / "tables"), profile)
+    assert claims.differences(claims.read_ledger(folder / "claims.csv"), found) == [] and set(found["verdict"]) > {"not run"}
+    claims.check_registered(registered, profile, folder / "registered.json")
 
 
 def test_a_confirmatory_claim_must_be_registered_before_test_images_are_scored(tmp_path):
@@ -171,7 +172,7 @@ def test_the_answers_stand_between_the_markers_of_the_readme(tmp_path):
     claims.fill_readme(path, {"small": ledger_of(0.1, 0.3), "full": ledger_of(-0.1, 0.3)})
     text = path.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "- **Held:** Noise learning helps (0.200 [0.100, 0.300], profile `small`, n = 3 x 33)." in text and "Undecided" not in text
+    assert "- **Held.** Noise learning helps. AUROC, ANL minus plain: 0.200 [0.100, 0.300] (`small`, 3 seeds x 33 photographs)\n" in text and "Undecided" not in text
     path.write_text("no markers")
     with pytest.raises(UserError, match="lacks the markers"):
         claims.fill_readme(path, {"small": ledger_of(0.1, 0.3)})
@@ -185,13 +186,13 @@ def test_answers_are_those_of_the_confirmatory_claims_if_there_are_any():
         return pd.concat(made)
 
     exploratory = ledger("exploratory", "small", a=(0.1, 0.2))
-    assert [line[:15] for line in claims.answers({"small": exploratory})] == ["- **Held:** a ("]
+    assert [line[:15] for line in claims.answers({"small": exploratory})] == ["- **Held.** a. "]
     never = claims.evaluate([claims.Claim.model_validate(CLAIM | {"id": "later", "kind": "confirmatory"})], {}, "small")
     confirmatory = ledger("confirmatory", "large", b=(-0.2, -0.1), c=(-0.1, 0.2), d=(0.1, 0.3))
     found = claims.answers({"small": pd.concat([exploratory, never]), "large": confirmatory})
-    assert [line.partition(" (")[0] for line in found] == [
-        "- **Held:** d", "- **Did not hold:** b", "- **Undecided:** c", "- **Not measured yet:** 1 confirmatory claim."]
-    assert claims.answers({"small": never}) == ["- **Not measured yet:** 1 confirmatory claim."]
+    assert [line.partition(". AUROC")[0] for line in found] == [
+        "- **Held.** d", "- **Did not hold.** b", "- **Undecided.** c", "- **Not measured yet.** 1 confirmatory claim"]
+    assert claims.answers({"small": never}) == ["- **Not measured yet.** 1 confirmatory claim"]
 
 
 def test_tables_without_rows_decide_nothing_and_ledgers_are_found(tmp_path):
