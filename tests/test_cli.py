@@ -297,7 +297,7 @@ def test_claims_are_decided_and_checked_against_the_ledger(anl, folder):
     status, out, _ = anl("claims", "--readme")
     assert status == 0 and "It helps" in out and "supported" in out
     assert pd.read_csv("results/smoke/claims.csv")["verdict"].tolist() == ["supported"]
-    assert "**Held.** It helps. gain: 0.300" in Path("README.md").read_text()
+    assert "**Held.** It helps. Gain: 0.300" in Path("README.md").read_text()
     assert anl("claims", "--check")[0] == 0
     write_claim(-0.3)
     status, _, error = anl("claims", "--check")

@@ -129,11 +129,12 @@ def settings(root, config):
 
 # ---- tables made from files of the repository ---------------------------------------------------------------------------
 def claim_table(root, config):
-    """Every rule that was decided in some profile with its verdict, a column per profile, the active one first."""
+    """Every rule that was decided in some profile with its verdict, a column per profile that decided one, the active one first."""
     ledgers = claims.read_ledgers(root / config.run.results, config.profile)
     if next(iter(ledgers), None) != config.profile:
         raise ExtensionError(f"{config.run.results}/{config.profile}/claims.csv is missing; make it with `dvc repro claims`")
-    rows, last = [], None
+    deciding = {profile: ledger for profile, ledger in ledgers.items() if (ledger["verdict"] != claims.NOT_RUN).any()}
+    ledgers, rows, last = deciding or ledgers, [], None
     for row in claims.decided(ledgers)[0].to_dict("records"):
         title = "" if row["claim"] == last else f"<b>{html.escape(row['title'])}</b> ({row['kind']})<br>"
         cells, last = {"Claim, and what decides it": f"{title}{html.escape(row['measure'])}; {html.escape(row['rule'])}"}, row["claim"]

@@ -359,7 +359,8 @@ def _answer(rule):
     """`Title. Measure: 0.1 [0.05, 0.15] (profile, 10 seeds x 1,039 photographs)`."""
     known = pd.notna(rule["seeds"]) and pd.notna(rule["n"])
     counts = f", {int(rule['seeds'])} seeds x {int(rule['n']):,} photographs" if known else ""
-    return f"{rule['title']}. {rule['measure']}: {text_of(rule)} (`{rule['profile']}`{counts})"
+    measure = rule["measure"][0].upper() + rule["measure"][1:]
+    return f"{rule['title']}. {measure}: {text_of(rule)} (`{rule['profile']}`{counts})"
 
 
 def rule_row(ledger, row):
