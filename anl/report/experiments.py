@@ -23,7 +23,7 @@ from anl.report.claims import select, text_of
 from anl.report.figures import by_strength, curve, forest, heatmap, image_grid, reliability, seen_against_unseen
 from anl.training.experiments import WEIGHTS, run_folder
 
-__all__ = ["UNSEEN", "Markdown", "add_main", "attention_study", "by_strength", "choose", "compare_variants",
+__all__ = ["UNSEEN", "Markdown", "add_main", "attention_study", "by_method", "by_strength", "choose", "compare_variants",
            "curve", "display", "draw", "forest", "gain_table", "glue", "glue_row", "heatmap", "image_grid", "interval_text",
            "load_config", "load_reference", "load_scores", "pd", "perturbed_scores", "provenance", "related", "reliability", "rows",
            "save_table", "scalar_scores", "seen_against_unseen", "settings", "show", "show_best", "show_differences", "show_table",
@@ -58,6 +58,14 @@ def load_scores(config, name, seeds=None, test_set=None):
     from anl.evaluation.runs import experiment_scores  # not above: most pages need no networks, and no wait for torch
 
     return experiment_scores(config, name, seeds=seeds, test_set=test_set)
+
+
+def by_method(table, setting):
+    """The variants of a table whose names state a setting, such as `steps`, and its value: {"plain" or "ANL": {variant: value}}."""
+    names = [] if table is None else [name for name in table["variant"].unique() if f"{setting}=" in name]
+    values = {name: int(name.rpartition("=")[2]) for name in names}
+    return {title: {name: values[name] for name in sorted(values, key=values.get) if name.startswith("plain") == plain}
+            for title, plain in (("plain", True), ("ANL", False))}
 
 
 def choose(scores, condition):

@@ -168,6 +168,12 @@ def test_a_table_shows_rounded_intervals_and_links_the_numbers(page):
     assert experiments.interval_text(table.iloc[0], "difference") == "0.050 [0.010, 0.090], n = 3 seeds x 33 photographs"
 
 
+def test_variants_are_grouped_by_method_in_the_order_of_their_setting():
+    table = pd.DataFrame({"variant": ["plain,steps=500", "anl,steps=500", "anl,steps=125", "plain"]})
+    assert experiments.by_method(table, "steps") == {"plain": {"plain,steps=500": 500}, "ANL": {"anl,steps=125": 125, "anl,steps=500": 500}}
+    assert experiments.by_method(None, "steps") == {"plain": {}, "ANL": {}}
+
+
 def test_provenance_and_settings_that_differ_are_shown(project, page):
     shown, _ = page
     config = project("small")
