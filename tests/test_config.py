@@ -175,7 +175,7 @@ def test_settings_without_effect_do_not_change_an_identity():
 
 
 def test_settings_with_an_effect_change_an_identity():
-    anl = small()
+    anl = small().override(method={"attention": "affinity"})
     for section, change in (("seed", 3), ("data", {"source_side": 400}), ("families", {"vae": {"paired": False}}),
                             ("models", {"vae": {"steps": 9}}), ("benchmark", {"size": 32}), ("detector", {"patch": 8}),
                             ("detector", {"attention_dim": 8}), ("training", {"warmup_steps": 3}), ("prior", {"steps": 3}),

@@ -67,7 +67,7 @@ def test_every_notebook_is_a_page():
 
 def test_the_banner_names_profile_and_meaningless_numbers():
     text = book.banner(load_config(profile="small"))
-    assert "<b>small</b>" in text and "3 seeds" in text and "mean nothing" not in text
+    assert "<b>small</b>" in text and "2 seeds" in text and "mean nothing" not in text
     assert "1 seed " in book.banner(load_config(profile="smoke")) and "mean nothing" in book.banner(load_config(profile="smoke"))
 
 
