@@ -1,5 +1,6 @@
 """The sections of a profile: which settings there are, and which values each may have."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -166,6 +167,11 @@ class BenchmarkConfig(Section):
     val_most: Count = 0                         # ... at most this many per class; 0 = no limit
     samples: Count = 0                          # test images of each of our own generators; 0 = as many as reals
     limit: Count = 0                            # images per class, generator and split; 0 = all
+
+    @property
+    def other_sets(self):
+        """The test sets that are not the benchmark's own index."""
+        return {name: path for name, path in self.test_sets.items() if Path(path) != Path(self.manifest or "")}
 
     @property
     def cut(self):

@@ -17,7 +17,7 @@ KEPT = ("path", "sha256", "label", "generator", "family", "dataset", "split", "s
 def settings(benchmark):
     """What decides `rows`: hashes of the indices, and how they are split."""
     section = benchmark.model_dump(mode="json", include={"seen", "source", "val_share", "val_most"})
-    tests = {name: _hash(path) for name, path in _tests(benchmark).items()}
+    tests = {name: _hash(path) for name, path in benchmark.other_sets.items()}
     return section | {"index": _hash(benchmark.manifest), "tests": tests}
 
 
@@ -49,7 +49,7 @@ def rows(benchmark, seed):
     if benchmark.source:
         learned &= main["source_real"].isin([benchmark.source, ""])
     parts = [main[(main["split"] == "test") | learned]]
-    for name, path in _tests(benchmark).items():
+    for name, path in benchmark.other_sets.items():
         more, place = _read(path), manifest.root_of(path)
         more = more[more["split"].isin(["test", "unsplit"])] if (more["split"] == "test").any() else more
         relative = [path_text(os.path.relpath(place / file_path(text), root)) for text in more["path"]]
@@ -91,11 +91,6 @@ def hold_out(rows, share, most, seed):
         held = size.index[train.cumcount() < limit]
         rows = rows.assign(split=rows["split"].mask(rows.index.isin(held), "val"))
     return rows.drop(columns="draw").reset_index(drop=True)
-
-
-def _tests(benchmark):
-    """The test sets that are not the benchmark's own index."""
-    return {name: path for name, path in benchmark.test_sets.items() if Path(path) != Path(benchmark.manifest)}
 
 
 def _hash(path):

@@ -21,6 +21,7 @@ def _score_run(run, folder, benchmark, device, test_set, treated):
     images = benchmark.rows[["image_id", "sha256"]].to_numpy().tolist()
     key = identity({"weights": sha256_of(folder / WEIGHTS), "images": images, **options})
     path = folder / f"{scores_name('scores', test_set)}.parquet"
+    path = next((known for known in (path, *folder.glob("scores*.parquet")) if scores_key(known) == key), path)
     if scores_key(path) != key:
         table = score_benchmark(load_run(folder, config, device), benchmark.rows, benchmark.array, variant=run.variant,
                                 run_seed=run.seed, device=device, batch_size=config.run.batch_size, treated=treated, **options)

@@ -91,7 +91,8 @@ class _PixelFiles:
 def open_benchmark(config, test_set=None):
     """The images that a profile uses: its limits applied, the same for every run.
 
-    With `test_set`, a key of `benchmark.test_sets`, test images are those of this other data set.
+    With `test_set`, a key of `benchmark.test_sets`, test images are those of this data set. Without it they are the
+    benchmark's own, or, where its index has none, those of the first other data set.
 
     Raises
     ------
@@ -100,9 +101,13 @@ def open_benchmark(config, test_set=None):
     """
     section = config.benchmark
     rows = embedded.read_embedded(section.folder)
-    used = crops.use_rows(rows[~rows["dataset"].isin(section.test_sets)], section.most, config.seed)
+    others = section.other_sets
+    used = crops.use_rows(rows[~rows["dataset"].isin(others)], section.most, config.seed)
     if test_set is not None:
         pick("test set", test_set, section.test_sets)
+    elif not (used["split"] == "test").any():
+        test_set = next(iter(others), None)
+    if test_set in others:
         tested = crops.use_rows(rows[rows["dataset"] == test_set], section.most, config.seed)
         used = pd.concat([used[used["split"] != "test"], tested[tested["split"] == "test"]], ignore_index=True)
     lacking = [name for name in section.seen if name not in set(used.loc[used["split"] == "train", "generator"])]
