@@ -15,13 +15,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from anl.config import TOKEN_ATTENTIONS, TRAINING_ATTENTIONS
 from anl.io import UserError, pick
 
 __all__ = ["ATTENTIONS", "Attention", "OtherNoise", "build_attention", "cell_means", "effective_support", "energy_map",
            "entropy", "evidence_map", "uniform_map"]
 
-ATTENTIONS = ("none", "energy", "gate", "affinity", "relation", "relation_self", "relation_other",
-              "transfer", "erase", "spread")
+ATTENTIONS = ("none", "energy", "gate", *TOKEN_ATTENTIONS, *TRAINING_ATTENTIONS)
 
 
 class Attention(nn.Module):
@@ -297,21 +297,21 @@ def build_attention(name, feature_channels, grid, noise_size, *, noise_channels=
         If the name is unknown, or noise and features have sides of which neither divides the other.
     """
     pick("method.attention", name, ATTENTIONS)
-    patch = patch if name in ("affinity", "relation", "relation_other") else 1
+    patch = patch if name in TOKEN_ATTENTIONS and name != "relation_self" else 1
     if noise_size % patch:
         raise UserError(f"detector.patch: noise of {noise_size} values a side cannot be cut into patches of {patch}; "
                         "choose a divisor")
     if name not in ("none", "relation_self", "spread"):
         _ratio(noise_size // patch, grid)
-    if name in ("affinity", "relation", "relation_self", "relation_other"):
+    if name in TOKEN_ATTENTIONS:
         own = name == "relation_self"
         mixing = Mixing(Tokens(feature_channels if own else noise_channels, dim, patch, of_noise=not own), dim)
         if name == "affinity":
             return AffinityAttention(mixing)
         return RelationAttention(mixing, feature_channels, dim, other_noise=name == "relation_other")
-    builders = {"none": Attention, "energy": EnergyAttention, "transfer": TransferAttention, "spread": SpreadAttention,
-                "erase": lambda: EraseAttention(erase_share),
-                "gate": lambda: GateAttention(feature_channels, noise_channels, gate_width)}
+    builders = {"none": Attention, "energy": EnergyAttention, "gate": lambda: GateAttention(feature_channels, noise_channels, gate_width),
+                "transfer": TransferAttention, "erase": lambda: EraseAttention(erase_share),
+                "spread": SpreadAttention}
     return builders[name]()
 
 
