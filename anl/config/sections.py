@@ -13,14 +13,16 @@ STEPLESS_TARGETS = ("highpass", "random", "wavelet", "ffdnet", *NETWORK_TARGETS)
 TARGETS = ("none", "prior", "multistep", "ensemble", "noised", "error", "shuffled", *STEPLESS_TARGETS)
 TRAINING_ATTENTIONS = ("transfer", "erase", "spread")  # no part of the detector at inference
 TOKEN_ATTENTIONS = ("affinity", "relation", "relation_self", "relation_other")
-PRIORLESS_BASELINES = ("blur_jpeg", "find", "npr", "srm", "spectrum", "univfd")
-BASELINE_SETTINGS = {  # the settings of `baselines` that a method reads
-    "blur_jpeg": ("strong_probability", "strong_blur", "strong_jpeg"), "find": ("noise_deviation",),
-    "npr": (), "srm": (), "spectrum": (),
+# the settings of `baselines` that a method reads; those that need no diffusion prior
+PRIORLESS_BASELINES = {
+    "blur_jpeg": ("strong_probability", "strong_blur", "strong_jpeg"), "find": ("noise_deviation",), "npr": (), "srm": (), "spectrum": (),
+    "univfd": ("encoder",)}
+BASELINE_SETTINGS = PRIORLESS_BASELINES | {
     "dnf": ("noise_step",), "lare": ("error_step", "error_draws"), "dire": ("inversion_steps",),
     "distildire": ("noise_step", "inversion_steps", "distillation_weight"),
     "drct": ("reconstruction_strength", "reconstruction_steps", "contrastive_weight", "margin"),
-    "diffusionfake": ("guide_weight",), "aeroblade": (), "univfd": ("encoder",)}
+    "diffusionfake": ("guide_weight",), "aeroblade": ()}
+
 # kind of perturbation: lowest and highest strength (JPEG and WebP quality, pixels, scale, share of a side, grey levels)
 PERTURBATIONS = {"jpeg": (1, 100), "webp": (1, 100), "blur": (0.1, 10), "resize": (0.1, 4), "crop": (0.6, 1),
                  "noise": (0.1, 64)}
