@@ -1,0 +1,1 @@
+"""Data: photographs, public data sets, their files and indices, crops, and what is done to an image before it is scored."""

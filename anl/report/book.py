@@ -5,6 +5,7 @@ missing, was run with another profile, ended in an error or shows a number that 
 the prose mentions and the tables that are made from files of the repository; and it keeps the pages free of CDNs.
 """
 
+import ast
 import html
 import json
 import re
@@ -17,6 +18,7 @@ from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 from sphinx.errors import ExtensionError
 
+import anl
 from anl.config import load_config
 from anl.data import registry
 from anl.data.crops import split_photos
@@ -187,6 +189,27 @@ def data_set_table(_root, _config):
                           "Access": source.access, "Licence": html.escape(source.licence)} for source in registry.load().values()])
 
 
+def stage_table(root, _config):
+    """The stages of the pipeline in their order: command, and what it makes."""
+    stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    stages = {name: stage.get("do", stage) for name, stage in stages.items()}
+    return pd.DataFrame([{"Stage": f"<code>{name}</code>", "Command": f"<code>{html.escape(stage['cmd'].replace('${key}', 'NAME'))}</code>",
+                          "What it makes": html.escape(stage["desc"])} for name, stage in stages.items()])
+
+
+def package_table(_root, _config):
+    """The library's packages, and the modules beside them: what each is for, and its modules."""
+    rows = []
+    for path in sorted(Path(anl.__file__).parent.iterdir()):
+        source = path / "__init__.py" if path.is_dir() else path
+        if source.suffix == ".py" and source.is_file() and path.name != "__init__.py":
+            purpose = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))).partition("\n\n")[0].replace("\n", " ")
+            inside = sorted(part.stem for part in path.iterdir() if part.suffix == ".py" or (part / "__init__.py").is_file()) if path.is_dir() else []
+            rows.append({"Package": f"<code>anl.{path.stem}</code>", "What it is for": html.escape(purpose),
+                         "Modules": ", ".join(name for name in inside if name != "__init__")})
+    return pd.DataFrame(rows)
+
+
 class Answers(Directive):
     """What held, what did not and what is undecided, from the ledgers of all profiles, as a list."""
 
@@ -199,7 +222,8 @@ class Answers(Directive):
         return parent.children
 
 
-TABLES = {"card": card_table, "claims": claim_table, "licences": licence_table, "photographs": photograph_table, "data-sets": data_set_table}
+TABLES = {"card": card_table, "claims": claim_table, "licences": licence_table, "photographs": photograph_table, "data-sets": data_set_table,
+          "stages": stage_table, "packages": package_table}
 
 
 def _directive(table):

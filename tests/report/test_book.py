@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+import yaml
 from docutils import nodes
 from sphinx.errors import ExtensionError
 
@@ -94,3 +95,11 @@ def test_a_book_is_built_without_warnings(built_book):  # noqa: F811
     assert "mathjax/startup.js" in pages["method.html"] and "startup.js" not in pages["use.html"]
     assert not [name for name, text in pages.items() if "thebe" in text.lower()]
     assert (built_book / "_sources/pages/step_t.ipynb").is_file()  # the download button's
+
+
+def test_the_drawing_of_the_architecture_shows_every_stage_and_every_package():
+    drawn = set(re.findall(r"<text[^>]*>([^<]*)</text>", (ROOT / "book/_static/architecture.svg").read_text()))
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].keys() - {"demo"}
+    packages = {path.stem for path in (ROOT / "anl").iterdir() if (path / "__init__.py").is_file() or path.suffix == ".py"} - {"__init__"}
+    assert stages | packages <= drawn
+    assert {name for name in drawn if " " not in name} - {"photographs"} == stages | packages
