@@ -235,8 +235,8 @@ def brier(sample, counts):
 def ece(sample, counts, *, bins=ECE_BINS):
     """Expected calibration error over bins of equal mass, in [0, 1].
 
-    The mean over bins, weighted by their mass, of |share of generated images - mean probability|. The edges are
-    quantiles of the sample and the same in every replicate.
+    The mean over bins, weighted by their mass, of the distance between the share of generated images and the mean
+    probability. The edges are quantiles of the sample and the same in every replicate.
 
     References
     ----------

@@ -41,6 +41,7 @@ def setup(app):
     app.connect("doctree-read", require_alternative_text)
     app.connect("html-page-context", leave_mathjax_out, priority=LATE)
     app.connect("build-finished", leave_icons_to_the_font)
+    app.connect("autodoc-skip-member", skip_fields)
     for name, table in TABLES.items():
         app.add_directive(f"anl-{name}", _directive(table))
     app.add_directive("anl-answers", Answers)
@@ -206,7 +207,7 @@ def package_table(_root, _config):
             purpose = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))).partition("\n\n")[0].replace("\n", " ")
             inside = sorted(part.stem for part in path.iterdir() if part.suffix == ".py" or (part / "__init__.py").is_file()) if path.is_dir() else []
             rows.append({"Package": f"<code>anl.{path.stem}</code>", "What it is for": html.escape(purpose),
-                         "Modules": ", ".join(name for name in inside if name != "__init__")})
+                         "Modules": ", ".join(name for name in inside if not name.startswith("__"))})
     return pd.DataFrame(rows)
 
 
@@ -243,6 +244,11 @@ def require_alternative_text(app, doctree):
         if not image.get("alt", "").strip():
             raise ExtensionError(f"book/{app.env.docname} shows an image without alternative text; say what it shows in "
                                  "`show(figure, alt=...)` of the notebook, or in `:alt:` of the page")
+
+
+def skip_fields(_app, _what, _name, value, _skip, _options):
+    """Leave fields of named tuples out of the reference: their class describes them."""
+    return True if (getattr(value, "__doc__", "") or "").startswith("Alias for field number") else None
 
 
 def leave_thebe_out(app, _config):

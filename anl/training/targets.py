@@ -62,10 +62,10 @@ def make_target(kind, prior, step, settings=None, *, seed, second=None):
         - `multistep`: the same at several multiples of `step`, stacked.
         - `ensemble`: mean of the noise of `prior` and `second`, each in its own standard deviation.
         - `noised`: the prior's noise on the image with a draw of noise added.
-        - `error`: squared error of that prediction, a mean over draws [1]_.
+        - `error`: squared error of that prediction, a mean over draws (Luo et al.).
         - `shuffled`: the prior's noise of another image.
         - `highpass`: what a 3 x 3 binomial filter removes.
-        - `wavelet`: what thresholding Haar coefficients removes [2]_.
+        - `wavelet`: what thresholding Haar coefficients removes (Donoho and Johnstone).
         - `random`: output of a frozen random network.
         - `ffdnet`: what the denoiser `prior(y, sigma)` removes from y in [0, 1]; sigma (B, 1, 1, 1).
     prior : anl.models.prior.NoisePrior, nn.Module or None
@@ -86,8 +86,7 @@ def make_target(kind, prior, step, settings=None, *, seed, second=None):
 
     References
     ----------
-    .. [1] Luo et al., "LaRE^2: Latent reconstruction error based method", CVPR 2024.
-    .. [2] Donoho and Johnstone, "Ideal spatial adaptation by wavelet shrinkage", Biometrika 1994.
+    Luo et al., "LaRE^2: Latent reconstruction error based method", CVPR 2024. Donoho and Johnstone, "Ideal spatial adaptation by wavelet shrinkage", Biometrika 1994.
     """
     about = {"kind": kind, **{name: getattr(settings, name) for name in SETTINGS.get(kind, ())}}
     if kind == "highpass":

@@ -73,7 +73,8 @@ def write_project(root):
     for name in ("samples.js", "model.js"):  # written by `anl export --to demo`; without them the page says so
         (root / "book/_static/demo" / name).write_text("")
     (root / "data").mkdir()
-    shutil.copyfile(ROOT / "data/photos.csv", root / "data/photos.csv")
+    for name in ("data/photos.csv", "dvc.yaml"):
+        shutil.copyfile(ROOT / name, root / name)
     config = load_config(profile="small").override(profile="tiny")
     (root / "params.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
     columns = ["claim", "title", "kind", "profile", "verdict", "measure", "value", "low", "high", "seeds", "n", "rule"]
