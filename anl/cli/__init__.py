@@ -266,7 +266,8 @@ def detect(paths: list[str] = typer.Argument(None, metavar="PATH...", help="File
 
 @app.command()
 def export(ctx: typer.Context,
-           source: str = typer.Argument(None, metavar="RUN", help="A run's folder, a packaged detector's, or "
+           source: str = typer.Argument(None, metavar="RUN", help="A run's folder, an experiment, of which the "
+                                        "best run on validation images is taken, a packaged detector's folder, or "
                                         "hf://OWNER/NAME; default: models/detector."),
            to: Literal["folder", "onnx", "demo"] = typer.Option("folder", help="`folder`: for `anl detect`."),
            out: str = typer.Option(None, metavar="OUT", help="What to write: a folder, or FILE.onnx."),

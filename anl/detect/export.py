@@ -15,7 +15,8 @@ def export(source=None, out=None, *, to="folder", config=None, licence=None, rep
     Parameters
     ----------
     source : path-like, optional
-        A run's folder, a packaged detector's folder, or `hf://owner/name`. Default: `models/detector`.
+        A run's folder, a packaged detector's folder, or `hf://owner/name`; or the name of an experiment, of which the run
+        that does best on validation images is taken. Default: `models/detector`.
     out : path-like, optional
         `folder`: the folder. `onnx`: a file `NAME.onnx`, or a folder that gets `detector.onnx`. `demo`: the folder,
         by default `book/_static/demo`.
@@ -42,6 +43,10 @@ def export(source=None, out=None, *, to="folder", config=None, licence=None, rep
         raise UserError(f"--to {to} is unknown; choose one of {', '.join(TARGETS)}")
     if out is None and to != "demo":
         raise UserError("no place to write is given; add --out")
+    if config is not None and source in config.experiments and not Path(source).exists():
+        from anl.evaluation.runs import best_run
+
+        source = best_run(config, source)
     run = source is not None and (Path(source) / "run.json").is_file()
     if (run or to == "demo") and config is None:
         raise UserError("exporting a run or the demo needs its profile; write params.yaml with `anl profile NAME`")

@@ -1,13 +1,15 @@
 """Scores of trained runs and of whole experiments; what is missing is trained and scored first."""
 
 import pandas as pd
+from sklearn.metrics import roc_auc_score
 from tqdm.auto import tqdm
 
+from anl.evaluation.calibration import REAL
 from anl.evaluation.scoring import score_benchmark
 from anl.evaluation.tables import read_scores, scores_identity, scores_key, scores_name, scores_path, write_scores
 from anl.io import identity, sha256_of
 from anl.training.device import default_device
-from anl.training.experiments import WEIGHTS, run_folder
+from anl.training.experiments import WEIGHTS, experiment_runs, run_folder
 from anl.training.runs import IN_MEMORY, load_run, open_benchmark, train
 
 
@@ -47,6 +49,37 @@ def experiment_scores(config, name, *, seeds=None, test_set=None):
             shared, treated = {key: benchmark}, {} if small else None
         tables.append(_score_run(run, run_folder(run, config.run.runs), shared[key], device, test_set, treated))
     return pd.concat(tables, ignore_index=True)
+
+
+def validation_auroc(config, scores):
+    """How well runs tell validation images of generators they were not trained on from real ones.
+
+    Parameters
+    ----------
+    config : anl.config.Config
+    scores : DataFrame
+        Of `experiment_scores`.
+
+    Returns
+    -------
+    DataFrame
+        variant, seed, generator, view, auroc: a row for each generator of `benchmark.held_out`, or without any of them
+        for each seen one, and each view in which validation images were scored.
+    """
+    val, rows = scores[scores["split"] == "val"], []
+    for (variant, seed, view), part in val.groupby(["variant", "seed", "view"], sort=False, observed=True):
+        for generator in config.benchmark.held_out or config.benchmark.seen:
+            both = part[part["generator"].isin([REAL, generator])]
+            rows.append({"variant": variant, "seed": seed, "generator": generator, "view": view,
+                         "auroc": roc_auc_score(both["label"], both["logit"])})
+    return pd.DataFrame(rows)
+
+
+def best_run(config, name):
+    """Folder of the run of an experiment with the best mean over `validation_auroc`; what is missing is trained and scored."""
+    found = validation_auroc(config, experiment_scores(config, name)).groupby(["variant", "seed"], sort=False)["auroc"].mean()
+    variant, seed = found.idxmax()
+    return run_folder(next(run for run in experiment_runs(config, name) if (run.variant, run.seed) == (variant, seed)), config.run.runs)
 
 
 def write_experiment(config, name):

@@ -120,7 +120,8 @@ def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, held_out=()
     seen : str or list of str
         Generators in training: validation images are reals and these, in view `raw`.
     held_out : sequence of str
-        Further generators whose validation images are scored.
+        Further generators whose validation images are scored, and then all validation images in every view: to choose
+        between runs.
     views, controls : sequence of str
         Test images are scored in every view; real test images also under every control, such as `blur`.
     seed, formats
@@ -139,14 +140,14 @@ def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, held_out=()
     rows = rows.reset_index(drop=True)
     validation = (rows["split"] == "val") & rows["generator"].isin([REAL, *as_list(seen), *held_out])
     test, extra = rows["split"] == "test", [name for name in controls if name not in views]
-    parts = [(validation, ["raw"]), (test & (rows["label"] == 1), list(views)),
+    parts = [(validation, list(dict.fromkeys(["raw", *views])) if held_out else ["raw"]), (test & (rows["label"] == 1), list(views)),
              (test & (rows["label"] == 0), [*views, *extra])]
     tables = []
     for number, (chosen, names) in enumerate(parts):
         part = rows[chosen]
         images = _kept(treated, (number,), lambda: pixels(part) if callable(pixels) else pixels[chosen.to_numpy()])  # noqa: B023
         # `matched` needs the reals too, so each treatment is decided on all rows of the split
-        split = rows[validation] if names == ["raw"] else rows[test]
+        split = rows[test] if number else rows[validation]
         place = split.index.get_indexer(part.index)
         treatments = {name: _taken(treatment(split, name, seed, formats), place, treated, (number, name)) for name in names}
         logits = score_views(model, images, treatments, device, batch_size, mirrored=mirrored)

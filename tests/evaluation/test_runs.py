@@ -1,5 +1,6 @@
 """Scores of whole experiments: each run once, found again, refused where they belong to other settings."""
 
+import json
 import shutil
 
 import pandas as pd
@@ -37,6 +38,19 @@ def test_runs_are_shared_by_experiments_and_trained_once(root):
     after = {path: path.stat().st_mtime_ns for path in (root / "runs" / "tiny").glob("*/detector.safetensors")}
     assert set(scores["variant"]) == {"t=1", "t=100"}
     assert before.items() <= after.items() and len(after) == len(before) + 2  # t=1 is the method of `main`
+
+
+def test_the_best_run_is_the_one_that_does_best_on_validation_images(root):
+    config = tiny_config(root)
+    scores = runs.experiment_scores(config, "main")
+    found = runs.validation_auroc(config, scores)
+    assert set(found["generator"]) == {"ddim"} and set(found["view"]) == {"raw"} and len(found) == 4
+    best = found.loc[found["auroc"].idxmax()]
+    one = scores[(scores["variant"] == best["variant"]) & (scores["seed"] == best["seed"]) & (scores["split"] == "val")]
+    real, fake = (one.loc[one["label"] == label, "logit"].to_numpy() for label in (0, 1))
+    assert best["auroc"] == pytest.approx(((fake[:, None] > real) + 0.5 * (fake[:, None] == real)).mean())
+    record = json.loads((runs.best_run(config, "main") / "run.json").read_text())
+    assert (record["variant"], record["seed"]) == (best["variant"], best["seed"])
 
 
 def test_scores_of_other_settings_are_refused(root):

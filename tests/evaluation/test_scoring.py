@@ -105,7 +105,8 @@ def test_a_benchmark_is_scored_for_threshold_result_and_controls(model):
         found = table[(table["view"] == view) & (table["image_id"] == name)]["logit"].item()
         assert found == pytest.approx(scoring.score(model, image, CPU)[0], abs=1e-6)
     assert len(compare(table, seen="ddim", replicates=20)) > 0
-    assert set(scored(model, rows, images, held_out=["vae"]).query("split == 'val'")["generator"]) == {"real", "ddim", "vae"}
+    held_out = scored(model, rows, images, held_out=["vae"]).query("split == 'val'")
+    assert set(zip(held_out["generator"], held_out["view"])) == {(name, view) for name in ("real", "ddim", "vae") for view in ("raw", "matched")}
     on_demand = scored(model, rows, lambda part: images[[place[name] for name in part["image_id"]]])
     pd.testing.assert_frame_equal(on_demand, table)
 
