@@ -67,7 +67,7 @@ def small(*overrides):
     ("method.target=pior", "'pior' is not a target; did you mean 'prior'"), ("method.loss_weight=-1", "greater than"),
     ("seeds=[1, 1]", "twice"),
     ("baselines.encoder=vit", "baselines.encoder"), ("method.target=ffdnet", "denoiser_weights"),
-    ("evaluation.views=[matched]", "must contain raw"),
+    ("evaluation.views=[matched]", "must contain raw"), ("evaluation.views=[raw, jpg96]", "'evaluation.views.1' must be 'raw'"),
     ("evaluation.views=[raw, jpeg96]", "'evaluation.headline' must be one of"),
     ("evaluation.perturbations.rotate=[1]", "'rotate' is not a kind of perturbation"),
     ("evaluation.perturbations.jpeg=[101]", "must be from 1 to 100"), ("evaluation.target_fpr=0.5", "target_fpr"),

@@ -348,7 +348,8 @@ def _build(value, origin):
         return Config.model_validate(value)
     except ValidationError as problem:
         error = problem.errors(include_url=False)[0]
-    key, given = ".".join(str(part) for part in error["loc"]), error["input"]
+    # pydantic names the alternative of a type, such as literal['raw'], after the key
+    key, given = ".".join(str(part) for part in error["loc"] if "[" not in str(part)), error["input"]
     if error["type"] == "missing":
         raise UserError(f"{origin}: the key '{key}' is missing; add it")
     if error["type"] == "value_error":  # of a section: "key|problem"

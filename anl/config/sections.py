@@ -311,11 +311,17 @@ class ExperimentConfig(Section):
         return self
 
 
+# names of `anl.data.processing`, kind and strength, such as jpeg_90, or scale_0.5+jpeg_90 one after the other
+Treatment = Annotated[str, Field(pattern=r"^[a-z]+_[0-9.]+(\+[a-z]+_[0-9.]+)*$")]
+
+Control = Literal["resize75", "blur", "jpeg96", "denoise"]
+
+
 class EvaluationConfig(Section):
-    views: list[Literal["raw", "matched", "jpeg96"]]
-    headline: Literal["matched", "jpeg96"]
-    controls: list[Literal["resize75", "blur", "jpeg96", "denoise"]]
-    conditions: list[Annotated[str, Field(pattern=r"^[a-z0-9]+(_[0-9.]+)?(\+[a-z0-9]+(_[0-9.]+)?)*$")]] = [
+    views: list[Literal["raw", "matched", "jpeg96"] | Treatment]
+    headline: str                               # one of the views
+    controls: list[Control]
+    conditions: list[Control | Treatment] = [
         "jpeg_90", "jpeg_75", "webp_80", "scale_0.5+jpeg_90"]  # of people's pictures, for a packaged detector; see `anl.data.processing`
     target_fpr: Annotated[float, Field(gt=0, lt=0.5)]
     bootstrap: Annotated[int, Field(ge=20)]
