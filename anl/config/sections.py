@@ -262,6 +262,7 @@ class TrainingConfig(Section):
     noise_deviation: list[Annotated[float, Field(ge=0, le=64)]] = [0.0, 4.0]  # grey levels
     resize_scale: list[Annotated[float, Field(ge=0.1, le=1)]]
     blur_radius: list[Annotated[float, Field(ge=0, le=10)]]
+    compile: bool = False                       # by torch.compile; needs a C++ compiler on a CPU
     accumulate: Positive = 1                    # parts that a batch is computed in
     ema: Decay = 0.0                            # decay of the weights' exponential average; 0 = none
     flip: bool = False
@@ -352,7 +353,7 @@ class RunConfig(Section):
     cache: str = ".cache/anl"
     jobs: Count = 0                             # trainings at a time; 0 = one per core
     processes: Count = 1                        # that share one training; 0 = one per GPU
-    workers: Count = 0                          # threads that read images
+    workers: Count = 0                          # threads that read images, and augment the next batch of a training
     batch_size: Positive = 64                   # of scoring and targets; scores do not depend on it
     target_gigabytes: PositiveFloat = 200.0     # largest target cache; above, the prior is called for each batch
 

@@ -28,12 +28,13 @@ def pad(pixels, size):
 
 
 def to_tensor(pixels, device=None):
-    """uint8 (..., H, W, 3) -> float (..., 3, H, W) in [-1, 1] on a device, to which the bytes travel."""
+    """uint8 (..., H, W, 3), an array or a tensor -> float (..., 3, H, W) in [-1, 1] on a device, to which the bytes travel."""
     import torch  # not above: reading images does without it
 
-    array = np.ascontiguousarray(pixels)
-    tensor = torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
-    return tensor.movedim(-1, -3).float().div(127.5).sub(1)
+    if not isinstance(pixels, torch.Tensor):
+        array = np.ascontiguousarray(pixels)
+        pixels = torch.from_numpy(array if array.flags.writeable else array.copy())
+    return pixels.to(device, non_blocking=True).movedim(-1, -3).float().div(127.5).sub(1)
 
 
 def to_pixels(tensor):

@@ -1,7 +1,9 @@
 """Training a detector on pairs: a real image and its regeneration, so that content alone tells nothing about the label."""
 
 import functools
+import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +38,7 @@ class TrainingData:
 
 
 def train_detector(detector, data, training, method, *, seed, accelerator, checkpoint=None, loss=anl_loss,
-                   augment=(processing.augmentation_plan, processing.apply_plan), name="detector"):
+                   augment=(processing.augmentation_plan, processing.apply_plan), workers=0, name="detector"):
     """Train a detector in place.
 
     Parameters
@@ -56,6 +58,8 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
     augment : (callable, callable)
         `augmentation_plan(pairs, training, seed, step)`, a sequence with one entry per pair, None where nothing is done;
         and `apply_plan(plan, pixels)`, images (N, H, W, 3) processed by N such entries.
+    workers : int
+        Threads that read and augment the next batch while this one is learnt. With 0 they take turns. The result is the same.
 
     Returns
     -------
@@ -77,7 +81,7 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
     detector = synchronise_batch_norm(detector, accelerator)
     detector.to(accelerator.device, memory_format=torch.channels_last).train()
 
-    @functools.lru_cache(maxsize=1)
+    @functools.lru_cache(maxsize=2)
     def batch_at(step):
         """Rows of real and generated images, plan, flip and noise mask of each pair of a whole batch."""
         pairs = pairs_used[pair_batch(len(pairs_used), per_batch, seed, step)]
@@ -86,11 +90,20 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
         fake = data.fake[pairs, _alternatives(data.fake.shape[1], len(pairs), seed, step)]
         return data.real[pairs], fake, plan, flip, noise_mask(plan, method.noise_on, method.consistent)
 
+    def pixels_at(step, part):
+        """Bytes of a part of a batch, augmented; the two images of a pair are processed alike."""
+        real, fake, plan, *_ = batch_at(step)
+        shares = np.array_split(np.concatenate([part.of(real), part.of(fake)]), max(1, workers))
+        plans = iter(part.of(plan) * 2)
+        todo = [(list(itertools.islice(plans, len(rows))), rows) for rows in shares if len(rows)]
+        done = [*run(lambda plan, rows: apply_plan(plan, data.pixels[rows]), *zip(*todo))]
+        pixels = torch.from_numpy(np.ascontiguousarray(np.concatenate(done)))
+        return pixels.pin_memory() if accelerator.device.type == "cuda" else pixels
+
     def loss_at(step, part):
-        real, fake, plan, flip, mask = batch_at(step)
+        real, fake, _, flip, mask = batch_at(step)
         rows = np.concatenate([part.of(real), part.of(fake)])
-        both = part.of(plan) * 2  # the two images of a pair are processed alike
-        x = images.to_tensor(apply_plan(both, data.pixels[rows]), accelerator.device)
+        x = images.to_tensor(pixels_of(step, part), accelerator.device)
         target = None if data.target is None else data.target[torch.from_numpy(rows)].to(accelerator.device)
         flipped = torch.from_numpy(np.flatnonzero(np.tile(part.of(flip), 2))).to(accelerator.device)
         if len(flipped):  # the noise of a mirror image is taken for the mirror image of the noise
@@ -99,7 +112,7 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
                 target[flipped] = target[flipped].flip(-1)
         label = torch.from_numpy(data.label[rows]).to(accelerator.device)
         included = torch.from_numpy(np.concatenate([part.of(half) for half in mask])).to(accelerator.device)
-        return loss(detector(x), label, target, included, loss_weight=method.loss_weight,
+        return loss(forward(x), label, target, included, loss_weight=method.loss_weight,
                     attention_weight=method.attention_weight, batch=(2 * len(real), int(np.sum(mask))))
 
     def samples_at(step, part):
@@ -110,16 +123,33 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
         due = point["step"] == training.steps or (training.validate_every and point["step"] % training.validate_every == 0)
         return {"val_auroc": _auroc(detector, data, accelerator)} if validated and due else {}
 
+    forward = torch.compile(detector) if training.compile else detector
     every = max(1, training.steps // CURVE_POINTS)
     if training.validate_every:
         every = math.gcd(every, training.validate_every)
-    curve = fit({"detector": detector}, loss_at, steps=training.steps, learning_rate=training.learning_rate,
-                weight_decay=training.weight_decay, warmup_steps=training.warmup_steps,
-                final_learning_rate=training.final_learning_rate, clip_norm=training.clip_norm, ema=training.ema,
-                accumulate=training.accumulate, accelerator=accelerator, seed=seed, checkpoint=checkpoint,
-                checkpoint_seconds=training.checkpoint_seconds, name=name, every=every, on_point=validate,
-                samples_at=samples_at)
+    with ThreadPoolExecutor(max(1, workers)) as threads, ThreadPoolExecutor(1) as coming:
+        run = threads.map if workers else map
+        pixels_of = _one_step_ahead(pixels_at, training.steps, coming) if workers else pixels_at
+        curve = fit({"detector": detector}, loss_at, steps=training.steps, learning_rate=training.learning_rate,
+                    weight_decay=training.weight_decay, warmup_steps=training.warmup_steps,
+                    final_learning_rate=training.final_learning_rate, clip_norm=training.clip_norm, ema=training.ema,
+                    accumulate=training.accumulate, accelerator=accelerator, seed=seed, checkpoint=checkpoint,
+                    checkpoint_seconds=training.checkpoint_seconds, name=name, every=every, on_point=validate,
+                    samples_at=samples_at)
     return detector.eval(), curve
+
+
+def _one_step_ahead(make, steps, executor):
+    """`make(step, part)`, which is called in the executor's thread one step before its result is asked for."""
+    coming = {}
+
+    def made(step, part):
+        found = coming.pop((step, part), None)
+        if step + 1 < steps:
+            coming[step + 1, part] = executor.submit(make, step + 1, part)
+        return make(step, part) if found is None else found.result()
+
+    return made
 
 
 def pair_batch(pairs, size, seed, step):

@@ -264,7 +264,7 @@ def train_run(config, seed, folder):
     saved = Checkpoint(Path(config.run.cache) / "training", name, {"identity": config.identity(), "inputs": run_inputs(config), "seed": seed})
     if options:
         detector, curve = train_detector(detector, data, method=config.method, seed=seed, accelerator=accelerator,
-                                         checkpoint=saved, name=name, **options)
+                                         checkpoint=saved, workers=config.run.workers, name=name, **options)
     checkpoint.save(detector, folder / WEIGHTS)
     pd.DataFrame(curve).to_csv(folder / CURVE, index=False, lineterminator="\n")
     if accelerator.is_main_process:

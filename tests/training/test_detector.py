@@ -37,7 +37,7 @@ class Tiny(nn.Module):
 def settings(**changes):
     return SimpleNamespace(**{"steps": 6, "batch_size": 4, "learning_rate": 0.01, "weight_decay": 1e-4, "warmup_steps": 1,
                               "final_learning_rate": 0.1, "clip_norm": 1.0, "accumulate": 1, "ema": 0.0, "flip": False, "pairs": 0,
-                              "validate_every": 2, "checkpoint_seconds": -1, "augment_probability": 0.5, **changes})
+                              "validate_every": 2, "checkpoint_seconds": -1, "augment_probability": 0.5, "compile": False, **changes})
 
 
 def make_data(pairs=5, alternatives=1, size=8):
@@ -149,6 +149,33 @@ def test_accumulation_gives_the_same_trajectory():
     (one, curve), (two, other) = train(augment=(plan_some, invert)), train(augment=(plan_some, invert), changes={"accumulate": 2})
     torch.testing.assert_close(dict(one.named_parameters()), dict(two.named_parameters()), rtol=0, atol=1e-5)
     assert [point["noise_loss"] for point in curve] == pytest.approx([point["noise_loss"] for point in other], abs=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "flip": True, "batch_size": 6}])
+def test_threads_that_work_ahead_change_nothing(changes):
+    (one, curve), (two, other) = (train(augment=(plan_some, invert), changes=changes, workers=count) for count in (0, 3))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True)) and curve == other
+
+
+def test_batches_are_made_one_step_ahead_and_their_mistakes_reach_the_caller():
+    made = []
+
+    def plan_of(pairs, training, seed, step):
+        made.append(step)
+        if step == 4:
+            raise UserError("image x cannot be read")
+        return [None] * len(pairs)
+
+    with pytest.raises(UserError, match="image x cannot be read"):
+        train(augment=(plan_of, invert), workers=2)
+    assert set(made) == {0, 1, 2, 3, 4}
+
+
+def test_a_compiled_detector_learns_the_same(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)  # the compiler itself takes minutes
+    (one, _), (two, _) = train(), train(changes={"compile": True})
+    assert len(compiled) == 1 and all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
 def test_alternatives_are_drawn_and_belong_to_their_pair():
