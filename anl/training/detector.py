@@ -59,7 +59,8 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
         `augmentation_plan(pairs, training, seed, step)`, a sequence with one entry per pair, None where nothing is done;
         and `apply_plan(plan, pixels)`, images (N, H, W, 3) processed by N such entries.
     workers : int
-        Threads that read and augment the next batch while this one is learnt. With 0 they take turns. The result is the same.
+        Threads that read and augment the next batch, and compute its targets, while this one is learnt. With 0 they take
+        turns. The result is the same.
 
     Returns
     -------
@@ -90,21 +91,27 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
         fake = data.fake[pairs, _alternatives(data.fake.shape[1], len(pairs), seed, step)]
         return data.real[pairs], fake, plan, flip, noise_mask(plan, method.noise_on, method.consistent)
 
-    def pixels_at(step, part):
-        """Bytes of a part of a batch, augmented; the two images of a pair are processed alike."""
+    @torch.no_grad()
+    def inputs_at(step, part):
+        """Bytes of a part of a batch, augmented, and its targets; the two images of a pair are processed alike."""
         real, fake, plan, *_ = batch_at(step)
-        shares = np.array_split(np.concatenate([part.of(real), part.of(fake)]), max(1, workers))
+        whole = np.concatenate([part.of(real), part.of(fake)])
+        shares = np.array_split(whole, max(1, workers))
         plans = iter(part.of(plan) * 2)
         todo = [(list(itertools.islice(plans, len(rows))), rows) for rows in shares if len(rows)]
         done = [*run(lambda plan, rows: apply_plan(plan, data.pixels[rows]), *zip(*todo))]
         pixels = torch.from_numpy(np.ascontiguousarray(np.concatenate(done)))
-        return pixels.pin_memory() if accelerator.device.type == "cuda" else pixels
+        target = None if data.target is None else data.target[torch.from_numpy(whole)]
+        if accelerator.device.type == "cuda":
+            pixels, target = pixels.pin_memory(), None if target is None else target.pin_memory()
+        return pixels, target
 
     def loss_at(step, part):
         real, fake, _, flip, mask = batch_at(step)
         rows = np.concatenate([part.of(real), part.of(fake)])
-        x = images.to_tensor(pixels_of(step, part), accelerator.device)
-        target = None if data.target is None else data.target[torch.from_numpy(rows)].to(accelerator.device)
+        pixels, target = inputs_of(step, part)
+        x = images.to_tensor(pixels, accelerator.device)
+        target = None if target is None else target.to(accelerator.device, non_blocking=True)
         flipped = torch.from_numpy(np.flatnonzero(np.tile(part.of(flip), 2))).to(accelerator.device)
         if len(flipped):  # the noise of a mirror image is taken for the mirror image of the noise
             x[flipped] = x[flipped].flip(-1)
@@ -127,9 +134,11 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
     every = max(1, training.steps // CURVE_POINTS)
     if training.validate_every:
         every = math.gcd(every, training.validate_every)
-    with ThreadPoolExecutor(max(1, workers)) as threads, ThreadPoolExecutor(1) as coming:
+    # a thread does not know the GPU that its process works on
+    on_device = functools.partial(torch.cuda.set_device, torch.cuda.current_device()) if accelerator.device.type == "cuda" else None
+    with ThreadPoolExecutor(max(1, workers)) as threads, ThreadPoolExecutor(1, initializer=on_device) as coming:
         run = threads.map if workers else map
-        pixels_of = _one_step_ahead(pixels_at, training.steps, coming) if workers else pixels_at
+        inputs_of = _one_step_ahead(inputs_at, training.steps, coming) if workers else inputs_at
         curve = fit({"detector": detector}, loss_at, steps=training.steps, learning_rate=training.learning_rate,
                     weight_decay=training.weight_decay, warmup_steps=training.warmup_steps,
                     final_learning_rate=training.final_learning_rate, clip_norm=training.clip_norm, ema=training.ema,
