@@ -352,13 +352,13 @@ def answers(ledgers):
     lines = [f"- **{word}.** {_answer(rule)}" for verdict, word in ANSWERS.items() for rule in found.values()
              if (rule["kind"], rule["verdict"]) == (kind, verdict)]
     waiting = sum(other == CONFIRMATORY and claim not in found for claim, other in known.items())
-    return [*lines, f"- **Not measured yet.** {waiting} confirmatory claim{'s' * (waiting > 1)}"] if waiting else lines
+    return [*lines, f"- **Not measured yet.** {counted(waiting, 'confirmatory claim')}"] if waiting else lines
 
 
 def _answer(rule):
     """`Title. Measure: 0.1 [0.05, 0.15] (profile, 10 seeds x 1,039 photographs)`."""
     known = pd.notna(rule["seeds"]) and pd.notna(rule["n"])
-    counts = f", {int(rule['seeds'])} seeds x {int(rule['n']):,} photographs" if known else ""
+    counts = f", {counted(rule['seeds'], 'seed')} x {int(rule['n']):,} photographs" if known else ""
     measure = rule["measure"][0].upper() + rule["measure"][1:]
     return f"{rule['title']}. {measure}: {text_of(rule)} (`{rule['profile']}`{counts})"
 
@@ -367,6 +367,11 @@ def rule_row(ledger, row):
     """The row of another ledger with the rule of `row`, a dict, or None."""
     match = ledger[(ledger["claim"] == row["claim"]) & (ledger["measure"] == row["measure"])]
     return None if match.empty else match.iloc[0].to_dict()
+
+
+def counted(number, noun):
+    """`1 seed`, `10 seeds`."""
+    return f"{int(number):,} {noun}{'' if number == 1 else 's'}"
 
 
 def text_of(row, digits=3):

@@ -19,7 +19,7 @@ from anl.evaluation.compare import TABLE_COLUMNS, UNSEEN, best_of, compare, meas
 from anl.evaluation.tables import disjoint_models, read_experiment, read_scores, scores_key, write_scores
 from anl.io import UserError, atomic_file, identity, sha256_of
 from anl.report import figures
-from anl.report.claims import select, text_of
+from anl.report.claims import counted, select, text_of
 from anl.report.figures import by_strength, curve, forest, heatmap, image_grid, reliability, seen_against_unseen
 from anl.training.experiments import WEIGHTS, run_folder
 
@@ -47,7 +47,8 @@ def load_scores(config, name, seeds=None, test_set=None):
     None, and a note on the page, if the profile has no such experiment.
     """
     if name not in config.experiments:
-        display(Markdown(f"Profile `{config.profile}` has no experiment `{name}`; `anl profile full && dvc repro score@{name}` "
+        home = next((other for other in ("caltech", "full") if name in load_config(profile=other).experiments), "full")
+        display(Markdown(f"Profile `{config.profile}` has no experiment `{name}`; `anl profile {home} && dvc repro score@{name}` "
                          "runs it. Committed results are shown where there are any."))
         return None
     try:
@@ -332,7 +333,7 @@ def show_best(table, candidate, rivals=None, *, view, caption, prefix=""):
 
 def interval_text(row, column="mean"):
     """`0.031 [0.012, 0.050], n = 3 seeds x 33 photographs` of a row of a comparison table."""
-    return f"{_interval(row, column, 3)}, n = {int(row['seeds'])} seeds x {int(row['n'])} photographs"
+    return f"{_interval(row, column, 3)}, n = {counted(row['seeds'], 'seed')} x {int(row['n'])} photographs"
 
 
 def glue(name, text):

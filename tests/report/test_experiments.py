@@ -114,7 +114,7 @@ def test_an_experiment_that_the_profile_lacks_is_explained(project, page):
     shown, glued = page
     config = project("small")
     assert experiments.load_scores(config, "peers") is None and experiments.variants_of(config, "peers") == {}
-    assert "`anl profile full && dvc repro score@peers`" in shown[-1][0].data
+    assert "`anl profile caltech && dvc repro score@peers`" in shown[-1][0].data
     assert experiments.compare_variants(config, None) is None
     experiments.draw(experiments.forest, None, alt="x")
     assert "No results" in shown[-1][0].data
