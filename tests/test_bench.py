@@ -24,8 +24,8 @@ def measured(config, tmp_path, name, **options):
 
 
 @pytest.mark.parametrize(("name", "variants", "columns"), [
-    ("inference", {"bare", "plain", "none", "affinity"}, {"multiply_adds_over_bare", "time_over_plain_low", "time_over_bare_high"}),
-    ("training", {"bare", "plain", "none", "affinity"}, {"time_over_plain", "images_per_second"}),
+    ("inference", {"bare", "plain", "transfer", "affinity"}, {"multiply_adds_over_bare", "time_over_plain_low", "time_over_bare_high"}),
+    ("training", {"bare", "plain", "transfer", "affinity"}, {"time_over_plain", "images_per_second"}),
     ("throughput", {"plain", "anl", "step"}, {"time_over_plain", "time_over_step", "images_per_second"}),
     ("targets", {"bare", "prior", "highpass", "wavelet"}, {"time_over_bare", "images_per_second"}),
     ("scoring", {"decode", "forward", "score", "slower"}, {"time_over_slower", "images_per_second"})])
@@ -80,8 +80,8 @@ def test_another_backbone_has_its_own_name_and_other_sections_stay(config, tmp_p
 
 def test_operations_are_those_of_the_inference_section_and_exact(config):
     table = operations(config).set_index("variant")
-    assert table.loc[["plain", "none"], "multiply_adds_over_plain"].eq(1).all() and table.loc["affinity", "multiply_adds_over_plain"] > 1
-    assert table.loc["none", "parameters"] == table.loc["plain", "parameters"]
+    assert table.loc[["plain", "transfer"], "multiply_adds_over_plain"].eq(1).all() and table.loc["affinity", "multiply_adds_over_plain"] > 1
+    assert table.loc["transfer", "parameters"] == table.loc["plain", "parameters"]
 
 
 @pytest.mark.parametrize(("options", "message"), [
