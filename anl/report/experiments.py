@@ -47,7 +47,7 @@ def load_scores(config, name, seeds=None, test_set=None):
     None, and a note on the page, if the profile has no such experiment.
     """
     if name not in config.experiments:
-        home = next((other for other in ("caltech", "full") if name in load_config(profile=other).experiments), "full")
+        home = next((other for other in REFERENCES["small"] if name in load_config(profile=other).experiments), "full")
         display(Markdown(f"Profile `{config.profile}` has no experiment `{name}`; `anl profile {home} && dvc repro score@{name}` "
                          "runs it. Committed results are shown where there are any."))
         return None
