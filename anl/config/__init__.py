@@ -50,7 +50,7 @@ FAMILY_SETTINGS = {  # that families of a kind of model must state
     "latent": ("strength", "inference_steps", "sampler", "decoder"), "unconditional": ("inference_steps", "sampler")}
 NO_IDENTITY = ("profile", "seeds", "experiments", "run", "training.checkpoint_seconds", "evaluation.headline",
                "evaluation.target_fpr", "evaluation.bootstrap", "evaluation.perturbations", "evaluation.conditions",
-               "benchmark.test_sets")  # settings that decide no weights and no scores
+               "evaluation.pictures", "evaluation.most_pictures", "benchmark.test_sets")  # settings that decide no weights and no scores
 SHORT_NAMES = {"method.step": "t", "method.loss_weight": "lambda"}  # other settings: the last part of their key
 
 

@@ -328,6 +328,8 @@ class EvaluationConfig(Section):
     bootstrap: Annotated[int, Field(ge=20)]
     perturbations: dict[str, Annotated[list[float], Field(min_length=1)]] = {}
     mirrored: bool = False                      # a score is the mean over an image and its mirror image
+    pictures: dict[str, str] = {}               # name -> manifest of whole pictures, on which packaged detectors are compared
+    most_pictures: Positive = 400               # of each generator of a manifest, and photographs
 
     @model_validator(mode="after")
     def _consistent(self):

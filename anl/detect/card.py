@@ -179,17 +179,21 @@ def write(network, out, *, config, scores, run=None, licence=None, replace=False
     """`pack` for a network in inference form and its scores."""
     from anl.models import checkpoint
 
+    with atomic_folder(out, replace=check_free(out, replace)) as temporary:
+        checkpoint.save(network.cpu(), temporary / WEIGHTS)
+        card = describe(network, temporary / WEIGHTS, config=config, scores=scores, run=run, licence=_licence(config, licence))
+        write_json(temporary / CARD, card.model_dump(mode="json"))
+    return read(out)
+
+
+def describe(network, weights, *, config, scores, run=None, licence=LICENCE):
+    """The Card of a network in inference form, from its weights' file and its scores; see `pack`."""
     seen = list(config.benchmark.seen)
     rule = calibrate(scores, [*seen, *config.benchmark.held_out], config.evaluation.target_fpr)
     training = Training(profile=config.profile, seen=seen, data=config.benchmark.manifest or config.data.card,
                         unseen=sorted(set(scores["generator"]) - {REAL, *seen}), run=rounded(run or {}))
-    with atomic_folder(out, replace=check_free(out, replace)) as temporary:
-        checkpoint.save(network.cpu(), temporary / WEIGHTS)
-        card = Card(weights_sha256=sha256_of(temporary / WEIGHTS), settings={"kind": network.kind, **network.settings},
-                    size=config.benchmark.size, training=training, measured=_measure(scores, seen, rule), limits=LIMITS,
-                    licence=_licence(config, licence), **rule)
-        write_json(temporary / CARD, card.model_dump(mode="json"))
-    return read(out)
+    return Card(weights_sha256=sha256_of(weights), settings={"kind": network.kind, **network.settings}, size=config.benchmark.size,
+                training=training, measured=_measure(scores, seen, rule), limits=LIMITS, licence=licence, **rule)
 
 
 def _licence(config, licence):
@@ -222,7 +226,7 @@ def check_free(folder, replace):
     return True
 
 
-def score_conditions(network, config, device="cpu"):
+def score_conditions(network, config, device="cpu", splits=("val", "test")):
     """Scores of validation images (reals, seen and held-out generators) and of all test images in every condition.
 
     Conditions: untouched (`raw`), each of `evaluation.conditions`, and, for patches of photographs, `files`.
@@ -234,8 +238,8 @@ def score_conditions(network, config, device="cpu"):
 
     benchmark, tables = open_benchmark(config), []
     rows, conditions = benchmark.rows, dict.fromkeys(["raw", *config.evaluation.conditions])
-    chosen = rows[(rows["split"] == "test")
-                  | ((rows["split"] == "val") & rows["generator"].isin([REAL, *config.benchmark.seen, *config.benchmark.held_out]))]
+    rows = rows[rows["split"].isin(splits)]
+    chosen = rows[(rows["split"] == "test") | rows["generator"].isin([REAL, *config.benchmark.seen, *config.benchmark.held_out])]
     for start in range(0, len(chosen), CHUNK):
         part = chosen.iloc[start:start + CHUNK].reset_index(drop=True)
         views = {name: treatment(part, name, config.seed, config.benchmark.formats) for name in conditions}
@@ -246,7 +250,7 @@ def score_conditions(network, config, device="cpu"):
 
 
 def _score_files(network, config, rows, device):
-    """Yield scores of the crops of each validation and test photograph that patches were cut from, as its file is."""
+    """Yield scores of the crops of each photograph that patches were cut from, as its file is."""
     import pandas as pd
 
     from anl.data import manifest
@@ -261,7 +265,7 @@ def _score_files(network, config, rows, device):
     root = Path(manifest.root_of(index) if index else config.data.folder)
     if not index:
         files = {photo.id: photo.file for photo in read_card(config.data.card)}  # those of an index are their own ids
-    real = rows[(rows["generator"] == REAL) & rows["split"].isin(["val", "test"])]
+    real = rows[rows["generator"] == REAL]
     # a patch's id: real, its photograph's id, its place
     photo = real["image_id"].str.split("/", n=1).str[1].str.rpartition("@")[0]
     for name, row in real.assign(photo=photo).drop_duplicates("photo").set_index("photo").iterrows():

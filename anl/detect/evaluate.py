@@ -1,16 +1,64 @@
-"""How a packaged detector does on whole pictures: as files, re-encoded and resized, with the verdicts that people get."""
+"""How a detector does on whole pictures: as files, re-encoded and resized, with the verdicts that people get."""
+
+import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from anl.data import processing
+from anl.data import crops, manifest, processing
 from anl.data.decode import decode
+from anl.detect import card as cards
 from anl.detect.card import FILES
+from anl.detect.detector import ImageDetector
 from anl.evaluation import bootstrap
 from anl.evaluation.metrics import Sample, auroc
+from anl.training.experiments import WEIGHTS
+from anl.training.runs import load_run
 
 CONDITIONS = (FILES, "jpeg_90", "jpeg_70", "scale_0.5")
+
+
+def choose_pictures(manifests, most, seed):
+    """Pictures of several manifests: their test images, or all where they have no splits.
+
+    Parameters
+    ----------
+    manifests : dict
+        Name -> path of a manifest.
+    most : int
+        Pictures of each generator, and photographs, of each manifest at most; chosen by a hash of their bytes.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        path, source (the manifest's name), label, and set: the name for photographs, name/generator for others.
+
+    Raises
+    ------
+    UserError
+        If a manifest is missing or damaged.
+    """
+    chosen = []
+    for name, index in manifests.items():
+        rows = manifest.read(index, ["path", "sha256", "label", "generator", "split"])
+        rows = rows[rows["split"].isin(["test"] if (rows["split"] == "test").any() else ["unsplit"])]
+        rows = rows.assign(draw=crops.draw_order(rows, seed)).sort_values("draw").groupby("generator", observed=True).head(most)
+        root = manifest.root_of(index)
+        chosen.append(pd.DataFrame({
+            "path": [os.path.join(root, manifest.file_path(path)) for path in rows["path"]], "source": name, "label": rows["label"],
+            "set": [name if real else f"{name}/{generator}" for real, generator in zip(rows["label"] == 0, rows["generator"])]}))
+    found = pd.concat(chosen) if chosen else pd.DataFrame(columns=["path", "source", "label", "set"])
+    return found.sort_values(["label", "source", "set"], kind="stable").reset_index(drop=True)
+
+
+def detector_of_run(folder, config, device="cpu"):
+    """An `ImageDetector` of a run that is not packaged, calibrated like a packaged one. It may read a frozen model."""
+    network = load_run(folder, config, device)
+    scores = cards.score_conditions(network, config, device, splits=("val",))
+    return ImageDetector(network, cards.describe(network, Path(folder) / WEIGHTS, config=config, scores=scores), device=device)
 
 
 def score_pictures(detector, pictures, conditions=CONDITIONS):
@@ -54,15 +102,13 @@ def in_condition(name, pixels, key=""):
     return pixels
 
 
-def results(scores, reals, *, replicates=1000, seed=0):
-    """How well sets of generated pictures are told from sets of photographs.
+def results(scores, *, replicates=1000, seed=0):
+    """How well sets of generated pictures are told from photographs: those of the same source, or all where it has none.
 
     Parameters
     ----------
     scores : DataFrame
-        Of `score_pictures`, with the columns set (name) and label (1 for generated).
-    reals : list of str
-        Sets of photographs that every generated set is compared with.
+        Of `score_pictures`, with the columns of `choose_pictures`.
     replicates, seed : int
         Of the bootstrap over pictures.
 
@@ -76,8 +122,10 @@ def results(scores, reals, *, replicates=1000, seed=0):
     for (name, condition), part in scores.groupby(["set", "condition"], sort=False):
         generated, shares = bool(part["label"].iloc[0]), part["verdict"].value_counts(normalize=True)
         row = {"set": name, "condition": condition, "auroc": np.nan, "low": np.nan, "high": np.nan}
-        if generated:
-            real = scores[scores["set"].isin(reals) & (scores["condition"] == condition)]
+        real = scores[(scores["label"] == 0) & (scores["condition"] == condition)]
+        if generated and len(real):
+            own = real["source"] == part["source"].iloc[0]
+            real = real[own] if own.any() else real
             both = pd.concat([real, part])
             group = np.arange(len(both))
             draws = bootstrap.draw_groups(group, replicates, seed, both["label"])

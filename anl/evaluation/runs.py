@@ -75,11 +75,15 @@ def validation_auroc(config, scores):
     return pd.DataFrame(rows)
 
 
-def best_run(config, name):
-    """Folder of the run of an experiment with the best mean over `validation_auroc`; what is missing is trained and scored."""
-    found = validation_auroc(config, experiment_scores(config, name)).groupby(["variant", "seed"], sort=False)["auroc"].mean()
-    variant, seed = found.idxmax()
-    return run_folder(next(run for run in experiment_runs(config, name) if (run.variant, run.seed) == (variant, seed)), config.run.runs)
+def best_run(config, name, variant=None):
+    """Folder of the run of an experiment, or of one of its variants, with the best mean over `validation_auroc`.
+
+    What is missing is trained and scored.
+    """
+    scores = experiment_scores(config, name)
+    scores = scores if variant is None else scores[scores["variant"] == variant]
+    best = validation_auroc(config, scores).groupby(["variant", "seed"], sort=False)["auroc"].mean().idxmax()
+    return run_folder(next(run for run in experiment_runs(config, name) if (run.variant, run.seed) == best), config.run.runs)
 
 
 def write_experiment(config, name):

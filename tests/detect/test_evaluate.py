@@ -1,14 +1,22 @@
 """Whole pictures in conditions, and what the verdicts are worth."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from anl.data.indexing import index
+from anl.detect import card as cards
 from anl.detect import evaluate
+from anl.detect.detector import ImageDetector
+from anl.evaluation.runs import best_run
 from anl.io import UserError
 from tests.conftest import photograph
+from tests.data.trees import encoded, genimage, write
+from tests.project import make_project
 
 
 def test_every_picture_is_scored_in_every_condition(detector, tmp_path):
@@ -27,12 +35,57 @@ def test_every_picture_is_scored_in_every_condition(detector, tmp_path):
 
 def test_results_are_those_of_scikit_learn_and_of_counting():
     rng = np.random.default_rng(0)
-    scores = pd.concat([pd.DataFrame({"set": name, "label": label, "condition": "files", "logit": rng.normal(mean, 1, 200)})
+    scores = pd.concat([pd.DataFrame({"source": name, "set": name, "label": label, "condition": "files", "logit": rng.normal(mean, 1, 200)})
                         for name, label, mean in (("cats", 0, -1), ("dogs", 0, -1), ("new", 1, 1))])
     scores["verdict"] = np.where(scores["logit"] > 1, "generated", np.where(scores["logit"] < 0, "real", "undecided"))
-    table = evaluate.results(scores, ["cats", "dogs"], replicates=200).set_index("set")
+    table = evaluate.results(scores, replicates=200).set_index("set")
     assert table.loc["new", "auroc"] == pytest.approx(roc_auc_score(scores["label"], scores["logit"]))
     assert table.loc["new", "low"] < table.loc["new", "auroc"] < table.loc["new", "high"] and table.loc["cats", "auroc":"high"].isna().all()
     mine = scores[scores["set"] == "new"]["verdict"]
     assert table.loc["new", "accuracy"] == pytest.approx((mine == "generated").sum() / (mine != "undecided").sum())
     assert np.allclose(table[["generated", "undecided", "real"]].sum(axis=1), 1) and (table["n"] == 200).all()
+
+
+def test_pictures_are_compared_with_photographs_of_their_own_source():
+    rng = np.random.default_rng(1)
+    parts = [("mine", "mine", 0, 0.0), ("mine", "mine/gan", 1, 0.5), ("yours", "yours", 0, 5.0), ("new", "new/flux", 1, 3.0)]
+    scores = pd.concat([pd.DataFrame({"source": source, "set": name, "label": label, "condition": "files", "verdict": "real",
+                                      "logit": rng.normal(mean, 1, 100)}) for source, name, label, mean in parts])
+    table = evaluate.results(scores, replicates=50).set_index("set")
+    own = scores[scores["source"] == "mine"]
+    others = scores[(scores["label"] == 0) | (scores["source"] == "new")]
+    assert table.loc["mine/gan", "auroc"] == pytest.approx(roc_auc_score(own["label"], own["logit"]))
+    assert table.loc["new/flux", "auroc"] == pytest.approx(roc_auc_score(others["label"], others["logit"]))
+
+
+def test_test_images_are_chosen_of_a_manifest_with_splits_and_all_of_one_without(tmp_path):
+    index(genimage(tmp_path / "genimage"), tmp_path / "genimage.parquet")
+    write(tmp_path / "folder", {f"{name}/{number}.png": encoded(number + 10 * len(name)) for number in range(2)
+                                for name in ("real", "dalle")})
+    index(tmp_path / "folder", tmp_path / "folder.parquet")
+    chosen = evaluate.choose_pictures({"a": tmp_path / "genimage.parquet", "b": tmp_path / "folder.parquet"}, 2, 0)
+    assert chosen["set"].value_counts().to_dict() == {"a": 2, "a/adm": 2, "a/midjourney": 2, "b": 2, "b/dalle": 2}
+    assert all("/val/" in path for path in chosen["path"][chosen["source"] == "a"])  # the test images of this layout
+    assert list(chosen["label"]) == [0] * 4 + [1] * 6 and all(Path(path).is_file() for path in chosen["path"])
+    assert chosen.equals(evaluate.choose_pictures({"a": tmp_path / "genimage.parquet", "b": tmp_path / "folder.parquet"}, 2, 0))
+    assert evaluate.choose_pictures({}, 2, 0).empty
+    with pytest.raises(UserError, match="none.parquet is missing"):
+        evaluate.choose_pictures({"a": tmp_path / "none.parquet"}, 2, 0)
+
+
+def test_a_run_is_a_detector_before_it_is_packaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(cards, "_score_files", lambda *arguments: [])  # the made-up benchmark has no photographs' files
+    config = make_project(tmp_path, seeds=[0], baselines={"encoder": "untrained:test_resnet"}, experiments={
+        "main": {"variants": {"anl": {}, "probe": {"method.baseline": "univfd"}}}})
+    for variant in ("anl", "probe"):
+        folder = best_run(config, "main", variant)
+        detector = evaluate.detector_of_run(folder, config.variants("main")[variant])
+        pixels = photograph(0, 40, 50)
+        assert detector.card.settings == {"kind": detector.network.kind, **detector.network.settings}
+        assert detector.score(pixels).verdict in ("generated", "undecided", "real")
+        if variant == "anl":
+            cards.pack(folder, tmp_path / "packed", config=config)
+            packed = ImageDetector.load(tmp_path / "packed")
+            assert packed.score(pixels).logit == detector.score(pixels).logit
+            assert packed.score(pixels).probability == pytest.approx(detector.score(pixels).probability, abs=1e-5)
+            assert packed.card.threshold == pytest.approx(detector.card.threshold, abs=1e-5)
