@@ -1,5 +1,10 @@
 """From a configuration to a decided claim: training, scores, the comparison table, a figure, the ledger."""
 
+import os
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +19,7 @@ from anl.models.detector import Detector
 from anl.report import claims, figures
 from anl.training.detector import TrainingData, train_detector
 from anl.training.device import make_accelerator
+from tests.conftest import ROOT
 
 SIZE, PHOTOGRAPHS = 32, 12
 GENERATORS = {"ddim": 40, "vae": 30}  # amplitude of the checkerboard that each leaves, in grey levels
@@ -128,3 +134,28 @@ def test_the_encoder_of_the_profiles_is_one_that_univfd_knows():
         encoder = config.load_config(profile=name).baselines.encoder
         assert encoder.split(":")[0] in ("timm", "untrained") and timm.is_model(encoder.split(":")[1])
     assert method.needs == "encoder"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.skipif(not (ROOT / "data/photos").is_dir(), reason="the photographs are not there: `dvc pull data.dvc`")
+def test_a_gpu_runs_the_pipeline_and_its_weights_score_alike_on_a_cpu(tmp_path):
+    shutil.copy(ROOT / "claims.yaml", tmp_path)
+    (tmp_path / "data").mkdir()
+    for name in ("photos", "photos.csv"):
+        (tmp_path / "data" / name).symlink_to(ROOT / "data" / name)
+
+    def anl(*words, **environment):
+        command = [sys.executable, "-m", "anl.cli", "--profile", "smoke", "--limit", "6", *words]
+        done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return next(tmp_path.glob("results/*/scores/main.parquet"), None)
+
+    for words in (("make", "prior"), ("make", "generator"), ("make", "benchmark"), ("train", "main")):
+        anl(*words)
+    on_gpu = pd.read_parquet(anl("score", "main"))
+    for known in tmp_path.glob("runs/*/*/scores*.parquet"):
+        known.unlink()
+    on_cpu = pd.read_parquet(anl("score", "main", CUDA_VISIBLE_DEVICES=""))
+    keys = ["variant", "seed", "image_id", "view"]
+    both = on_gpu.merge(on_cpu, on=keys, suffixes=("", "_cpu"), validate="one_to_one")
+    assert len(both) == len(on_gpu) == len(on_cpu) and (both["logit"] - both["logit_cpu"]).abs().max() < 1e-3

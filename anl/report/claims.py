@@ -357,7 +357,7 @@ def answers(ledgers):
 
 def _answer(rule):
     """`Title. Measure: 0.1 [0.05, 0.15] (profile, 10 seeds x 1,039 photographs)`."""
-    known = pd.notna(rule["seeds"]) and pd.notna(rule["n"])
+    known = pd.notna(rule["seeds"]) and pd.notna(rule["n"]) and pd.notna(rule["low"])  # without an interval it was counted
     counts = f", {counted(rule['seeds'], 'seed')} x {int(rule['n']):,} photographs" if known else ""
     measure = rule["measure"][0].upper() + rule["measure"][1:]
     return f"{rule['title']}. {measure}: {text_of(rule)} (`{rule['profile']}`{counts})"
@@ -378,5 +378,6 @@ def text_of(row, digits=3):
     """`0.041 [0.012, 0.070]` of a row with value, low and high; "" where nothing was measured."""
     if pd.isna(row["value"]):
         return ""
-    known = pd.notna(row["low"]) and pd.notna(row["high"])
-    return f"{row['value']:.{digits}f}" + (f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]" if known else "")
+    if pd.isna(row["low"]) or pd.isna(row["high"]):
+        return f"{row['value']:g}" if row["value"] == round(row["value"]) else f"{row['value']:.{digits}f}"
+    return f"{row['value']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"

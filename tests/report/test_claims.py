@@ -193,6 +193,8 @@ def test_answers_are_those_of_the_confirmatory_claims_if_there_are_any():
     assert [line.partition(". AUROC")[0] for line in found] == [
         "- **Held.** d", "- **Did not hold.** b", "- **Undecided.** c", "- **Not measured yet.** 1 confirmatory claim"]
     assert claims.answers({"small": never}) == ["- **Not measured yet.** 1 confirmatory claim"]
+    counted = confirmatory[confirmatory["claim"] == "d"].assign(value=0.0, low=np.nan, high=np.nan, n=1, seeds=1)  # without an interval
+    assert claims.answers({"large": counted}) == ["- **Held.** d. AUROC, ANL minus plain: 0 (`large`)"]
 
 
 def test_tables_without_rows_decide_nothing_and_ledgers_are_found(tmp_path):
