@@ -20,7 +20,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 from anl.config import Config
 from anl.data import images, manifest
@@ -36,7 +38,7 @@ from anl.training.device import keep_freed_memory, make_accelerator
 from anl.training.experiments import train_experiment
 from anl.training.targets import compute_targets, make_target
 
-__all__ = ["SECTIONS", "bench", "operations", "read_bench"]
+__all__ = ["SECTIONS", "bench", "operations", "plan", "read_bench", "stable_diffusion_operations", "untrained"]
 
 LARGE, LARGE_BATCH = 64, 8  # above so many pixels on a side, a training step has 8 images
 # not aeroblade, which runs every autoencoder; the others run the plain detector at inference
@@ -44,6 +46,7 @@ PEERS = ("npr", "srm", "spectrum", "dnf", "lare", "dire", "distildire", "univfd"
 TARGETS = ("highpass", "wavelet", "random", "noised", "multistep", "error")
 MANIFEST_ROWS = 1_000_000
 GENERATORS = np.array(["real", "adm", "sd14", "biggan", "midjourney"])
+BACKWARD = 3  # operations of a training step over those of a forward pass: gradients of inputs and of weights cost one each
 
 
 def bench(config, out="results/bench.json", *, sections=None, repeats=None, backbone=None, size=None, quick=False):
@@ -122,6 +125,55 @@ def operations(config):
     return cost.count_table(cost.inference_forms(_forms(config)), config.benchmark.size, baselines=("bare", "plain"))
 
 
+def stable_diffusion_operations(size):
+    """Multiply-adds of the noise prediction of Stable Diffusion 1.x for one image of `size` pixels: autoencoder's encoder and UNet."""
+    with torch.device("meta"), torch.no_grad():
+        encoder = AutoencoderKL(block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
+                                up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2)
+        unet = UNet2DConditionModel(cross_attention_dim=768)  # the other sizes are diffusers' defaults
+        with FlopCounterMode(display=False) as counter:
+            latent = encoder.encode(torch.zeros(1, 3, size, size)).latent_dist.mode()
+            unet(latent, torch.zeros(1), torch.zeros(1, 77, 768))
+    return counter.get_total_flops() // 2
+
+
+def plan(config, prior_operations, rate):
+    """What the trainings of a profile would cost, from counted operations: no time is measured.
+
+    Parameters
+    ----------
+    config : anl.config.Config
+    prior_operations : int
+        Multiply-adds of the prior for one image, whose prediction is computed for every image of every batch (no cache).
+    rate : float
+        Multiply-adds a second that one GPU sustains.
+
+    Returns
+    -------
+    DataFrame
+        A row per experiment, in which a run counts once, where it comes first: runs, images (read in training), and hours of
+        one GPU for detector and prior.
+    """
+    table, known, forward = [], set(), {}
+    for name in config.experiments:
+        row = {"experiment": name, "runs": 0, "images": 0, "detector_hours": 0.0, "prior_hours": 0.0}
+        for variant in config.variants(name).values():
+            if variant.identity() in known:
+                continue
+            known.add(variant.identity())
+            noise = variant.method.target != "none"
+            form = (variant.detector.backbone, variant.benchmark.size, noise and variant.method.attention)
+            if form not in forward:
+                forward[form] = cost.count(untrained(variant, noise).eval(), variant.benchmark.size)[1]
+            images = variant.training.steps * variant.training.batch_size * len(variant.seeds)
+            row["runs"] += len(variant.seeds)
+            row["images"] += images
+            row["detector_hours"] += BACKWARD * images * forward[form] / rate / 3600
+            row["prior_hours"] += images * prior_operations / rate / 3600 if variant.priors else 0
+        table.append(row)
+    return pd.DataFrame(table)
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a section measures with."""
@@ -145,7 +197,7 @@ class Settings:
 
 
 # ---- the method --------------------------------------------------------------------------------------------------------
-def _detector(config, noise=True, attention=None):
+def untrained(config, noise=True, attention=None):
     """The untrained detector of a configuration, whose noise targets are those of a prior of pixels."""
     method = config.method
     return Detector(**config.detector.model_dump(exclude={"pretrained"}), size=config.benchmark.size, noise=noise,
@@ -158,7 +210,7 @@ def _forms(config):
     variants = [variant for name in ("main", "attention") if name in config.experiments for variant in config.variants(name).values()]
     attentions = dict.fromkeys(variant.method.attention for variant in variants if variant.method.target != "none")
     return {"bare": cost.BareBackbone(config.detector.backbone, config.detector.stride, config.benchmark.size),
-            "plain": _detector(config, noise=False), **{name: _detector(config, attention=name) for name in attentions}}
+            "plain": untrained(config, noise=False), **{name: untrained(config, attention=name) for name in attentions}}
 
 
 def _inference(settings):
@@ -198,7 +250,7 @@ def _stepper(model, settings):
 def _throughput(settings):
     """`train_detector`, which cuts and processes its batches, and its step alone on a batch that is ready (`step`)."""
     config, steps = settings.config, settings.few(24, 2)
-    step = _stepper(_detector(config), settings)
+    step = _stepper(untrained(config), settings)
     calls = {"plain": lambda: _train(config, steps, settings.accelerator, noise=False),
              "anl": lambda: _train(config, steps, settings.accelerator), "step": lambda: [step() for _ in range(steps)]}
     return cost.time_table(calls, **settings.timing(6, "plain", "step"), images=steps * config.training.batch_size)
@@ -209,7 +261,7 @@ def _train(config, steps, accelerator, noise=True, seed=0):
     data = _pairs(config.training.batch_size, config.benchmark.size, noise)
     training = config.training.model_copy(update={"steps": steps, "warmup_steps": 1, "pairs": 0})
     with contextlib.redirect_stderr(io.StringIO()):  # the progress bar
-        train_detector(_detector(config, noise), data, training, config.method, seed=seed, accelerator=accelerator)
+        train_detector(untrained(config, noise), data, training, config.method, seed=seed, accelerator=accelerator)
 
 
 @functools.cache
@@ -256,7 +308,7 @@ def _peers(settings):
     """Published methods at inference, the frozen models that they call included, over the bare backbone and the method."""
     config, size, device = settings.config, settings.config.benchmark.size, settings.device
     forms, detector = _forms(config), config.detector.model_dump() | {"pretrained": False}
-    models = cost.inference_forms({"bare": forms["bare"], "plain": forms["plain"], "anl": _detector(config)})
+    models = cost.inference_forms({"bare": forms["bare"], "plain": forms["plain"], "anl": untrained(config)})
     prior, frozen_parameters = _prior(config, device), {}
     for name in settings.few(PEERS, ("npr", "dnf")):
         needs = baselines.get(name).needs
@@ -284,7 +336,7 @@ def _calls(model, unet, size, device):
 def _scoring(settings):
     """Scoring image files, over the slower of decoding them and of the network on tensors."""
     size, batch = settings.config.benchmark.size, settings.config.run.batch_size
-    network = _detector(settings.config).for_inference().to(settings.device, memory_format=torch.channels_last)
+    network = untrained(settings.config).for_inference().to(settings.device, memory_format=torch.channels_last)
     pictures = _pictures(settings.few(512 if size <= LARGE else 64, 8), size)
     with tempfile.TemporaryDirectory() as folder:
         rows = pd.DataFrame({"path": [f"{index}.png" for index in range(len(pictures))]})

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from anl import bench as module
-from anl.bench import SECTIONS, bench, operations, read_bench
+from anl.bench import SECTIONS, bench, operations, plan, read_bench, stable_diffusion_operations, untrained
 from anl.config import load_config
 from anl.data import manifest
+from anl.evaluation.cost import count
 from anl.io import UserError, write_json
 
 
@@ -97,3 +98,21 @@ def test_mistakes(config, tmp_path, options, message):
 
 def test_no_file_is_no_measurement(tmp_path):
     assert read_bench(tmp_path / "missing.json") == {}
+
+
+def test_a_plan_counts_a_shared_run_once_and_the_prior_where_it_is_asked():
+    profile = load_config(profile="smoke").override(seeds=[0, 1], training={"steps": 10, "batch_size": 8}, experiments={
+        "main": {"variants": {"plain": {"method.target": "none"}, "anl": {}}}, "step_t": {"vary": {"method.step": [1, 5]}},
+        "attention": None, "targets": None})
+    table = plan(profile, prior_operations=3600, rate=10).set_index("experiment")
+    assert table["runs"].to_dict() == {"main": 4, "step_t": 2} and table["images"].to_dict() == {"main": 320, "step_t": 160}
+    assert table["prior_hours"].to_dict() == {"main": 16, "step_t": 16}
+    plain = profile.override(method={"target": "none"})
+    operations = sum(count(untrained(item, noise).eval(), profile.benchmark.size)[1] for item, noise in ((plain, False), (profile, True)))
+    assert table.loc["main", "detector_hours"] == pytest.approx(3 * 160 * operations / 10 / 3600)
+
+
+def test_the_prior_of_the_paper_costs_more_than_its_detector():
+    detector = untrained(load_config(profile="paper"))
+    assert stable_diffusion_operations(256) > 10 * count(detector.eval(), 256)[1]
+    assert 3.9 < stable_diffusion_operations(512) / stable_diffusion_operations(256) < 4.5  # attention grows faster than the area
