@@ -329,7 +329,7 @@ class EvaluationConfig(Section):
     perturbations: dict[str, Annotated[list[float], Field(min_length=1)]] = {}
     mirrored: bool = False                      # a score is the mean over an image and its mirror image
     pictures: dict[str, str] = {}               # name -> manifest of whole pictures, on which packaged detectors are compared
-    most_pictures: Positive = 400               # of each generator of a manifest, and photographs
+    most_pictures: Positive = 100               # of each generator of a manifest, and photographs
 
     @model_validator(mode="after")
     def _consistent(self):
