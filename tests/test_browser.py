@@ -18,7 +18,7 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dis
          "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--virtual-time-budget=600000",
          "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr",
          "--allow-file-access-from-files"]  # lets the page below, not the book's, look into its frames
-PAGES = ["index.html", "method.html", "demo.html", "data_card.html", "architecture.html", "api.html", "pages/claims.html",
+PAGES = ["index.html", "method.html", "use.html", "pages/data.html", "architecture.html", "api.html", "pages/claims.html",
          "pages/step_t.html"]
 SCRIPT = """
 const wait = (time) => new Promise((done) => setTimeout(done, time));
@@ -48,6 +48,9 @@ const loaded = (part, source) => new Promise((done) => { part.onload = done; par
     const { violations } = await view.axe.run(inside, { resultTypes: ["violations"] });
     for (const item of violations.filter((item) => ["serious", "critical"].includes(item.impact)))
       result.barriers.push(...item.nodes.map((node) => `${item.id}: ${node.html.slice(0, 150)} ${node.any[0]?.message ?? ""}`));
+    const head = [...inside.querySelectorAll("button.sort")].find((part) => part.textContent.includes("a long name"));
+    const names = () => [...head.closest("table").tBodies[0].rows].map((row) => row.cells[0].textContent.trim()).join(" ");
+    result.sorted = head && [names(), ...[1, 2, 3].map(() => { head.click(); return names(); })];
     found.push(result);
     frame.remove();
   }
@@ -100,3 +103,8 @@ def test_themes_differ_and_mathematics_is_rendered(session):
     assert min(brightness["light"]) > 600 and max(brightness["dark"]) < 150
     assert {page["page"]: page["mathematics"] > 20 for page in session[0]}["method.html"]
     assert not [page for page in session[0] if page["unrendered"]]
+
+
+def test_a_table_is_sorted_by_a_click_on_a_head(session):
+    orders = [page["sorted"] for page in session[0] if page["page"] == "pages/step_t.html"]
+    assert orders == [["ddim vae vq", "vq ddim vae", "ddim vq vae", "ddim vae vq"]] * 2  # the empty cell stays at the end

@@ -131,29 +131,6 @@ def settings(root, config):
 
 
 # ---- tables made from files of the repository ---------------------------------------------------------------------------
-def claim_table(root, config):
-    """Every rule that was decided in some profile with its verdict, a column per profile that decided one, the active one first."""
-    ledgers = claims.read_ledgers(root / config.run.results, config.profile)
-    if next(iter(ledgers), None) != config.profile:
-        raise ExtensionError(f"{config.run.results}/{config.profile}/claims.csv is missing; make it with `dvc repro claims`")
-    deciding = {profile: ledger for profile, ledger in ledgers.items() if (ledger["verdict"] != claims.NOT_RUN).any()}
-    ledgers, rows, last = deciding or ledgers, [], None
-    for row in claims.decided(ledgers)[0].to_dict("records"):
-        title = "" if row["claim"] == last else f"<b>{html.escape(row['title'])}</b> ({row['kind']})<br>"
-        cells, last = {"Claim, and what decides it": f"{title}{html.escape(row['measure'])}; {html.escape(row['rule'])}"}, row["claim"]
-        for profile, ledger in ledgers.items():
-            found = claims.rule_row(ledger, row)
-            cells[f"Profile <code>{html.escape(profile)}</code>"] = _verdict(found) if found else ""
-        rows.append(cells)
-    return pd.DataFrame(rows)
-
-
-def _verdict(row):
-    badge = f'<span class="verdict {row["verdict"].replace(" ", "-")}">{row["verdict"]}</span>'
-    text = claims.text_of(row)
-    return f"{badge}<br>{text}" if text else badge
-
-
 def licence_table(root, config):
     """Number of photographs per licence and split."""
     photos = photograph_table(root, config)
@@ -223,7 +200,7 @@ class Answers(Directive):
         return parent.children
 
 
-TABLES = {"card": card_table, "claims": claim_table, "licences": licence_table, "photographs": photograph_table, "data-sets": data_set_table,
+TABLES = {"card": card_table, "licences": licence_table, "photographs": photograph_table, "data-sets": data_set_table,
           "stages": stage_table, "packages": package_table}
 
 

@@ -320,19 +320,6 @@ def fill_readme(path, ledgers):
         write_text(path, filled)
 
 
-def decided(ledgers):
-    """(rows, number of the other claims): the first ledger's rows whose rule was decided in any of the ledgers; if none, all.
-
-    ledgers: dict profile -> ledger, not empty. rows: DataFrame.
-    """
-    first = next(iter(ledgers.values()))
-    found = pd.concat(ledgers.values())
-    known = set(map(tuple, found.loc[found["verdict"] != NOT_RUN, ["claim", "measure"]].to_numpy()))
-    chosen = [(row.claim, row.measure) in known for row in first.itertuples()] if known else [True] * len(first)
-    rows = first[chosen]
-    return rows, first["claim"].nunique() - rows["claim"].nunique()
-
-
 def answers(ledgers):
     """What held, what did not and what is undecided, as lines of Markdown, one for each claim.
 
@@ -361,12 +348,6 @@ def _answer(rule):
     counts = f", {counted(rule['seeds'], 'seed')} x {int(rule['n']):,} photographs" if known else ""
     measure = rule["measure"][0].upper() + rule["measure"][1:]
     return f"{rule['title']}. {measure}: {text_of(rule)} (`{rule['profile']}`{counts})"
-
-
-def rule_row(ledger, row):
-    """The row of another ledger with the rule of `row`, a dict, or None."""
-    match = ledger[(ledger["claim"] == row["claim"]) & (ledger["measure"] == row["measure"])]
-    return None if match.empty else match.iloc[0].to_dict()
 
 
 def counted(number, noun):

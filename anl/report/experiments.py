@@ -5,12 +5,13 @@ and tables are None, and what shows them shows the committed reference, or says 
 """
 
 import base64
+import html
 import subprocess
 from pathlib import Path
 
 import myst_nb
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
 from tqdm.auto import tqdm
 
 from anl.config import load_config
@@ -21,10 +22,11 @@ from anl.io import UserError, atomic_file, identity, sha256_of
 from anl.report import figures
 from anl.report.claims import counted, select, text_of
 from anl.report.figures import by_strength, curve, forest, heatmap, image_grid, reliability, seen_against_unseen
+from anl.report.notebooks import PAGE_DPI
 from anl.training.experiments import WEIGHTS, run_folder
 
 __all__ = ["UNSEEN", "Markdown", "add_main", "attention_study", "by_method", "by_strength", "choose", "compare_variants",
-           "curve", "display", "draw", "forest", "gain_table", "glue", "glue_row", "heatmap", "image_grid", "interval_text",
+           "curve", "display", "draw", "forest", "gain_table", "glue", "glue_picture", "glue_row", "heatmap", "image_grid", "interval_text",
            "load_config", "load_reference", "load_scores", "pd", "perturbed_scores", "provenance", "related", "reliability", "rows",
            "save_table", "scalar_scores", "seen_against_unseen", "settings", "show", "show_best", "show_differences", "show_table",
            "variants_of"]
@@ -339,6 +341,12 @@ def interval_text(row, column="mean"):
 def glue(name, text):
     """Make a text available to the page's prose as {glue:text}`name`."""
     myst_nb.glue(name, str(text), display=False)
+
+
+def glue_picture(name, figure, alt):
+    """Make a matplotlib figure available to another page as ```{glue:} name``` with the option `:doc:`; `alt` as of `show`."""
+    data = base64.b64encode(figures.to_png(figure)).decode()
+    myst_nb.glue(name, HTML(f'<img class="gallery" alt="{html.escape(alt)}" width="{figure.get_figwidth() * PAGE_DPI:.0f}" src="data:image/png;base64,{data}">'), display=False)
 
 
 def glue_row(name, table, column="mean", reference=None, **where):

@@ -89,7 +89,7 @@ def test_samples_follow_the_rule_and_the_numbers_are_the_cards(written, benchmar
     for patch, pixels in zip(patches, benchmark.pixels(rows)):
         assert np.array_equal(decode(base64.b64decode(patch["png"])), pixels) and patch["credit"].endswith(".png, me, CC0")
         assert ("not trained on" in patch["of"]) == (patch["generator"] == "vae")
-    used = set(re.findall(r'data-word="(\w+)"', (ROOT / "book/demo.md").read_text()))
+    used = set(re.findall(r'data-word="(\w+)"', (ROOT / "book/use.md").read_text()))
     assert used and used <= set(built["words"])
 
 
@@ -126,7 +126,7 @@ def answer_of(folder, script, tmp_path, timeout=200):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
     server.answers = queue.Queue()
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    body = re.search(r"```\{raw\} html\n(.*?)```", (ROOT / "book/demo.md").read_text(), re.DOTALL)[1]
+    body = re.search(r"```\{raw\} html\n(.*?)```", (ROOT / "book/use.md").read_text(), re.DOTALL)[1]
     send = f"fetch('http://127.0.0.1:{server.server_address[1]}/', {{ method: 'POST', mode: 'no-cors', body: JSON.stringify(answer) }})"
     run = (f"<script>window.addEventListener('load', async () => {{ const answer = await (async () => {{ {script} }})()"
            f".catch((problem) => String(problem.stack)); {send}; }});</script>")

@@ -26,16 +26,18 @@ LEDGER = [("generalises", "Noise learning helps", "confirmatory", "tiny", "suppo
           ("best", "The first step is best", "exploratory", "tiny", "not run", "AUROC, t = 1 minus others", None, None, None, None, None,
            "95 % interval above 0")]
 GLUED = re.compile(r"\{glue:text\}`(\w+)`")
+ELSEWHERE = re.compile(r"```\{glue:\} (\w+)\n:doc: pages/(\w+)\.ipynb")
 
 
 def output(kind, data, **metadata):
     return nbformat.v4.new_output(kind, data=data, metadata=metadata)
 
 
-def glued(name, text):
+def glued(name, text, mime="text/plain"):
     """The output of myst_nb.glue(name, text, display=False)."""
     prefix = "application/papermill.record/"
-    return output("display_data", {f"{prefix}text/plain": repr(text)}, scrapbook={"mime_prefix": prefix, "name": name})
+    return output("display_data", {f"{prefix}{mime}": repr(text) if mime == "text/plain" else text},
+                  scrapbook={"mime_prefix": prefix, "name": name})
 
 
 def figure(width=5.6, alt="A line that rises"):
@@ -47,7 +49,7 @@ def figure(width=5.6, alt="A line that rises"):
 
 
 def table():
-    style = pd.DataFrame({"generator": ["ddim", "vae"], **{f"a long name {n}": [0.5, 0.25] for n in range(9)}}).style
+    style = pd.DataFrame({"generator": ["ddim", "vae", "vq"], **{f"a long name {n}": ["0.50 [0.40, 0.60]", "", "1,250"] for n in range(9)}}).style
     return output("display_data", {"text/html": style.hide(axis="index").set_caption("Numbers").set_uuid("a").to_html(), "text/plain": "Numbers"})
 
 
@@ -56,11 +58,14 @@ def executed(source, profile="tiny", outputs=None):
     cells = [cell for cell in nbformat.read(source, as_version=4).cells if cell.cell_type == "markdown"] if source else []
     cells = cells or [nbformat.v4.new_markdown_cell("# A page\n\nProse.")]
     names = {name for cell in cells for name in GLUED.findall(cell.source)}
+    elsewhere = [name for page in (ROOT / "book").glob("*.md") for name, at in ELSEWHERE.findall(page.read_text()) if source and at == Path(source).stem]
     shown = [figure(), figure(9), table(), output("display_data", {"text/markdown": "*Profile `tiny`, command `dvc repro`.*"})]
     code = [nbformat.v4.new_code_cell(f'save_to = "results/{profile}/tables"', metadata={"tags": ["injected-parameters", "hide-input"]}),
             *(nbformat.v4.new_code_cell("show()", outputs=[one], metadata={"tags": ["hide-input"]}) for one in (shown if outputs is None else outputs)),
-            nbformat.v4.new_code_cell("glue()", outputs=[glued(name, "0.040 [0.010, 0.070]") for name in sorted(names)],
-                                      metadata={"tags": ["remove-cell"]})]
+            nbformat.v4.new_code_cell("glue()", outputs=[
+                *(glued(name, "0.040 [0.010, 0.070]") for name in sorted(names)),
+                *(glued(name, '<img alt="Noise" src="data:image/png;base64,">', "text/html") for name in elsewhere)],
+                metadata={"tags": ["remove-cell"]})]
     for number, cell in enumerate(code, 1):
         cell.execution_count = number
     return notebooks.clean(nbformat.v4.new_notebook(cells=[cells[0], *code, *cells[1:]], metadata={
