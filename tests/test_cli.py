@@ -269,17 +269,6 @@ def test_a_notebook_sees_the_limited_profile(anl, notebooks, monkeypatch):
     assert config == limited(load_config(), 4) and called[0]["save_to"] == "results/smoke-limit4/tables"
 
 
-@pytest.mark.parametrize("pairs, words", [(["steps"], "write KEY=VALUE"), (["=3"], "write KEY=VALUE"),
-                                          (["a=[1"], "not valid YAML"), (["a=1", "a=2"], "set twice")])
-def test_settings_that_cannot_be_read(pairs, words):
-    with pytest.raises(UserError, match=words):
-        console.parse_settings(pairs)
-
-
-def test_settings_are_yaml():
-    assert console.parse_settings(["steps=[1, 10]", "flag=false", "none="]) == {"steps": [1, 10], "flag": False, "none": None}
-
-
 def write_claim(mean):
     claim = {"id": "gain", "title": "It helps", "sentence": "It helps.", "source": "abstract", "kind": "exploratory",
              "benchmark": "embedded", "profiles": ["smoke"], "seeds": 1,

@@ -214,3 +214,14 @@ def test_families_that_share_a_network():
     families = small().families
     assert families["latent"].networks & families["vae"].networks == {"vae"}
     assert families["ddim"].networks == families["inpaint"].networks and not families["vq"].networks & families["vae"].networks
+
+
+@pytest.mark.parametrize("pairs, words", [(["steps"], "write KEY=VALUE"), (["=3"], "write KEY=VALUE"),
+                                          (["a=[1"], "not valid YAML"), (["a=1", "a=2"], "set twice")])
+def test_settings_that_cannot_be_read(pairs, words):
+    with pytest.raises(UserError, match=words):
+        config.parse_settings(pairs)
+
+
+def test_settings_are_yaml():
+    assert config.parse_settings(["steps=[1, 10]", "flag=false", "none="]) == {"steps": [1, 10], "flag": False, "none": None}

@@ -17,7 +17,6 @@ from anl.cli.console import (
     configuration,
     has_configuration,
     parse_seeds,
-    parse_settings,
     print_frame,
     print_table,
     result,
@@ -164,6 +163,7 @@ def notebook(ctx: typer.Context, name: str = typer.Argument(metavar="NAME", help
                                       "another profile results/PROFILE/notebooks/NAME.ipynb.")):
     """Execute a notebook: a page of the book. With --set it saves no tables."""
     pick("notebook", name, sorted(path.stem for path in Path("notebooks").glob("*.ipynb")))
+    from anl.config import parse_settings
     from anl.report import notebooks
 
     parameters, chosen, config = parse_settings(settings), ctx.find_root().obj, configuration(ctx)

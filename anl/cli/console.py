@@ -37,24 +37,6 @@ def has_configuration(ctx):
     return bool(ctx.find_root().obj.profile) or Path("params.yaml").is_file()
 
 
-def parse_settings(pairs):
-    """['steps=[1, 10]'] -> {'steps': [1, 10]}, values read as YAML. Raises UserError unless all are KEY=VALUE."""
-    import yaml
-
-    found = {}
-    for pair in pairs:
-        key, equals, text = (part.strip() for part in pair.partition("="))
-        if not equals or not key:
-            raise UserError(f"--set {pair}: write KEY=VALUE, for example --set steps='[1, 10]'")
-        if key in found:
-            raise UserError(f"--set {pair}: '{key}' is set twice; keep one")
-        try:
-            found[key] = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):
-            raise UserError(f"--set {pair}: the value is not valid YAML; quote it, as in steps='[1, 10]'") from None
-    return found
-
-
 def parse_seeds(text):
     """'0,2' -> [0, 2]; None stays None."""
     try:

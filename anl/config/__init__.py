@@ -242,20 +242,27 @@ def load_config(path="params.yaml", profile=None, overrides=()):
     """
     path = _profile_path(profile) if profile else Path(path)
     config = _build(_read(path), str(path))
-    changes = {}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        try:
-            changes[key.strip()] = yaml.load(value, _Loader)
-        except (yaml.YAMLError, ValueError) as problem:  # ValueError: a date that does not exist
-            raise UserError(f"override '{text}' is not valid YAML ({reason(problem)}); write it as method.step=10") from None
-        if not equals or not key.strip():
-            raise UserError(f"override '{text}' is not a setting; write it as method.step=10")
-    if changes:
+    if changes := parse_settings(overrides):
         config = _build(config._changed(_nested(changes, "overrides")), f"{path} with overrides")
     for name in config.experiments:
         config.variants(name)
     return config
+
+
+def parse_settings(pairs):
+    """["steps=[1, 10]"] -> {"steps": [1, 10]}, values read as YAML. Raises UserError unless all are KEY=VALUE, each key once."""
+    found = {}
+    for pair in pairs:
+        key, equals, text = (part.strip() for part in pair.partition("="))
+        if not equals or not key:
+            raise UserError(f"'{pair}' is not a setting; write KEY=VALUE, for example method.step=10")
+        if key in found:
+            raise UserError(f"'{key}' is set twice; keep one of its values")
+        try:
+            found[key] = yaml.load(text, _Loader)
+        except (yaml.YAMLError, ValueError) as problem:  # ValueError: a date that does not exist
+            raise UserError(f"the value of '{pair}' is not valid YAML ({reason(problem)}); quote it, as in steps='[1, 10]'") from None
+    return found
 
 
 def profiles():
