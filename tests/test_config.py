@@ -37,7 +37,7 @@ def small(*overrides):
 
 
 @pytest.mark.parametrize("override, words", [
-    ("method.step", "write it as method.step=10"), ("method.step=[", "not valid YAML"),
+    ("method.step", "write KEY=VALUE, for example method.step=10"), ("method.step=[", "not valid YAML"),
     ("method.step=1001", "method.step"), ("method.attention=enrgy", "did you mean 'energy'"),
     ("training.jpeg_quality=[100, 90]", "the lower first"), ("method.target=none", "are the same detector"),
     ("traning.steps=1", "unknown key 'traning'; did you mean 'training'"),
