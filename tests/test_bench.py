@@ -25,8 +25,8 @@ def measured(config, tmp_path, name, **options):
 
 
 @pytest.mark.parametrize(("name", "variants", "columns"), [
-    ("inference", {"bare", "plain", "transfer", "affinity"}, {"multiply_adds_over_bare", "time_over_plain_low", "time_over_bare_high"}),
-    ("training", {"bare", "plain", "transfer", "affinity"}, {"time_over_plain", "images_per_second"}),
+    ("inference", {"bare", "plain", "none", "transfer", "affinity"}, {"multiply_adds_over_bare", "time_over_plain_low", "time_over_bare_high"}),
+    ("training", {"bare", "plain", "none", "transfer", "affinity"}, {"time_over_plain", "images_per_second"}),
     ("throughput", {"plain", "anl", "step"}, {"time_over_plain", "time_over_step", "images_per_second"}),
     ("targets", {"bare", "prior", "highpass", "wavelet"}, {"time_over_bare", "images_per_second"}),
     ("scoring", {"decode", "forward", "score", "slower"}, {"time_over_slower", "images_per_second"})])

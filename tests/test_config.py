@@ -225,3 +225,11 @@ def test_settings_that_cannot_be_read(pairs, words):
 
 def test_settings_are_yaml():
     assert config.parse_settings(["steps=[1, 10]", "flag=false", "none="]) == {"steps": [1, 10], "flag": False, "none": None}
+
+
+@pytest.mark.parametrize("profile", config.profiles())
+def test_what_a_page_compares_with_is_among_the_variants(profile):
+    found = config.load_config(profile=profile)
+    for experiment, baselines in (("attention", {"attention=none", "lambda=1,attention=none"}), ("main", {"plain"})):
+        if experiment in found.experiments:
+            assert baselines & found.variants(experiment).keys()
