@@ -14,6 +14,7 @@ from anl.detect.card import FILES
 from anl.detect.detector import ImageDetector
 from anl.evaluation import bootstrap
 from anl.evaluation.metrics import Sample, auroc
+from anl.io import UserError
 from anl.training.experiments import WEIGHTS
 from anl.training.runs import load_run
 
@@ -39,12 +40,14 @@ def choose_pictures(manifests, most, seed):
     Raises
     ------
     UserError
-        If a manifest is missing or damaged.
+        If a manifest is missing, damaged, or without test images.
     """
     chosen = []
     for name, index in manifests.items():
         rows = manifest.read(index, ["path", "sha256", "label", "generator", "split"])
         rows = rows[rows["split"].isin(["test"] if (rows["split"] == "test").any() else ["unsplit"])]
+        if rows.empty:
+            raise UserError(f"{index} has no test images; name a manifest with a split `test`, or one without splits")
         rows = rows.assign(draw=crops.draw_order(rows, seed)).sort_values("draw").groupby("generator", observed=True).head(most)
         root = manifest.root_of(index)
         chosen.append(pd.DataFrame({

@@ -1,5 +1,6 @@
 """Whole pictures in conditions, and what the verdicts are worth."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,12 @@ def test_test_images_are_chosen_of_a_manifest_with_splits_and_all_of_one_without
     assert list(chosen["label"]) == [0] * 4 + [1] * 6 and all(Path(path).is_file() for path in chosen["path"])
     assert chosen.equals(evaluate.choose_pictures({"a": tmp_path / "genimage.parquet", "b": tmp_path / "folder.parquet"}, 2, 0))
     assert evaluate.choose_pictures({}, 2, 0).empty
+    trained = genimage(tmp_path / "trained")
+    for folder in trained.glob("*/val"):
+        shutil.rmtree(folder)
+    index(trained, tmp_path / "trained.parquet")
+    with pytest.raises(UserError, match="trained.parquet has no test images"):
+        evaluate.choose_pictures({"a": tmp_path / "trained.parquet"}, 2, 0)
     with pytest.raises(UserError, match="none.parquet is missing"):
         evaluate.choose_pictures({"a": tmp_path / "none.parquet"}, 2, 0)
 
