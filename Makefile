@@ -42,7 +42,7 @@ CHROMIUM := $(shell command -v chromium || command -v chromium-browser || comman
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 # Made once (hours), kept in .dvc/store, pulled. The store has the models and the benchmark of the profiles that share them.
-PULLED = data.dvc detector.dvc $(shell grep -qs '^  folder: data/benchmark$$' params.yaml && echo prior generator benchmark)
+PULLED = data.dvc detector $(shell grep -qs '^  folder: data/benchmark$$' params.yaml && echo prior generator benchmark)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data book pdf test verify bench fuzz lint clean

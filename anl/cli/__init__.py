@@ -272,14 +272,15 @@ def export(ctx: typer.Context,
            to: Literal["folder", "onnx", "demo"] = typer.Option("folder", help="`folder`: for `anl detect`."),
            out: str = typer.Option(None, metavar="OUT", help="What to write: a folder, or FILE.onnx."),
            replace: bool = typer.Option(False, "--replace", help="Replace a packaged detector in OUT."),
-           licence: str = typer.Option(None, help="Of the weights, one sentence."), revision: str = REVISION):
+           licence: str = typer.Option(None, help="Of the weights, one sentence."), revision: str = REVISION,
+           int8: bool = typer.Option(False, "--int8", help="Store an ONNX file's weights in eight bits.")):
     """Package a trained run for `anl detect`, or write a detector as ONNX or as the book's demo."""
     if out is None and to != "demo":
         raise UserError("--out is missing; state the folder, or FILE.onnx, to write")
     config = configuration(ctx) if has_configuration(ctx) else None
     from anl.detect.export import export as write
 
-    lines = write(source, to=to, config=config, licence=licence, replace=replace, revision=revision,
+    lines = write(source, to=to, config=config, licence=licence, replace=replace, revision=revision, int8=int8,
                   **({} if out is None else {"out": out}))
     print(*lines, sep="\n")
 

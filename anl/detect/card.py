@@ -164,9 +164,10 @@ def pack(run_folder, out, *, config, scores=None, licence=None, replace=False, d
     """
     check_free(out, replace)
     licence = _licence(config, licence)
+    from anl.models import checkpoint
     from anl.training.runs import load_run
 
-    network = load_run(run_folder, config, device)
+    network = checkpoint.round_to_half(load_run(run_folder, config, device))
     if config.evaluation.mirrored:
         scores = None  # they are means over an image and its mirror image; a packaged detector reads the image alone
     if scores is None:
@@ -180,7 +181,7 @@ def write(network, out, *, config, scores, run=None, licence=None, replace=False
     from anl.models import checkpoint
 
     with atomic_folder(out, replace=check_free(out, replace)) as temporary:
-        checkpoint.save(network.cpu(), temporary / WEIGHTS)
+        checkpoint.save(network.cpu(), temporary / WEIGHTS, half=True)
         card = describe(network, temporary / WEIGHTS, config=config, scores=scores, run=run, licence=_licence(config, licence))
         write_json(temporary / CARD, card.model_dump(mode="json"))
     return read(out)

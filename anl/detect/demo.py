@@ -5,15 +5,19 @@ no number of the detector: it reads them here.
 """
 
 import base64
+import contextlib
 import json
 import tempfile
 from pathlib import Path
 
-from anl.data.decode import MAX_BYTES, MAX_PIXELS
+import numpy as np
+
+from anl.data.decode import MAX_BYTES, MAX_PIXELS, decode
+from anl.data.images import to_tensor
 from anl.data.processing import encode
 from anl.detect import maps
 from anl.detect.card import FILES, REAL
-from anl.detect.onnx_file import INPUT, export_onnx
+from anl.detect.onnx_file import INPUT, export_onnx, open_session
 from anl.detect.tiles import MAX_CROPS
 from anl.io import UserError, write_text
 
@@ -48,13 +52,22 @@ def write_demo(folder, *, config, detector):
             raise UserError(f"{path} is missing; get it again with `git checkout {path}`")
     with tempfile.TemporaryDirectory() as temporary:
         onnx = Path(temporary) / "detector.onnx"
-        export_onnx(detector, onnx)
+        export_onnx(detector, onnx, int8=True)
         write_script(folder / "model.js", "onnx", base64.b64encode(onnx.read_bytes()).decode())
-    chosen = samples(detector.card, config)
+        chosen = samples(detector.card, config)
+        rounding = _rounding(detector, onnx, [decode(base64.b64decode(sample["png"])) for sample in chosen])
     size = sum(path.stat().st_size for path in [*scripts, folder / "model.js"])
     write_script(folder / "samples.js", "built", {"card": page_card(detector.card), "samples": chosen,
-                                                  "words": words(detector.card, size, len(chosen))})
+                                                  "words": words(detector.card, size, len(chosen)) | {"rounding": f"{rounding:.3f}"}})
     return [f"{folder}: model.js and samples.js with {len(chosen)} patches; the page loads {size / 1e6:.1f} MB"]
+
+
+def _rounding(detector, onnx, patches):
+    """The largest change of a patch's probability by weights in int8."""
+    crops = np.stack(patches)
+    logit, *_ = open_session(onnx).run(None, {INPUT: to_tensor(crops).numpy()})
+    probability = detector.card.probability
+    return max(abs(probability(small) - probability(full)) for small, full in zip(logit, detector.logits(crops), strict=True))
 
 
 def write_script(path, name, value):
@@ -91,11 +104,37 @@ def samples(card, config):
     generator made it, first those trained on, until each had its turn. Shown in the order of their bytes' hashes, so that
     the place tells nothing.
     """
+    generators = [name for name in dict.fromkeys([*card.training.seen, *card.training.unseen]) if name in config.families]
+    with _benchmark(card, config, generators) as benchmark:
+        return _chosen(card, config, benchmark, generators)
+
+
+@contextlib.contextmanager
+def _benchmark(card, config, generators):
+    """The benchmark of a profile; for a detector of larger crops a small one of the same photographs, which is made here.
+
+    Its crops are not halved, and the known families regenerate them in the detector's size.
+    """
+    from anl.training.benchmark import make_benchmark
     from anl.training.runs import open_benchmark
 
-    benchmark = open_benchmark(config)
+    if config.benchmark.size == card.size:
+        yield open_benchmark(config)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        most = 2 * len(generators)
+        config = config.override(
+            benchmark={"folder": f"{folder}/samples", "size": card.size, "halve": False, "seen": generators[:1], "held_out": [],
+                       "patches": {"train": 1, "val": 1, "test": 1}, "use": {"train": 1, "val": 1, "test": most}},
+            families={name: None for name in config.families if name not in generators},
+            experiments=dict.fromkeys(config.experiments), run={"cache": f"{folder}/cache"})
+        make_benchmark(config)
+        yield open_benchmark(config)
+
+
+def _chosen(card, config, benchmark, generators):
     test = benchmark.rows[benchmark.rows["split"] == "test"]
-    generators = [name for name in dict.fromkeys([*card.training.seen, *card.training.unseen]) if name in set(test["generator"])]
+    generators = [name for name in generators if name in set(test["generator"])]
     turns, found, used = [name for generator in generators for name in (REAL, generator)], [], set()
     for generator in turns:
         part = test[(test["generator"] == generator) & ~test["group"].isin(used)]

@@ -25,7 +25,7 @@ BATCH = 32  # crops
 FRAMES, FRAME_CROPS = 16, 4  # of a video, and crops of each at most
 SCHEME, HUB_ID, COMMIT = "hf://", re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"), re.compile(r"[0-9a-f]{40}")
 MAX_SETTING = 4096  # of any number in a detector's settings: they come with a file from elsewhere
-NOT_HERE = "get the default one with `dvc pull detector.dvc`, or pack a run with `anl export RUN --to folder`"
+NOT_HERE = "get the default one with `dvc pull detector`, or pack a run with `anl export RUN --to folder`"
 
 
 class FrameScore(NamedTuple):

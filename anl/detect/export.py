@@ -9,7 +9,8 @@ from anl.io import UserError
 TARGETS = ("folder", "onnx", "demo")
 
 
-def export(source=None, out=None, *, to="folder", config=None, licence=None, replace=False, revision=None):
+def export(source=None, out=None, *, to="folder", config=None, licence=None, replace=False, revision=None,
+           int8=False):
     """Write a detector as a folder, an ONNX file or the demo's scripts: `anl export`.
 
     Parameters
@@ -28,6 +29,8 @@ def export(source=None, out=None, *, to="folder", config=None, licence=None, rep
         As of `anl.detect.card.pack`.
     revision : str, optional
         Full commit of a hub id.
+    int8 : bool
+        Of an ONNX file; see `anl.detect.onnx_file.export_onnx`. The demo's always is.
 
     Returns
     -------
@@ -72,5 +75,6 @@ def export(source=None, out=None, *, to="folder", config=None, licence=None, rep
         from anl.detect.onnx_file import export_onnx
 
         path = Path(out) if Path(out).suffix == ".onnx" else Path(out) / "detector.onnx"
-        difference = export_onnx(detector, path)
-        return [f"{path}: {path.stat().st_size:,} bytes; its scores are within {difference:.1e} of PyTorch's"]
+        difference = export_onnx(detector, path, int8)
+        return [f"{path}: {path.stat().st_size:,} bytes; its scores are within {difference:.1e} of PyTorch's" +
+                (" before its weights were stored in int8" if int8 else "")]

@@ -7,13 +7,13 @@ from safetensors.torch import save_file
 
 from anl.io import UserError, atomic_file, printable, reason
 
-__all__ = ["load", "save"]
+__all__ = ["load", "round_to_half", "save"]
 
 ENTRY = "network"
 _FIX = "delete it and train the run again"
 
 
-def save(network, path):
+def save(network, path, half=False):
     """Write a network's weights, with its kind and settings in the file's metadata.
 
     Parameters
@@ -23,12 +23,23 @@ def save(network, path):
         rebuild it). A detector or a baseline.
     path : path-like
         The `.safetensors` file; it appears whole or not at all.
+    half : bool
+        Whether the weights of convolutions are stored in half precision; see `round_to_half`.
     """
-    weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    weights = {key: (value.half() if half and value.ndim == 4 else value).detach().cpu().contiguous()
+               for key, value in network.state_dict().items()}
     about = json.dumps({"kind": network.kind, "settings": network.settings}, sort_keys=True)
     with atomic_file(path) as temporary:
         # one entry: safetensors writes several in no fixed order, and equal runs would differ in their bytes
         save_file(weights, temporary, metadata={ENTRY: about})
+
+
+def round_to_half(network):
+    """Round the weights of convolutions to half precision, in place; they stay in fp32. Returns the network."""
+    for value in network.state_dict().values():
+        if value.ndim == 4:
+            value.copy_(value.half())
+    return network
 
 
 def load(path, builders, device):

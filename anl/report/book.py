@@ -158,7 +158,7 @@ def card_table(root, _config):
                               **{f"Called {name}": f"{row[name]:.2f}" for name in ("generated", "undecided", "real")},
                               "AUROC": "" if row["auroc"] is None else f"{row['auroc']:.2f}", "n": row["n"]} for row in rows])
     except (OSError, ValueError, KeyError, TypeError):
-        return pd.DataFrame({"No packaged detector": ["Get it with <code>dvc pull detector.dvc</code> and build the book again."]})
+        return pd.DataFrame({"No packaged detector": ["Get it with <code>dvc pull detector</code> and build the book again."]})
 
 
 def data_set_table(_root, _config):

@@ -23,11 +23,12 @@ import pytest
 from PIL import Image, ImageCms
 
 from anl.data.decode import decode
-from anl.data.images import pad
+from anl.data.images import pad, to_tensor
 from anl.data.processing import encode
 from anl.detect import card as cards
 from anl.detect import demo
 from anl.detect.detector import ImageDetector
+from anl.detect.onnx_file import INPUT, open_session
 from anl.detect.tiles import grid
 from anl.io import UserError, write_text
 from tests.conftest import ROOT, photograph
@@ -217,6 +218,24 @@ SCRIPT = """
 """
 
 
+class AsOnThePage(ImageDetector):
+    """The detector that model.js holds, whose weights are int8, run by onnxruntime."""
+
+    def __init__(self, folder, card):
+        onnx = folder / "page.onnx"
+        onnx.write_bytes(base64.b64decode(value_of(folder / "_static/demo/model.js")))
+        self.session, self.card = open_session(onnx), card
+
+    def run(self, crops):
+        return self.session.run(None, {INPUT: to_tensor(crops).numpy()})
+
+    def logits(self, crops, batch_size=32):
+        return self.run(crops)[0].astype(float)
+
+    def evidence(self, crops, batch_size=32):
+        return self.run(crops)[2]
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt install chromium)")
 def test_the_page_scores_as_python_does_and_nothing_leaves_the_machine(written, tmp_path):
     folder, detector = written
@@ -230,6 +249,7 @@ def test_the_page_scores_as_python_does_and_nothing_leaves_the_machine(written, 
     built = value_of(folder / "_static/demo/samples.js")
     made |= {sample["name"]: base64.b64decode(sample["png"]) for sample in built["samples"]}
     assert set(answer["scores"]) == set(made)
+    detector = AsOnThePage(folder, detector.card)
     for name, data in made.items():
         wanted, found = detector.score(decode(data)), answer["scores"][name]
         assert found["logit"] == pytest.approx(wanted.logit, abs=1e-3), name

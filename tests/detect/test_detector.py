@@ -223,6 +223,20 @@ def test_onnx_equals_pytorch_at_any_batch_size(options, detector, picture, tmp_p
     assert held < 1.05 * sum(value.numel() for value in other.network.state_dict().values()) + 1000  # no prior inside
 
 
+def test_weights_in_int8_make_a_smaller_file_with_almost_the_same_outputs(detector, picture, tmp_path):
+    import onnx
+
+    from anl.data.images import to_tensor
+    other, crops = ImageDetector(tiny(), detector.card), to_tensor(detector.tile(picture).crops).numpy()
+    full, small = tmp_path / "full.onnx", tmp_path / "small.onnx"
+    onnx_file.export_onnx(other, full)
+    onnx_file.export_onnx(other, small, int8=True)
+    weights = {tensor.data_type for tensor in onnx.load(small).graph.initializer if len(tensor.dims) == 4}
+    assert weights == {onnx.TensorProto.INT8} and small.stat().st_size < 0.5 * full.stat().st_size
+    wanted, found = (onnx_file.open_session(path).run(None, {onnx_file.INPUT: crops}) for path in (full, small))
+    assert 0 < np.abs(wanted[0] - found[0]).max() < 0.05 * max(1, np.abs(wanted[0]).max())
+
+
 def test_a_file_that_differs_is_not_written(detector, tmp_path, monkeypatch):
     program = types.SimpleNamespace(model=types.SimpleNamespace(metadata_props={}),
                                     save=lambda path, external_data: path.write_bytes(b"no model"))
@@ -236,7 +250,7 @@ def test_a_file_that_differs_is_not_written(detector, tmp_path, monkeypatch):
 
 
 def test_export_writes_what_is_asked_for(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_file, "export_onnx", lambda detector, path: (path.parent.mkdir(), path.write_bytes(b"12"), 1e-6)[-1])
+    monkeypatch.setattr(onnx_file, "export_onnx", lambda detector, path, int8: (path.parent.mkdir(), path.write_bytes(b"12"), 1e-6)[-1])
     lines = export.export(folder, tmp_path / "made", to="onnx")
     assert lines == [f"{tmp_path / 'made' / 'detector.onnx'}: 2 bytes; its scores are within 1.0e-06 of PyTorch's"]
     for arguments, message in [({"to": "tar"}, "--to tar is unknown"), ({"to": "onnx"}, "add --out"),

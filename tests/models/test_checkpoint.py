@@ -44,6 +44,16 @@ def test_a_detector_comes_back_with_its_scores(path):
     assert torch.equal(again.to(memory_format=torch.channels_last)(x).logit, detector.eval()(x).logit)
 
 
+def test_half_precision_keeps_the_scores_of_a_rounded_network(path):
+    detector = checkpoint.round_to_half(Detector(**SETTINGS, seed=3)).eval()
+    checkpoint.save(detector, path)
+    size = path.stat().st_size
+    checkpoint.save(detector, path, half=True)
+    again, x = checkpoint.load(path, BUILDERS, "cpu"), torch.rand(4, 3, 16, 16) * 2 - 1
+    assert path.stat().st_size < 0.75 * size and again.classifier.weight.dtype == torch.float32
+    assert torch.equal(again(x).logit, detector(x).logit)
+
+
 def test_an_inference_network_comes_back_as_the_plain_detector(path):
     small = Detector(**SETTINGS | {"attention": "erase"}).for_inference()
     checkpoint.save(small, path)

@@ -33,7 +33,8 @@
     wasm.numThreads = 1; // more need a server's headers
     wasm.wasmBinary = await inflated(runtime.wasm);
     wasm.wasmPaths = { mjs: URL.createObjectURL(new Blob([await inflated(runtime.module)], { type: "text/javascript" })) };
-    const session = await window.ort.InferenceSession.create(fromBase64(onnx), { executionProviders: ["wasm"] });
+    const session = await window.ort.InferenceSession.create(fromBase64(onnx),
+      { executionProviders: ["wasm"], extra: { session: { disable_quant_qdq: "1" } } }); // int8 weights become floats once
     delete runtime.wasm; // some megabytes that are not needed any more
     return { session, card: built.card };
   }
