@@ -171,7 +171,9 @@ def stage_table(root, _config):
     """The stages of the pipeline in their order: command, and what it makes."""
     stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     stages = {name: stage.get("do", stage) for name, stage in stages.items()}
-    return pd.DataFrame([{"Stage": f"<code>{name}</code>", "Command": f"<code>{html.escape(stage['cmd'].replace('${key}', 'NAME'))}</code>",
+    commands = {name: [stage["cmd"]] if isinstance(stage["cmd"], str) else stage["cmd"] for name, stage in stages.items()}
+    commands = {name: " && ".join(lines).replace("${key}", "NAME") for name, lines in commands.items()}
+    return pd.DataFrame([{"Stage": f"<code>{name}</code>", "Command": f"<code>{html.escape(commands[name])}</code>",
                           "What it makes": html.escape(stage["desc"])} for name, stage in stages.items()])
 
 

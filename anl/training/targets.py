@@ -219,18 +219,29 @@ class Normaliser:
 
 def fit_normaliser(target, noise):
     """The `Normaliser` of a target's values on training images, noise (N, C, h, w)."""
-    double = noise.double()
-    mean = torch.zeros(noise.shape[1]) if target.kind == "prior" else double.mean((0, 2, 3)).float()
+    parts = noise.split(256)  # all of it in double precision would take several times its memory
+    mean = torch.zeros(noise.shape[1])
+    if target.kind != "prior":
+        mean = (sum(part.double().sum((0, 2, 3)) for part in parts) * (noise.shape[1] / noise.numel())).float()
     scales = torch.ones(target.members)
     if target.members > 1:
-        members = (double - mean.double()[:, None, None]).unflatten(1, (target.members, -1))
-        scales = members.transpose(0, 1).flatten(1).std(1).float()
-    scale = float(Normaliser(mean, scales, target.average).combined(noise).double().std())
+        scales = _deviation((part - mean[:, None, None]).unflatten(1, (target.members, -1)).transpose(0, 1).flatten(1)
+                            for part in parts).float()
+    normaliser = Normaliser(mean, scales, target.average)
+    scale = float(_deviation(normaliser.combined(part).flatten()[None] for part in parts))
     for value in (*scales.tolist(), scale):
         if not 0 < value < float("inf"):
             raise UserError(f"the targets '{target.kind}' have a standard deviation of {value} on the training images; "
                             "check the prior and the images")
     return Normaliser(mean, scales, target.average, scale)
+
+
+def _deviation(parts):
+    """Standard deviation of each row of matrices (K, n) laid side by side, (K,) in double precision; their mean is near 0."""
+    count = total = squares = 0
+    for part in parts:
+        count, total, squares = count + part.shape[1], total + part.double().sum(1), squares + part.double().square().sum(1)
+    return ((squares - total.square() / count).clamp(min=0) / (count - 1)).sqrt()
 
 
 def compute_targets(target, images, names, *, seed, scale_images=0, batch_size=64, label=None):

@@ -174,6 +174,19 @@ def test_every_kind_has_unit_deviation_and_live_targets_equal_the_cache(x, kind)
     torch.testing.assert_close(live[torch.tensor([5, 0, 2])], values[[5, 0, 2]], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["prior", "multistep", "ensemble"])
+def test_the_scale_of_many_images_is_computed_in_parts(x, kind):
+    target = make(kind, second=FakePrior(0.5))
+    noise = torch.randn(600, target(x[:1], NAMES[:1]).shape[1], 4, 4, generator=torch.Generator().manual_seed(2)) * 3 + 1
+    found = targets.fit_normaliser(target, noise)
+    mean = torch.zeros(noise.shape[1]) if kind == "prior" else noise.double().mean((0, 2, 3)).float()
+    members = (noise - mean[:, None, None]).unflatten(1, (target.members, -1)).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(found.mean, mean)
+    if target.members > 1:
+        torch.testing.assert_close(found.member_scale, members.std(1))
+    assert found.scale == pytest.approx(found.combined(noise).double().std().item())
+
+
 def test_mistakes_are_one_line(x):
     for kind in ("prior", "noised"):
         with pytest.raises(UserError, match="step 500"):
