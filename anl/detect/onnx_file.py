@@ -17,6 +17,7 @@ INPUT, OUTPUTS = "crops", ("logit", "probability", "evidence")
 TOLERANCE = 1e-4  # of logit and probability against PyTorch; of evidence relative to its largest value
 BATCHES = (1, 3, 16)
 OPSET = 20
+INT8_FROM = 2**16  # weights of a layer; rounding hurts those with fewer most, the first and the depthwise ones, and saves little
 
 
 def export_onnx(detector, path, int8=False):
@@ -30,7 +31,7 @@ def export_onnx(detector, path, int8=False):
     detector : ImageDetector
     path : path-like
     int8 : bool
-        Whether the weights of convolutions are stored in eight bits, which makes the file almost four times as small and
+        Whether the weights of large convolutions are stored in eight bits, which makes the file less than half as large and
         moves its outputs; they are still computed in fp32.
 
     Returns
@@ -69,7 +70,7 @@ def export_onnx(detector, path, int8=False):
 
 
 def _store_in_int8(path):
-    """Store the weights of convolutions of an ONNX file as int8, with a scale for each output channel."""
+    """Store the weights of the large convolutions of an ONNX file as int8, with a scale for each output channel."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -77,6 +78,8 @@ def _store_in_int8(path):
     graph, stored = model.graph, {weights.name: weights for weights in model.graph.initializer}
     for name in dict.fromkeys(node.input[1] for node in graph.node if node.op_type == "Conv"):
         weights = numpy_helper.to_array(stored[name])
+        if weights.size < INT8_FROM:
+            continue
         scale = np.maximum(np.abs(weights).reshape(len(weights), -1).max(1), 1e-12).astype(np.float32) / 127
         small = np.rint(weights / scale.reshape(-1, *[1] * (weights.ndim - 1))).astype(np.int8)
         graph.initializer.remove(stored[name])
