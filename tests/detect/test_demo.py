@@ -31,8 +31,10 @@ from anl.detect.detector import ImageDetector
 from anl.detect.onnx_file import INPUT, open_session
 from anl.detect.tiles import grid
 from anl.io import UserError, write_text
+from anl.training import generators
 from tests.conftest import ROOT, photograph
 from tests.detect.conftest import tiny
+from tests.training import tiny as profiles
 
 STATIC = ROOT / "book" / "_static"
 VENDOR = STATIC / demo.RUNTIME
@@ -92,6 +94,18 @@ def test_samples_follow_the_rule_and_the_numbers_are_the_cards(written, benchmar
         assert ("not trained on" in patch["of"]) == (patch["generator"] == "vae")
     used = set(re.findall(r'data-word="(\w+)"', (ROOT / "book/use.md").read_text()))
     assert used and used <= set(built["words"])
+
+
+def test_a_detector_of_larger_crops_gets_samples_of_its_size(tmp_path):
+    place = profiles.write_photographs(tmp_path, 20)
+    config = profiles.embedded_profile(place)
+    generators.make_generators(config)
+    trained = types.SimpleNamespace(seen=["elsewhere", "vae"], unseen=["ddim"])
+    chosen = demo.samples(types.SimpleNamespace(size=32, training=trained), config)
+    assert sorted(patch["generator"] for patch in chosen) == ["ddim", "real", "real", "vae"]
+    assert {decode(base64.b64decode(patch["png"])).shape for patch in chosen} == {(32, 32, 3)}
+    assert [patch["of"] for patch in chosen if patch["generator"] == "vae"] == ["made by vae, trained on"]
+    assert sorted(path.name for path in place.iterdir()) == ["models", "photos", "photos.csv"]  # its benchmark is gone
 
 
 def test_a_script_cannot_be_ended_by_its_text_and_a_missing_runtime_is_named(config, written, tmp_path):
