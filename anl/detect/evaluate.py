@@ -15,6 +15,7 @@ from anl.detect.detector import ImageDetector
 from anl.evaluation import bootstrap
 from anl.evaluation.metrics import Sample, auroc
 from anl.io import UserError
+from anl.models import checkpoint
 from anl.training.experiments import WEIGHTS
 from anl.training.runs import load_run
 
@@ -58,8 +59,8 @@ def choose_pictures(manifests, most, seed):
 
 
 def detector_of_run(folder, config, device="cpu"):
-    """An `ImageDetector` of a run that is not packaged, calibrated like a packaged one. It may read a frozen model."""
-    network = load_run(folder, config, device)
+    """An `ImageDetector` of a run that is not packaged, rounded and calibrated like a packaged one. It may read a frozen model."""
+    network = checkpoint.round_to_half(load_run(folder, config, device))
     scores = cards.score_conditions(network, config, device, splits=("val",))
     return ImageDetector(network, cards.describe(network, Path(folder) / WEIGHTS, config=config, scores=scores), device=device)
 

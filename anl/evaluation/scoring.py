@@ -8,8 +8,6 @@ import torch
 
 from anl.data import processing
 from anl.data.images import to_tensor
-from anl.evaluation.calibration import REAL, as_list
-from anl.evaluation.compare import COLUMNS
 from anl.io import UserError
 
 
@@ -137,6 +135,9 @@ def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, held_out=()
     DataFrame
         A row per image and view: `anl.evaluation.compare.COLUMNS`.
     """
+    from anl.evaluation.calibration import REAL, as_list  # not above: scipy, for which `anl detect` would wait
+    from anl.evaluation.compare import COLUMNS
+
     rows = rows.reset_index(drop=True)
     validation = (rows["split"] == "val") & rows["generator"].isin([REAL, *as_list(seen), *held_out])
     test, extra = rows["split"] == "test", [name for name in controls if name not in views]

@@ -26,7 +26,8 @@ def save(network, path, half=False):
     half : bool
         Whether the weights of convolutions are stored in half precision; see `round_to_half`.
     """
-    weights = {key: (value.half() if half and value.ndim == 4 else value).detach().cpu().contiguous()
+    small = _convolutions(network) if half else {}
+    weights = {key: (value.half() if key in small else value).detach().cpu().contiguous()
                for key, value in network.state_dict().items()}
     about = json.dumps({"kind": network.kind, "settings": network.settings}, sort_keys=True)
     with atomic_file(path) as temporary:
@@ -36,10 +37,14 @@ def save(network, path, half=False):
 
 def round_to_half(network):
     """Round the weights of convolutions to half precision, in place; they stay in fp32. Returns the network."""
-    for value in network.state_dict().values():
-        if value.ndim == 4:
-            value.copy_(value.half())
+    for weights in _convolutions(network).values():
+        weights.data.copy_(weights.data.half())
     return network
+
+
+def _convolutions(network):
+    """Name -> learnt weights of convolutions; fixed filters are buffers, and rounded they would not sum to zero."""
+    return {name: weights for name, weights in network.named_parameters() if weights.ndim == 4}
 
 
 def load(path, builders, device):
