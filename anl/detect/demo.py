@@ -63,7 +63,9 @@ def write_demo(folder, *, config, detector):
 
 
 def _rounding(detector, onnx, patches):
-    """The largest change of a patch's probability by weights in int8."""
+    """The largest change of a patch's probability by weights in int8; 0 without patches."""
+    if not patches:
+        return 0.0
     crops = np.stack(patches)
     logit, *_ = open_session(onnx).run(None, {INPUT: to_tensor(crops).numpy()})
     probability = detector.card.probability
@@ -118,7 +120,7 @@ def _benchmark(card, config, generators):
     from anl.training.benchmark import make_benchmark
     from anl.training.runs import open_benchmark
 
-    if config.benchmark.size == card.size:
+    if config.benchmark.size == card.size or not generators:
         yield open_benchmark(config)
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -32,6 +32,7 @@ from anl.detect.onnx_file import INPUT, open_session
 from anl.detect.tiles import grid
 from anl.io import UserError, write_text
 from anl.training import generators
+from anl.training.benchmark import make_benchmark
 from tests.conftest import ROOT, photograph
 from tests.detect.conftest import tiny
 from tests.training import tiny as profiles
@@ -106,6 +107,9 @@ def test_a_detector_of_larger_crops_gets_samples_of_its_size(tmp_path):
     assert {decode(base64.b64decode(patch["png"])).shape for patch in chosen} == {(32, 32, 3)}
     assert [patch["of"] for patch in chosen if patch["generator"] == "vae"] == ["made by vae, trained on"]
     assert sorted(path.name for path in place.iterdir()) == ["models", "photos", "photos.csv"]  # its benchmark is gone
+    make_benchmark(config)
+    unknown = types.SimpleNamespace(seen=["elsewhere"], unseen=[])
+    assert demo.samples(types.SimpleNamespace(size=32, training=unknown), config) == []
 
 
 def test_a_script_cannot_be_ended_by_its_text_and_a_missing_runtime_is_named(config, written, tmp_path):
