@@ -26,7 +26,7 @@ from anl.data.decode import decode
 from anl.data.images import pad, to_tensor
 from anl.data.processing import encode
 from anl.detect import card as cards
-from anl.detect import demo
+from anl.detect import demo, onnx_file
 from anl.detect.detector import ImageDetector
 from anl.detect.onnx_file import INPUT, open_session
 from anl.detect.tiles import grid
@@ -73,6 +73,7 @@ def written(config, scores, benchmark, tmp_path_factory):
     runs.open_benchmark = lambda config: benchmark
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "anl.training.runs", runs)
+        patch.setattr(onnx_file, "INT8_FROM", 0)  # a tiny detector has no large layers
         demo.write_demo(folder / "_static" / "demo", config=config.override(data={"card": str(folder / "photos.csv")}),
                         detector=detector)
     return folder, detector
