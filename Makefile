@@ -49,7 +49,7 @@ PULLED = data.dvc detector $(shell grep -qs '^  folder: data/benchmark$$' params
 .DELETE_ON_ERROR:
 
 help: ## print this list
-	@echo "usage: make TARGET [PROFILE=smoke|small|full]"
+	@echo "usage: make TARGET [PROFILE=smoke|small|caltech]"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
 
 setup: $(STAMP) ## create .venv with the pinned packages (about 3 minutes and 6 GB, once)

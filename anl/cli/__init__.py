@@ -25,7 +25,7 @@ from anl.cli.console import (
 from anl.io import UserError, pick, reason, write_text
 
 CELL_TIMEOUT = 12 * 3600  # seconds; a notebook's cell may have to train detectors first
-REFERENCES = ("full", "caltech", "cifake")  # profiles with committed results, the columns of the README's table
+REFERENCES = ("caltech", "cifake")  # profiles with committed results, the columns of the README's table
 REGISTERED = "registered.json"  # confirmatory claims at the time when a profile's test images were first scored
 STAGES = ("prior", "generator", "benchmark", "train", "score", "claims")  # whose inputs must not change meanwhile
 MISTAKES = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ENAMETOOLONG)

@@ -161,7 +161,6 @@ class BenchmarkConfig(Section):
     patches: Counts = Counts(train=1, val=1, test=1)  # per photograph, at most
     least_std: Weight = 0.0                     # grey levels; flatter patches are left out
     halve: bool = True                          # generators work at twice the size, and both classes are halved
-    formats: Literal["lossless", "leaky"] = "lossless"  # leaky: reals went through JPEG, to show what that does
     shrink: list[PositiveShare] = []            # range of a random scale of both classes, before regeneration
     encode: Annotated[list[Literal["png", "jpeg", "webp"]], Field(min_length=1)] = ["png"]  # one per pair, drawn
     encode_quality: list[Annotated[int, Field(ge=1, le=100)]] = [90, 90]

@@ -177,7 +177,7 @@ def apply_all(names, pixels, seed=None, image_ids=None):
 
 
 # ---- views of a benchmark ----------------------------------------------------------------------------------------------
-def encodings(rows, view, seed, formats="lossless"):
+def encodings(rows, view, seed):
     """The processing that each image of a benchmark gets in a view: N names for `apply_all`.
 
     In `matched`, generated images are compressed as the reals are. Reals stay as they are; so do the images of a generator
@@ -192,21 +192,13 @@ def encodings(rows, view, seed, formats="lossless"):
     view : str
         `raw`, `matched` or any name that `apply` takes.
     seed : int
-    formats : str
-        `lossless` leaves the published files alone; `leaky` treats reals in every view as if published as JPEG 96, the leak
-        of many published sets.
 
     Raises
     ------
     UserError
         If reals have a format that `matched` cannot imitate.
     """
-    label = rows["label"].to_numpy()
-    if formats == "leaky":
-        own = np.where(label == 0, "jpeg96", "raw").tolist()
-        return ["jpeg96"] * len(own) if view == "matched" else [
-            name if view == "raw" else view if name == "raw" else f"{name}+{view}" for name in own]
-    return _matched(rows, label, seed) if view == "matched" else [view] * len(rows)
+    return _matched(rows, rows["label"].to_numpy(), seed) if view == "matched" else [view] * len(rows)
 
 
 def _matched(rows, label, seed):

@@ -243,7 +243,7 @@ def score_conditions(network, config, device="cpu", splits=("val", "test")):
     chosen = rows[(rows["split"] == "test") | rows["generator"].isin([REAL, *config.benchmark.seen, *config.benchmark.held_out])]
     for start in range(0, len(chosen), CHUNK):
         part = chosen.iloc[start:start + CHUNK].reset_index(drop=True)
-        views = {name: treatment(part, name, config.seed, config.benchmark.formats) for name in conditions}
+        views = {name: treatment(part, name, config.seed) for name in conditions}
         logits = score_views(network, benchmark.pixels(part), views, device, config.run.batch_size)
         tables += [part[["group", "generator", "split", "label"]].assign(view=name, logit=logit)
                    for name, logit in logits.items()]

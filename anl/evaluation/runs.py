@@ -17,7 +17,7 @@ def _score_run(run, folder, benchmark, device, test_set, treated):
     """Scores of one run on validation and test images, kept in its folder."""
     config, evaluation = run.config, run.config.evaluation
     options = {"seen": config.benchmark.seen, "views": evaluation.views, "controls": evaluation.controls,
-               "mirrored": evaluation.mirrored, "formats": config.benchmark.formats, "seed": config.seed}
+               "mirrored": evaluation.mirrored, "seed": config.seed}
     if config.benchmark.held_out:
         options["held_out"] = config.benchmark.held_out
     images = benchmark.rows[["image_id", "sha256"]].to_numpy().tolist()

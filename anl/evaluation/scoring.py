@@ -84,7 +84,7 @@ def _logits(model, pixels, device, mirrored):
     return logit.double().cpu().numpy()
 
 
-def treatment(rows, view, seed, formats="lossless"):
+def treatment(rows, view, seed):
     """The callable of `score_views` that treats the images of manifest rows as `view` says.
 
     Parameters
@@ -95,16 +95,14 @@ def treatment(rows, view, seed, formats="lossless"):
         `raw`, `matched`, or a name of `anl.data.processing.apply`.
     seed : int
         Base seed of draws (`noise`, `matched`).
-    formats : str
-        As of `anl.data.processing.encodings`.
     """
-    names = np.array(processing.encodings(rows, view, seed, formats), object)
+    names = np.array(processing.encodings(rows, view, seed), object)
     image_ids = rows["image_id"].to_numpy(object)
     return lambda pixels, index: processing.apply_all(list(names[index]), pixels, seed, list(image_ids[index]))
 
 
 def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, held_out=(), views, controls=(), seed, device,
-                    batch_size=64, mirrored=False, formats="lossless", treated=None):
+                    batch_size=64, mirrored=False, treated=None):
     """Score what the tables need: validation images for the threshold, test images for the result.
 
     Parameters
@@ -122,7 +120,7 @@ def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, held_out=()
         between runs.
     views, controls : sequence of str
         Test images are scored in every view; real test images also under every control, such as `blur`.
-    seed, formats
+    seed
         As of `treatment`.
     model, device, batch_size, mirrored
         As of `score_views`.
@@ -150,7 +148,7 @@ def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, held_out=()
         # `matched` needs the reals too, so each treatment is decided on all rows of the split
         split = rows[test] if number else rows[validation]
         place = split.index.get_indexer(part.index)
-        treatments = {name: _taken(treatment(split, name, seed, formats), place, treated, (number, name)) for name in names}
+        treatments = {name: _taken(treatment(split, name, seed), place, treated, (number, name)) for name in names}
         logits = score_views(model, images, treatments, device, batch_size, mirrored=mirrored)
         tables += [part.assign(variant=variant, seed=run_seed, view=name, logit=logits[name]) for name in names]
     return pd.concat(tables, ignore_index=True)[COLUMNS]

@@ -32,8 +32,7 @@ __all__ = ["UNSEEN", "Markdown", "add_main", "attention_study", "by_method", "by
            "variants_of"]
 
 # profiles with committed results, the first that has an experiment is shown; other profiles are compared with their own
-REFERENCES = dict.fromkeys(["smoke", "small", "full"], ("caltech", "full", "wild"))
-NOTES = dict.fromkeys(["full", "cifake"], ", measured by the first edition at 280 to 400 training steps")  # until they are run again
+REFERENCES = dict.fromkeys(["smoke", "small"], ("caltech", "wild"))
 NOT_MEASURED = "not measured in this profile"
 
 
@@ -49,7 +48,7 @@ def load_scores(config, name, seeds=None, test_set=None):
     None, and a note on the page, if the profile has no such experiment.
     """
     if name not in config.experiments:
-        home = next((other for other in REFERENCES["small"] if name in load_config(profile=other).experiments), "full")
+        home = next((other for other in REFERENCES["small"] if name in load_config(profile=other).experiments), "caltech")
         display(Markdown(f"Profile `{config.profile}` has no experiment `{name}`; `anl profile {home} && dvc repro score@{name}` "
                          "runs it. Committed results are shown where there are any."))
         return None
@@ -143,13 +142,18 @@ def gain_table(config, scores, baseline, contrasts, metric="auroc"):
     return pd.DataFrame(found, columns=TABLE_COLUMNS)
 
 
-def perturbed_scores(config, name="main"):
-    """Scores of an experiment in view `raw`, and with its test images under each perturbation, such as view `jpeg_90`."""
+def perturbed_scores(config, name="main", *, seeds):
+    """Scores of an experiment in view `raw`, and with its test images under each perturbation, such as view `jpeg_90`.
+
+    seeds: how many of the experiment's seeds at most; the weights of their runs are needed, not only committed scores.
+    """
     from anl.evaluation.scoring import score, treatment
     from anl.training.device import default_device
     from anl.training.runs import load_run, open_benchmark, train
 
-    scores, runs = load_scores(config, name), train(config, name)
+    scores = load_scores(config, name)
+    chosen = sorted(scores["seed"].unique())[:seeds]
+    scores, runs = scores[scores["seed"].isin(chosen)], train(config, name, seeds=chosen)
     views = [processing.name_of(kind, value) for kind, values in config.evaluation.perturbations.items() for value in values]
     folders = [run_folder(run, config.run.runs) for run in runs]
     benchmark, device = open_benchmark(config), default_device()
@@ -225,7 +229,7 @@ def load_reference(config, name, experiment):
         table = rows(pd.read_csv(path) if path.is_file() else None, experiment=experiment)
         if table is not None:
             table = table.drop(columns="experiment")
-            table.attrs["note"] = f"profile {profile}{NOTES.get(profile, '')}"
+            table.attrs["note"] = f"profile {profile}"
             return table
     return None
 

@@ -42,7 +42,6 @@ __all__ = ["WEIGHTS", "Benchmark", "load_generator", "load_prior", "load_run", "
            "open_benchmark", "read_curve", "train", "train_run"]
 
 AUTOENCODERS = ("vae", "vq", "taef2")
-PIXELS = ("formats", "size")  # settings of the benchmark that decide the pixels of given files
 IN_MEMORY = 4 * 2**30  # bytes of decoded images; larger sets are decoded batch by batch
 
 
@@ -185,9 +184,9 @@ def make_targets(config, benchmark=None, device="cpu"):
         return None
     benchmark = benchmark or open_benchmark(config)
     rows = _training_rows(config, benchmark)
-    pixels = _pixels(config, benchmark, rows)
+    pixels = benchmark.array(rows)
     target = _target(config, device)
-    target = replace(target, about=target.about | config.benchmark.model_dump(include=set(PIXELS)))
+    target = replace(target, about=target.about | {"size": config.benchmark.size})
     return targets.load_targets(
         Path(run.targets) / config.profile, method.target, target,
         lambda index: images.to_tensor(pixels[index], device), rows, seed=config.seed, scale_images=method.scale_images,
@@ -275,21 +274,13 @@ def _training_rows(config, benchmark):
     return benchmark.split("train", ["real", *config.benchmark.seen])
 
 
-def _pixels(config, benchmark, rows):
-    """Images as `benchmark.formats` has them: as they are, or reals compressed as JPEG to show what such a leak does."""
-    if config.benchmark.formats == "lossless":
-        return benchmark.array(rows)
-    names = processing.encodings(rows, "raw", config.seed, config.benchmark.formats)
-    return processing.apply_all(names, benchmark.pixels(rows), config.seed, rows["image_id"].tolist())
-
-
 def _prepare(config, seed, benchmark, device):
     """The untrained detector, its data and the options of `train_detector`; None for a method without training."""
     rows = _training_rows(config, benchmark)
     real, fake = _pairs(rows, config.seed)
     val = benchmark.split("val", ["real", *config.benchmark.seen])
-    data = TrainingData(_pixels(config, benchmark, rows), rows["label"].to_numpy(np.float32), rows["image_id"].tolist(), real,
-                        fake, None, _pixels(config, benchmark, val), val["label"].to_numpy(np.float32))
+    data = TrainingData(benchmark.array(rows), rows["label"].to_numpy(np.float32), rows["image_id"].tolist(), real,
+                        fake, None, benchmark.array(val), val["label"].to_numpy(np.float32))
     if config.method.baseline:
         return _prepare_baseline(config, seed, data, rows, benchmark, device)
     data.target = make_targets(config, benchmark, device)
@@ -357,7 +348,7 @@ def _extra_images(config, method, frozen, pixels, rows, device):
     """Further generated training images of a baseline, uint8 (N, H, W, 3), kept in the cache."""
     options = {key: getattr(config.baselines, key) for key in method.parameters}
     key = identity({"method": method.name, "options": options, "images": rows["sha256"].tolist(), "seed": config.seed,
-                    "frozen": baselines.frozen_hash(frozen), **config.benchmark.model_dump(include=set(PIXELS))})
+                    "frozen": baselines.frozen_hash(frozen), "size": config.benchmark.size})
     path = Path(config.run.cache) / "representations" / f"extra-{key}.safetensors"
     try:
         return load_file(path)["pixels"].numpy()

@@ -129,13 +129,6 @@ def test_matched_draws_from_the_reals_and_not_from_other_generators():
     assert processing.encodings(table, "matched", 1) != list(drawn.values())
 
 
-def test_leaky_formats_put_reals_through_jpeg_in_every_view():
-    table = rows(real=[PNG], a=[PNG])
-    assert processing.encodings(table, "raw", 0, "leaky") == ["jpeg96", "raw"]
-    assert processing.encodings(table, "matched", 0, "leaky") == ["jpeg96", "jpeg96"]
-    assert processing.encodings(table, "blur", 0, "leaky") == ["jpeg96+blur", "blur"]
-
-
 def test_a_format_that_cannot_be_written_is_named():
     with pytest.raises(UserError, match="cannot write WEBP, the format of some reals"):
         processing.encodings(rows(real=[("WEBP", None)], a=[PNG]), "matched", 0)

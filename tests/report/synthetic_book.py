@@ -83,7 +83,7 @@ def write_project(root):
     config = load_config(profile="small").override(profile="tiny")
     (root / "params.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
     columns = ["claim", "title", "kind", "profile", "verdict", "measure", "value", "low", "high", "seeds", "n", "rule"]
-    for profile in ("tiny", "full"):
+    for profile in ("tiny", "caltech"):
         (root / "results" / profile).mkdir(parents=True)
         write_ledger(root / "results" / profile / "claims.csv", pd.DataFrame(LEDGER, columns=columns))
     (root / "book/pages").mkdir()

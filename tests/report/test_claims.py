@@ -33,8 +33,8 @@ def test_too_few_seeds_another_profile_or_a_missing_table_decide_nothing():
     assert decide(other, table(0.1, 0.2).assign(experiment="controls")) == "not run"
 
 
-@pytest.mark.parametrize("profile", ["full", "caltech"])
-def test_the_committed_ledger_follows_from_the_committed_tables(profile):
+def test_the_committed_ledger_follows_from_the_committed_tables():
+    profile = "caltech"
     folder, registered = ROOT / "results" / profile, claims.read_claims(ROOT / "claims.yaml")
     found = claims.evaluate(registered, claims.read_tables(folder / "tables"), profile)
     assert claims.differences(claims.read_ledger(folder / "claims.csv"), found) == [] and set(found["verdict"]) > {"not run"}
@@ -52,7 +52,7 @@ def test_a_confirmatory_claim_must_be_registered_before_test_images_are_scored(t
     assert not path.exists()
     claims.register([first, loose], "small", path)
     claims.check_registered([first, loose], "small", path)
-    claims.check_registered([first], "full", path)  # does not decide it
+    claims.check_registered([first], "other", path)  # does not decide it
     late = claims.Claim.model_validate(CLAIM | {"id": "late", "kind": "confirmatory"})
     changed = claims.Claim.model_validate(CLAIM | {"id": "first", "kind": "confirmatory", "rules": [RULE | {"above": 0.1}]})
     for claim in (late, changed):
@@ -169,7 +169,7 @@ def test_differences_name_verdicts_and_values_outside_the_interval(tmp_path):
 def test_the_answers_stand_between_the_markers_of_the_readme(tmp_path):
     path = tmp_path / "README.md"
     path.write_text(f"before\n{claims.START}\nold\n{claims.END}\nafter\n")
-    claims.fill_readme(path, {"small": ledger_of(0.1, 0.3), "full": ledger_of(-0.1, 0.3)})
+    claims.fill_readme(path, {"small": ledger_of(0.1, 0.3), "other": ledger_of(-0.1, 0.3)})
     text = path.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "- **Held.** Noise learning helps. AUROC, ANL minus plain: 0.200 [0.100, 0.300] (`small`, 3 seeds x 33 photographs)\n" in text and "Undecided" not in text
@@ -204,8 +204,8 @@ def test_tables_without_rows_decide_nothing_and_ledgers_are_found(tmp_path):
     table(0.1, 0.2).iloc[:0].to_csv(folder / "peers.csv", index=False)
     assert list(claims.read_tables(folder)) == ["main"]
     assert decide(CLAIM, table(0.1, 0.2).iloc[:0]) == "not run"
-    for profile in ("full", "small"):
+    for profile in ("other", "small"):
         claims.write_ledger(tmp_path / profile / "claims.csv", ledger_of(0.1, 0.3))
     (tmp_path / "old").mkdir()
     (tmp_path / "old/claims.csv").write_text("id,title\n")
-    assert list(claims.read_ledgers(tmp_path, "small")) == ["small", "full"]
+    assert list(claims.read_ledgers(tmp_path, "small")) == ["small", "other"]

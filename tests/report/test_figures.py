@@ -29,9 +29,9 @@ def test_a_forest_draws_each_mean_and_interval_and_the_reference_behind():
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["plain", "t=1", "t=10"]
     assert {axis.get_xscale() for axis in figure.axes} == {"linear"}
     reference = table(shift=0.02)
-    reference.attrs["note"] = "profile full"
+    reference.attrs["note"] = "profile caltech"
     both = figures.forest(table(), reference=reference, log=True)
-    assert {axis.get_xscale() for axis in both.axes} == {"log"} and "profile full" in both.get_supxlabel()
+    assert {axis.get_xscale() for axis in both.axes} == {"log"} and "profile caltech" in both.get_supxlabel()
     assert any(np.allclose(line, (0.62,)) for line in lines(both.axes[0]) if len(line) == 1)
     assert figures.forest(table(), reference=table().assign(metric="ap")).get_supxlabel() == ""
 
@@ -44,7 +44,7 @@ def test_a_curve_places_variants_by_their_number_and_the_baseline_as_a_line():
     line = next(line for line in axis.lines if list(line.get_xdata()) == [1, 10])
     assert np.allclose(line.get_ydata(), [0.7, 0.8])
     assert any(np.allclose(line.get_ydata(), 0.6) for line in axis.lines)
-    axis = figures.curve(table(variants=("plain", "formats=leaky,t=1", "lambda=0.5")), log=False).axes[0]
+    axis = figures.curve(table(variants=("plain", "lambda=1", "lambda=0.5")), log=False).axes[0]
     assert [text.get_text() for text in axis.get_xticklabels()] == ["0.5", "1"]
 
 
