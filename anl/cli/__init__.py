@@ -210,7 +210,7 @@ def claims(ctx: typer.Context,
     if readme:
         paths = {name: Path(config.run.results, name, "claims.csv") for name in REFERENCES}
         ledgers = {name: ledger.read_ledger(path) for name, path in paths.items() if path.is_file()}
-        ledger.fill_readme("README.md", ledgers or {config.profile: found})
+        ledger.fill_readme("README.md", ledgers or {config.profile: found}, [claim.id for claim in registered if claim.headline])
 
 
 @app.command()

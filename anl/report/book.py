@@ -197,8 +197,9 @@ class Answers(Directive):
         root = Path(self.state.document.settings.env.srcdir).parent
         config = load_config(root / "params.yaml")
         ledgers = claims.read_ledgers(root / config.run.results, config.profile)
+        headline = [claim.id for claim in claims.read_claims(root / "claims.yaml") if claim.headline]
         parent = nodes.container()
-        self.state.nested_parse(StringList(claims.answers(ledgers), "claims"), self.content_offset, parent)
+        self.state.nested_parse(StringList(claims.answers(ledgers, headline), "claims"), self.content_offset, parent)
         return parent.children
 
 

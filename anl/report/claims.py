@@ -72,6 +72,8 @@ class Claim(BaseModel):
         A confirmatory claim is registered before the runs that decide it.
     source : str
         Where the sentence comes from, for example ``abstract``; `quote` marks the source's own words.
+    headline : bool
+        Whether the claim is one of the few that a first page shows.
     correction : {'none', 'holm'}
         With ``holm`` a row contradicts the claim only if its p-value, corrected by Holm's method for the number of rows of
         the rule, is below 0.05. That all rows support it needs no correction. For rules about differences from 0.
@@ -88,6 +90,7 @@ class Claim(BaseModel):
     sentence: str
     source: str
     quote: bool = False
+    headline: bool = False
     kind: Literal["confirmatory", "exploratory"]
     benchmark: str
     profiles: list[str]
@@ -305,40 +308,58 @@ def read_ledger(path):
         raise UserError(f"{path} is missing; make it with `anl claims`") from None
 
 
-def fill_readme(path, ledgers):
-    """Replace what stands between the claims markers of a README by `answers`.
-
-    ledgers: dict profile -> ledger. Raises UserError if the markers are missing.
-    """
+def fill_readme(path, ledgers, headline=()):
+    """Replace what stands between the claims markers of a README by `answers`. Raises UserError if the markers are missing."""
     text = Path(path).read_text(encoding="utf-8")
     head, found, rest = text.partition(START)
     _, closed, tail = rest.partition(END)
     if not (found and closed):
         raise UserError(f"{path} lacks the markers {START} and {END}; put them where the answers belong")
-    filled = f"{head}{START}\n{chr(10).join(answers(ledgers))}\n{END}{tail}"
+    filled = f"{head}{START}\n{chr(10).join(answers(ledgers, headline))}\n{END}{tail}"
     if filled != text:
         write_text(path, filled)
 
 
-def answers(ledgers):
-    """What held, what did not and what is undecided, as lines of Markdown, one for each claim.
+def decisions(ledgers):
+    """The rule that decides each claim, dict claim id -> row of a ledger: the worst one, of the first profile that ran the claim.
 
-    Of the confirmatory claims that a profile has decided; of the exploratory ones if there is no such claim. A claim is as good as
-    its worst rule, whose number is shown.
-
-    ledgers: dict profile -> ledger.
+    ledgers: dict profile -> ledger. Claims that no profile ran are missing.
     """
-    found, known = {}, {}
-    for profile, ledger in ledgers.items():
-        known |= dict(zip(ledger["claim"], ledger["kind"]))
+    found = {}
+    for ledger in ledgers.values():
         for claim, verdict in verdicts(ledger).items():
             if verdict != NOT_RUN:
-                rule = ledger[(ledger["claim"] == claim) & (ledger["verdict"] == verdict)].iloc[0].to_dict()
-                found.setdefault(claim, rule | {"profile": profile})
+                found.setdefault(claim, ledger[(ledger["claim"] == claim) & (ledger["verdict"] == verdict)].iloc[0].to_dict())
+    return found
+
+
+def answers(ledgers, headline=()):
+    """What held, what did not and what is undecided, as lines of Markdown.
+
+    Parameters
+    ----------
+    ledgers : dict of str to DataFrame
+        Profile -> ledger.
+    headline : collection of str
+        Ids of the claims that get a line with their number; by default, and where none of them was decided, all. The other
+        confirmatory claims are counted in one more line.
+
+    Returns
+    -------
+    list of str
+        About the confirmatory claims that a profile has decided; about the exploratory ones if there is no such claim.
+    """
+    found = decisions(ledgers)
     kind = CONFIRMATORY if any(rule["kind"] == CONFIRMATORY for rule in found.values()) else "exploratory"
-    lines = [f"- **{word}.** {_answer(rule)}" for verdict, word in ANSWERS.items() for rule in found.values()
-             if (rule["kind"], rule["verdict"]) == (kind, verdict)]
-    waiting = sum(other == CONFIRMATORY and claim not in found for claim, other in known.items())
+    found = {claim: rule for claim, rule in found.items() if rule["kind"] == kind}
+    shown = [rule for claim, rule in found.items() if claim in headline] or list(found.values())
+    lines = [f"- **{word}.** {_answer(rule)}" for verdict, word in ANSWERS.items() for rule in shown if rule["verdict"] == verdict]
+    if len(shown) < len(found):
+        reached = [rule["verdict"] for rule in found.values()]
+        counts = ", ".join(f"{word.lower()}: {reached.count(verdict)}" for verdict, word in ANSWERS.items())
+        lines.append(f"- **All {len(found)} {kind} claims.** {counts[0].upper()}{counts[1:]}")
+    known = {claim for ledger in ledgers.values() for claim in ledger.loc[ledger["kind"] == CONFIRMATORY, "claim"]}
+    waiting = len(known - set(decisions(ledgers)))
     return [*lines, f"- **Not measured yet.** {counted(waiting, 'confirmatory claim')}"] if waiting else lines
 
 

@@ -192,6 +192,9 @@ def test_answers_are_those_of_the_confirmatory_claims_if_there_are_any():
     found = claims.answers({"small": pd.concat([exploratory, never]), "large": confirmatory})
     assert [line.partition(". AUROC")[0] for line in found] == [
         "- **Held.** d", "- **Did not hold.** b", "- **Undecided.** c", "- **Not measured yet.** 1 confirmatory claim"]
+    assert [line.partition(". AUROC")[0] for line in claims.answers({"large": confirmatory}, ["c", "other"])] == [
+        "- **Undecided.** c", "- **All 3 confirmatory claims.** Held: 1, did not hold: 1, undecided: 1"]
+    assert claims.answers({"large": confirmatory}, ["other"]) == claims.answers({"large": confirmatory})
     assert claims.answers({"small": never}) == ["- **Not measured yet.** 1 confirmatory claim"]
     counted = confirmatory[confirmatory["claim"] == "d"].assign(value=0.0, low=np.nan, high=np.nan, n=1, seeds=1)  # without an interval
     assert claims.answers({"large": counted}) == ["- **Held.** d. AUROC, ANL minus plain: 0 (`large`)"]

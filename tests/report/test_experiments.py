@@ -185,7 +185,7 @@ def test_provenance_and_settings_that_differ_are_shown(project, page):
     assert line.startswith("*Profile `small`") and "seeds 0" in line and "dvc repro notebook@step_t" in line and "\n" not in line
 
 
-def perturbed(config, name="main"):
+def perturbed(config, name="main", *, seeds):
     """Stands for scores of trained networks, which this test does not have."""
     scores = experiments.load_scores(config, name)
     views = [f"{kind}_{value:g}" for kind, values in config.evaluation.perturbations.items() for value in values[:2]]
