@@ -18,7 +18,7 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dis
          "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--virtual-time-budget=600000",
          "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr",
          "--allow-file-access-from-files"]  # lets the page below, not the book's, look into its frames
-PAGES = ["index.html", "method.html", "use.html", "pages/data.html", "architecture.html", "api.html", "pages/claims.html",
+PAGES = ["index.html", "method.html", "use.html", "pages/data.html", "library.html", "pages/claims.html",
          "pages/step_t.html"]
 SCRIPT = """
 const wait = (time) => new Promise((done) => setTimeout(done, time));

@@ -25,7 +25,6 @@ from anl.cli.console import (
 from anl.io import UserError, pick, reason, write_text
 
 CELL_TIMEOUT = 12 * 3600  # seconds; a notebook's cell may have to train detectors first
-REFERENCES = ("caltech", "cifake")  # profiles with committed results, the columns of the README's table
 REGISTERED = "registered.json"  # confirmatory claims at the time when a profile's test images were first scored
 STAGES = ("prior", "generator", "benchmark", "train", "score", "claims")  # whose inputs must not change meanwhile
 MISTAKES = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ENAMETOOLONG)
@@ -208,9 +207,8 @@ def claims(ctx: typer.Context,
         return int(bool(problems))
     ledger.write_ledger(path, found)
     if readme:
-        paths = {name: Path(config.run.results, name, "claims.csv") for name in REFERENCES}
-        ledgers = {name: ledger.read_ledger(path) for name, path in paths.items() if path.is_file()}
-        ledger.fill_readme("README.md", ledgers or {config.profile: found}, [claim.id for claim in registered if claim.headline])
+        headline = [claim.id for claim in registered if claim.headline]
+        ledger.fill_readme("README.md", ledger.read_ledgers(config.run.results, config.profile), headline)
 
 
 @app.command()
