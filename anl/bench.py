@@ -1,7 +1,7 @@
-"""`anl bench`: what the method, its rivals and the pipeline cost on this machine, as one JSON file.
+"""`anl bench`: measure what the method, its baselines and the pipeline cost on this machine, as one JSON file.
 
-Every section measures the functions that the pipeline runs, with made-up images and untrained networks: times do not depend
-on weights. What is compared takes turns in one run, and its ratio is reported with quartiles over the rounds.
+Every section measures the functions that the pipeline runs, with synthetic images and untrained networks, because times do
+not depend on weights. Calls that are compared take turns in one run. Their ratios are reported with quartiles over the rounds.
 """
 
 import contextlib
@@ -40,13 +40,13 @@ from anl.training.targets import compute_targets, make_target
 
 __all__ = ["SECTIONS", "bench", "operations", "plan", "read_bench", "stable_diffusion_operations", "untrained"]
 
-LARGE, LARGE_BATCH = 64, 8  # above so many pixels on a side, a training step has 8 images
+LARGE, LARGE_BATCH = 64, 8  # above LARGE pixels on a side, the training batch size is LARGE_BATCH
 # not aeroblade, which runs every autoencoder; the others run the plain detector at inference
 PEERS = ("npr", "srm", "spectrum", "dnf", "lare", "dire", "distildire", "univfd")
 TARGETS = ("highpass", "wavelet", "random", "noised", "multistep", "error")
 MANIFEST_ROWS = 1_000_000
 GENERATORS = np.array(["real", "adm", "sd14", "biggan", "midjourney"])
-BACKWARD = 3  # operations of a training step over those of a forward pass: gradients of inputs and of weights cost one each
+BACKWARD = 3  # ratio of operations, training step to forward pass: gradients of inputs and of weights cost a forward pass each
 
 
 def bench(config, out="results/bench.json", *, sections=None, repeats=None, backbone=None, size=None, quick=False):
@@ -56,22 +56,22 @@ def bench(config, out="results/bench.json", *, sections=None, repeats=None, back
     ----------
     config : anl.config.Config
     out : path-like
-        The JSON file. Sections that are not measured now stay as they are in it.
+        The JSON file. Its other sections are kept.
     sections : list of str, optional
         Some of `SECTIONS`; default: all, or those of `OF_BACKBONE` if `backbone` or `size` is given.
     repeats : int, optional
         Timed rounds, at least 2; default: each section's own number.
     backbone : str, optional
-        Another timm model, at its stride of 32 pixels.
+        Another timm model, with a stride of 32 pixels.
     size : int, optional
         Another image size. The section is then stored under a name such as `training@resnet50-224`.
     quick : bool
-        Measure on tiny inputs, to see that everything runs.
+        Measure on tiny inputs, to check that everything runs.
 
     Returns
     -------
     dict
-        Section -> rows (a list of dicts), machine and seconds, ...; of the sections measured now.
+        Section measured now -> rows (a list of dicts), machine, seconds and settings.
 
     Raises
     ------
@@ -105,14 +105,14 @@ def bench(config, out="results/bench.json", *, sections=None, repeats=None, back
                 "rows": table.to_dict("records"), "machine": machine, "quick": quick, "profile": config.profile,
                 "backbone": config.detector.backbone, "size": config.benchmark.size, "batch_size": config.training.batch_size,
                 "precision": accelerator.mixed_precision, "seconds": time.perf_counter() - started}
-            write_json(out, (read_json(out) if Path(out).is_file() else {}) | measured)  # a run cut short keeps what it has
+            write_json(out, (read_json(out) if Path(out).is_file() else {}) | measured)  # kept if a later section fails
     finally:
         torch.use_deterministic_algorithms(deterministic)
     return measured
 
 
 def read_bench(path="results/bench.json"):
-    """What was measured: dict section -> DataFrame, whose `attrs` hold the machine and the rest; {} if there is no file."""
+    """Read measurements: dict section -> DataFrame, whose `attrs` hold the machine and the settings; {} if there is no file."""
     found = {}
     for name, section in (read_json(path) if Path(path).is_file() else {}).items():
         found[name] = pd.DataFrame(section.pop("rows"))
@@ -121,7 +121,7 @@ def read_bench(path="results/bench.json"):
 
 
 def operations(config):
-    """Parameters and multiply-adds of the section `inference`, counted now: `anl.evaluation.cost.count_table`."""
+    """Count parameters and multiply-adds of the networks of section `inference`; see `anl.evaluation.cost.count_table`."""
     return cost.count_table(cost.inference_forms(_forms(config)), config.benchmark.size, baselines=("bare", "plain"))
 
 
@@ -130,7 +130,7 @@ def stable_diffusion_operations(size):
     with torch.device("meta"), torch.no_grad():
         encoder = AutoencoderKL(block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
                                 up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2)
-        unet = UNet2DConditionModel(cross_attention_dim=768)  # the other sizes are diffusers' defaults
+        unet = UNet2DConditionModel(cross_attention_dim=768)  # all other sizes are diffusers' defaults
         with FlopCounterMode(display=False) as counter:
             latent = encoder.encode(torch.zeros(1, 3, size, size)).latent_dist.mode()
             unet(latent, torch.zeros(1), torch.zeros(1, 77, 768))
@@ -138,21 +138,21 @@ def stable_diffusion_operations(size):
 
 
 def plan(config, prior_operations, rate):
-    """What the trainings of a profile would cost, from counted operations: no time is measured.
+    """Estimate the cost of training all runs of a profile from counted operations. No time is measured.
 
     Parameters
     ----------
     config : anl.config.Config
     prior_operations : int
-        Multiply-adds of the prior for one image, whose prediction is computed for every image of every batch (no cache).
+        Multiply-adds of the prior for one image. The prior is assumed to run on every image of every batch (no cache).
     rate : float
-        Multiply-adds a second that one GPU sustains.
+        Multiply-adds per second that one GPU sustains.
 
     Returns
     -------
     DataFrame
-        A row per experiment, in which a run counts once, where it comes first: runs, images (read in training), and hours of
-        one GPU for detector and prior.
+        experiment, runs, images (read in training), detector_hours and prior_hours (of one GPU). A run that several
+        experiments share counts in the first of them only.
     """
     table, known, forward = [], set(), {}
     for name in config.experiments:
@@ -176,7 +176,7 @@ def plan(config, prior_operations, rate):
 
 @dataclass(frozen=True)
 class Settings:
-    """What a section measures with."""
+    """Inputs of a section."""
 
     config: Config
     accelerator: object
@@ -188,7 +188,7 @@ class Settings:
         return self.accelerator.device
 
     def few(self, usual, quick):
-        """`usual`, or what replaces it in a quick run."""
+        """`usual`, or in a quick run `quick`."""
         return quick if self.quick else usual
 
     def timing(self, rounds, *bases):
@@ -198,7 +198,7 @@ class Settings:
 
 # ---- the method --------------------------------------------------------------------------------------------------------
 def untrained(config, noise=True, attention=None):
-    """The untrained detector of a configuration, whose noise targets are those of a prior of pixels."""
+    """The untrained detector of a configuration, for noise targets of a prior that works on pixels."""
     method = config.method
     return Detector(**config.detector.model_dump(exclude={"pretrained"}), size=config.benchmark.size, noise=noise,
                     attention=(attention or method.attention) if noise else "none", detach=noise and method.detach,
@@ -214,20 +214,20 @@ def _forms(config):
 
 
 def _inference(settings):
-    """A forward pass of each form as a user runs it, over the bare backbone and over the plain detector."""
+    """A forward pass of each network in its inference form, relative to the bare backbone and to the plain detector."""
     forms = cost.inference_forms(_forms(settings.config))
     return cost.inference_table(forms, settings.config.benchmark.size, batch_sizes=settings.few((1, 64), (1,)),
                                 **settings.timing(20, "bare", "plain"))
 
 
 def _training(settings):
-    """One training step on a batch that is ready: forward pass, losses, backward pass, AdamW."""
+    """One training step on a batch in device memory: forward pass, losses, backward pass, AdamW."""
     calls = {name: _stepper(model, settings) for name, model in _forms(settings.config).items()}
     return cost.time_table(calls, **settings.timing(15, "bare", "plain"), images=settings.config.training.batch_size)
 
 
 def _stepper(model, settings):
-    """A call that does one training step of a detector."""
+    """A function that does one training step of a detector."""
     batch, size, device = settings.config.training.batch_size, settings.config.benchmark.size, settings.device
     generator, method = torch.Generator().manual_seed(0), settings.config.method
     model = model.train().to(device, memory_format=torch.channels_last)
@@ -248,7 +248,7 @@ def _stepper(model, settings):
 
 
 def _throughput(settings):
-    """`train_detector`, which cuts and processes its batches, and its step alone on a batch that is ready (`step`)."""
+    """`train_detector`, which includes loading and augmentation, and its step alone on a batch in device memory (`step`)."""
     config, steps = settings.config, settings.few(24, 2)
     step = _stepper(untrained(config), settings)
     calls = {"plain": lambda: _train(config, steps, settings.accelerator, noise=False),
@@ -257,7 +257,7 @@ def _throughput(settings):
 
 
 def _train(config, steps, accelerator, noise=True, seed=0):
-    """Train the configuration's detector for some steps on made-up pairs."""
+    """Train the configuration's detector for some steps on synthetic pairs."""
     data = _pairs(config.training.batch_size, config.benchmark.size, noise)
     training = config.training.model_copy(update={"steps": steps, "warmup_steps": 1, "pairs": 0})
     with contextlib.redirect_stderr(io.StringIO()):  # the progress bar
@@ -272,7 +272,7 @@ def _pairs(count, size, noise):
 
 
 def _pictures(count, size):
-    """Smooth random images with grain, uint8 (count, size, size, 3): they compress about as photographs do."""
+    """Smooth random images with grain, uint8 (count, size, size, 3). Their compressed size is similar to that of photographs."""
     rng, found = np.random.default_rng(0), np.empty((count, size, size, 3), np.uint8)
     for picture in found:
         coarse = Image.fromarray(rng.integers(40, 216, (8, 8, 3), np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
@@ -282,7 +282,7 @@ def _pictures(count, size):
 
 # ---- frozen models -----------------------------------------------------------------------------------------------------
 def _prior(config, device):
-    """The prior, untrained where the profile trains its own."""
+    """The prior; untrained if the profile trains it."""
     section = config.prior
     if section.source:
         return NoisePrior.load(section.source, device, section.precision, section.revision)
@@ -290,7 +290,7 @@ def _prior(config, device):
 
 
 def _targets(settings):
-    """Computing the noise targets of each kind, over the prior alone in a loop (`bare`) and over the method's target."""
+    """Computing noise targets of each kind, relative to calling the prior in a loop (`bare`) and to the method's target."""
     config, count, batch = settings.config, settings.few(128, 4), settings.config.run.batch_size
     prior, x = _prior(config, settings.device), images.to_tensor(_pictures(count, config.benchmark.size), settings.device)
     names = [str(row) for row in range(count)]
@@ -305,7 +305,7 @@ def _targets(settings):
 
 
 def _peers(settings):
-    """Published methods at inference, the frozen models that they call included, over the bare backbone and the method."""
+    """Published methods at inference, with the frozen models that they call, relative to the bare backbone and the method."""
     config, size, device = settings.config, settings.config.benchmark.size, settings.device
     forms, detector = _forms(config), config.detector.model_dump() | {"pretrained": False}
     models = cost.inference_forms({"bare": forms["bare"], "plain": forms["plain"], "anl": untrained(config)})
@@ -324,7 +324,7 @@ def _peers(settings):
 
 @torch.no_grad()
 def _calls(model, unet, size, device):
-    """How often a model calls the prior for one image."""
+    """Number of calls of the prior by a model, for one image."""
     calls = []
     hook = unet.register_forward_hook(lambda *_: calls.append(1))
     model(torch.zeros(1, 3, size, size, device=device))
@@ -334,7 +334,7 @@ def _calls(model, unet, size, device):
 
 # ---- the pipeline ------------------------------------------------------------------------------------------------------
 def _scoring(settings):
-    """Scoring image files, over the slower of decoding them and of the network on tensors."""
+    """Scoring image files, relative to the slower one of decoding the files and running the network on tensors."""
     size, batch = settings.config.benchmark.size, settings.config.run.batch_size
     network = untrained(settings.config).for_inference().to(settings.device, memory_format=torch.channels_last)
     pictures = _pictures(settings.few(512 if size <= LARGE else 64, 8), size)
@@ -356,7 +356,7 @@ def _scoring(settings):
 
 
 def _jobs(settings):
-    """Two runs of `anl train` by one job and by two, which have one thread each; the start of Python is included."""
+    """Training two runs with one job and with two jobs of one thread each, including the start of Python."""
     steps = settings.few(120, 2)
     config = settings.config.override(training={"steps": steps, "warmup_steps": 1}, experiments={"bench": {"variants": {"anl": {}}}})
 
@@ -371,12 +371,12 @@ def _jobs(settings):
 
 
 def _train_only(config, seed, folder):
-    """A training of `_jobs`, whose weights are not kept."""
+    """One training of `_jobs`; its weights are not saved."""
     _train(config, config.training.steps, make_accelerator(config.training.precision), seed=seed)
 
 
 def _processes(settings):
-    """`train_detector` in one process of one thread, in two that share it (gloo), and in one of two threads."""
+    """`train_detector` in one process with one thread, in two processes that share it (gloo), and in one with two threads."""
     steps = settings.few(40, 2)
 
     def seconds(count, threads):
@@ -390,7 +390,7 @@ def _processes(settings):
 
 
 def _share(config, steps, rank, count, threads, folder):
-    """One of `count` CPU processes that share a training: its seconds, without those of its start."""
+    """Body of one of `count` CPU processes that share a training. Returns its seconds, without those of its start."""
     torch.set_num_threads(threads)
     if count > 1:  # the environment that `accelerate launch` sets
         os.environ.update({"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
@@ -408,25 +408,25 @@ def _share(config, steps, rank, count, threads, folder):
 
 
 def _in_turns(calls, settings, count):
-    """The table of calls that take turns and return their own seconds."""
+    """The table of `cost.ratios` for calls that return their seconds; the calls take turns."""
     rounds = [{name: call() for name, call in calls.items()} for _ in range(settings.repeats or settings.few(3, 1))]
     return cost.ratios({name: np.array([seconds[name] for seconds in rounds]) for name in calls}, ["one"], count)
 
 
 def _manifest(settings):
-    """Reading and filtering a manifest of a million rows: seconds, and memory that is added at most."""
+    """Reading and filtering a manifest of a million rows: seconds, and peak of the additional memory."""
     count = settings.few(MANIFEST_ROWS, 2000)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "manifest.parquet"
         with manifest.writer(path, folder) as append:
             for start in range(0, count, manifest.ROW_GROUP):
                 append(_manifest_rows(start, min(manifest.ROW_GROUP, count - start)))
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # memory of another process
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # in a new process, to measure its memory
             return pd.DataFrame(pool.submit(_use_manifest, path, settings.timing(3)["repeats"]).result())
 
 
 def _manifest_rows(start, count):
-    """Made-up rows, half of them real."""
+    """Synthetic rows, half of them real."""
     rng = np.random.default_rng(start)
     label, side, digests = rng.integers(0, 2, count), rng.choice([128, 256, 512], count), rng.bytes(32 * count).hex()
     generator = GENERATORS[np.where(label == 1, rng.integers(1, len(GENERATORS), count), 0)]
@@ -456,7 +456,7 @@ def _use_manifest(path, repeats):
 
 
 def _memory_mb(reset=False):
-    """Largest resident memory since the last reset, MiB; NaN where the system does not tell (Linux does)."""
+    """Peak resident memory since the last reset, MiB; NaN if the system does not report it (Linux does)."""
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -468,7 +468,7 @@ def _memory_mb(reset=False):
 
 # ---- the machine -------------------------------------------------------------------------------------------------------
 def _machine(device):
-    """What the times depend on. `load`: processes per core that wanted to run in the minute before the measurement."""
+    """Properties of the machine that times depend on. `load` is the load average of the last minute, per core."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

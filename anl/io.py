@@ -1,4 +1,4 @@
-"""The edge to the system: atomic files, JSON, hashes, cores and memory, and the error that a user reads."""
+"""Atomic files, JSON, hashes, processor cores, and the error that a user reads."""
 
 import contextlib
 import errno
@@ -22,25 +22,25 @@ class UserError(Exception):
 
 
 def reason(problem, most=120):
-    """Another library's error as part of a UserError's line: at most `most` printable characters."""
+    """Message of another library's error, shortened for use in a UserError: one line of at most `most` printable characters."""
     words = printable(" ".join(str(problem).split()))
     return words[:most] or type(problem).__name__
 
 
 def printable(text):
-    """Text that any terminal and file takes: control characters and undecodable bytes escaped."""
+    """`text` with control characters and undecodable bytes escaped, so that any terminal or file can show it."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def suggestion(name, known):
-    """A hint for an unknown name: the nearest known one, or all."""
+    """A hint for an unknown name: the most similar known name, or all of them."""
     known = [str(one) for one in known if one]
     close = get_close_matches(str(name), known, 1)
     return f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(known)}" if known else "none are here"
 
 
 def pick(what, name, known):
-    """`name` if it is known. Raises UserError with a suggestion."""
+    """Return `name` if it is in `known`. Otherwise raise UserError with a suggestion."""
     if name not in known:
         raise UserError(f"there is no {what} '{name}'; {suggestion(name, known)}")
     return name
@@ -85,7 +85,7 @@ def atomic_folder(path, *, replace=False):
     path : path-like
         The folder to create.
     replace : bool
-        Whether an existing folder is replaced. Only for folders that the project itself made: the old content is lost.
+        Whether an existing folder is replaced. Only for folders that the project made, because the old content is lost.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def atomic_folder(path, *, replace=False):
 
 @contextlib.contextmanager
 def _disk_errors(path):
-    """A full disk or a folder that cannot be written, as one line that names `path`."""
+    """Turn the error of a full disk or of a folder that cannot be written into a UserError that names `path`."""
     try:
         yield
     except OSError as problem:
@@ -139,7 +139,7 @@ def write_json(path, value):
 
 
 def read_json(path, fix="run `dvc repro`"):
-    """Read a JSON file. Raises UserError, which tells the reader to `fix` it, if it is missing or broken."""
+    """Read a JSON file. Raises UserError, whose message contains the advice `fix`, if it is missing or broken."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -149,7 +149,7 @@ def read_json(path, fix="run `dvc repro`"):
 
 
 def rounded(value, digits=6):
-    """Floats rounded to `digits` significant digits, numpy values as Python's, NaN as None."""
+    """Round floats to `digits` significant digits; numpy values become Python values, NaN becomes None."""
     if isinstance(value, dict):
         return {str(key): rounded(item, digits) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

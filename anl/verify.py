@@ -1,7 +1,8 @@
 """Run stages of the pipeline again in a temporary clone, and compare their outputs with those that were committed.
 
-An output is compared with its bytes in git, or with the hash in dvc.lock. If neither is known of any chosen output, two
-clones are run and compared with each other: the code then gives the same results twice, which may still be wrong ones.
+An output is compared with its bytes in git, or with its hash in dvc.lock. If neither exists for any of the outputs, the stages
+are run in two clones, which are compared with each other. This shows that the results are reproducible, not that they are
+correct.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ COLUMNS = ["stage", "output", "compared with", "verdict", "note", "seconds"]
 
 
 class Stage(NamedTuple):
-    """A stage of dvc.yaml. kept: DVC keeps its outputs, so that they can be pulled; needs: names of stages."""
+    """A stage of dvc.yaml. kept: DVC stores its outputs, which can be pulled; runs: it has a command; needs: stage names."""
 
     name: str
     outs: tuple
@@ -48,13 +49,13 @@ def verify(stages=(), *, root=".", profile=None, keep=None, dirty=False, relativ
     ----------
     stages : sequence of str
         Names in dvc.yaml, with or without their key (`train`, `train@main`). Default: all whose outputs DVC does not
-        keep. Stages that they need are run as well, or pulled if DVC keeps their outputs.
+        store. Stages that they need are run as well, or pulled if DVC stores their outputs.
     profile : str, optional
-        Activated in the clone; default: the committed params.yaml.
+        Profile that is activated in the clone; default: the committed params.yaml.
     keep : path-like, optional
-        Folder to work in, which stays; a second call continues there.
+        Folder to work in. It is not deleted, and a second call continues there.
     dirty : bool
-        Include uncommitted changes of tracked files, which are otherwise refused.
+        Include uncommitted changes of tracked files. Without it they raise an error.
     relative, absolute : float
         Numbers may differ by `absolute + relative * |old|`.
     say : callable
@@ -68,7 +69,7 @@ def verify(stages=(), *, root=".", profile=None, keep=None, dirty=False, relativ
     Raises
     ------
     UserError
-        If there is no repository or commit, a stage is unknown, or inputs cannot be pulled.
+        If there is no repository or commit, there are uncommitted changes, a stage is unknown, or inputs cannot be pulled.
     """
     commit = _commit(Path(root), dirty)
     with _workplace(keep, f"{commit} {profile}") as (place, done):
@@ -111,8 +112,8 @@ def verify(stages=(), *, root=".", profile=None, keep=None, dirty=False, relativ
 def conclusion(table):
     """(worst verdict, whether the results are confirmed).
 
-    Weights and scores of another kind of processor are other numbers: they pass if result tables made from them were
-    compared too and are within their intervals.
+    Another kind of processor gives other weights and scores. They pass if result tables made from them were compared, too,
+    and are within their intervals.
     """
     found = set(table["verdict"])
     worst = max(found, key=ORDER.index, default=NOTHING)
@@ -123,7 +124,7 @@ def conclusion(table):
 def compare(old, new, relative=1e-3, absolute=1e-4):
     """Compare two files or folders; returns (verdict, note).
 
-    Tables are equal if all numbers are within the tolerance; if they have intervals, estimates must lie in the old one.
+    Numbers of tables must be within the tolerance. An estimate with an interval must be within the old interval.
     """
     old, new = Path(old), Path(new)
     if not new.exists():
@@ -161,7 +162,7 @@ def _read_tensors(path):
 def _compare_tables(old, new, relative, absolute):
     if list(old) != list(new) or len(old) != len(new):
         return DIFFERENT, f"{len(old)} x {old.shape[1]} cells, now {len(new)} x {new.shape[1]}, or other columns"
-    verdict, note, skipped = TOLERATED, "", {"sha256"}  # of weights
+    verdict, note, skipped = TOLERATED, "", {"sha256"}  # the hash of weights
     for estimate, low, high in ESTIMATES:
         if {estimate, low, high} <= set(old):
             slack = absolute + relative * old[estimate].abs()
@@ -233,7 +234,7 @@ def choose(pipeline, names=()):
 
 
 def _hashes(lock):
-    """{path: hash} of the outputs in a dvc.lock, or nothing if it is None or not there."""
+    """{path: hash} of the outputs in the file dvc.lock; {} if `lock` is None or does not exist."""
     try:
         stages = yaml.safe_load(lock.read_text("utf-8"))["stages"] if lock and lock.is_file() else {}
         return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", ()) if "md5" in out}
@@ -251,7 +252,7 @@ def _pull(clone, names, done):
 
 
 def _run(clone, stage, before):
-    """Run one stage whatever DVC knows about it; {"problem": a line or "", "seconds": ...}."""
+    """Run one stage even if DVC considers it up to date; return {"problem": one line or "", "seconds": ...}."""
     if failed := next((need for need in stage.needs if before.get(need, {}).get("problem")), None):
         return {"problem": f"needs {failed}", "seconds": 0.0}
     started, log = time.monotonic(), clone.with_name(f"{clone.name}-{stage.name.replace('/', '_')}.log")
@@ -263,7 +264,7 @@ def _run(clone, stage, before):
 
 
 def _dvc(clone, log, *words):
-    """Run DVC in a clone; returns its status. What it started ends with this process."""
+    """Run DVC in a clone; return its exit status. If this process is interrupted, DVC and its child processes are killed."""
     cache = clone / ".cache"
     folders = {f"DVC_{name}_DIR": str(cache / name.lower())
                for name in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE")}
@@ -284,7 +285,7 @@ def _dvc(clone, log, *words):
 # ---- clones ----------------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def _workplace(keep, key):
-    """(folder, what was done there before): `keep`, or a temporary one, which is removed."""
+    """Yield (folder, steps already done there). The folder is `keep`, or a temporary one that is removed afterwards."""
     folder = Path(keep).absolute() if keep else Path(tempfile.mkdtemp(prefix="anl-verify-"))
     done = read_json(folder / STATE) if (folder / STATE).is_file() else {"key": key}
     if (folder.exists() and any(folder.iterdir()) and not (folder / STATE).is_file()) or done.get("key") != key:
@@ -299,9 +300,9 @@ def _workplace(keep, key):
 
 
 def _commit(root, dirty):
-    """The commit to verify; with uncommitted changes, one that holds them."""
+    """The commit to verify; with `dirty` and uncommitted changes, a commit that contains them."""
     head = _git(root, "rev-parse", "--verify", "HEAD", fix="run this in a git repository with a commit")
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no", fix="repair the repository").splitlines()
     if not changes:
         return head
     if not dirty:
@@ -311,11 +312,12 @@ def _commit(root, dirty):
 
 
 def _clone(root, clone, commit, profile, done):
-    """A clone with its own, empty DVC cache; one that is complete already stays as it is."""
+    """Path of a clone with a separate, empty DVC cache. A clone that is already complete is reused."""
     if not done.get(f"{clone.name} cloned"):
         shutil.rmtree(clone, ignore_errors=True)
-        _git(clone.parent, "clone", "--quiet", "--shared", "--no-checkout", str(Path(root).resolve()), str(clone))
-        _git(clone, "checkout", "--quiet", "--detach", commit)
+        fix = "free some disk, or give another folder with --keep"
+        _git(clone.parent, "clone", "--quiet", "--shared", "--no-checkout", str(Path(root).resolve()), str(clone), fix=fix)
+        _git(clone, "checkout", "--quiet", "--detach", commit, fix=fix)
         if not (clone / "dvc.yaml").is_file():
             raise UserError("git holds no dvc.yaml here; run this in the repository's root")
         if profile:  # by the clone's own code
@@ -326,7 +328,7 @@ def _clone(root, clone, commit, profile, done):
 
 
 def _committed(clone, place, out):
-    """Path of a copy of a file as git holds it; None if it does not."""
+    """Path of a copy of a file as committed in git; None if it is not in git."""
     done = subprocess.run(["git", "-C", str(clone), "cat-file", "blob", f"HEAD:{out}"], capture_output=True,
                           check=False)
     path = place / "committed" / out
@@ -337,7 +339,7 @@ def _committed(clone, place, out):
     return None
 
 
-def _git(folder, *words, fix=""):
+def _git(folder, *words, fix):
     done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"git {words[0]}: {reason(done.stderr, 160)}; {fix}")

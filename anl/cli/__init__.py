@@ -1,4 +1,4 @@
-"""The command line: every command is a library call. Libraries are imported by the commands, so that help is fast."""
+"""The command line: every command is a library call. Commands import libraries when they run, so that help is fast."""
 
 import errno
 import os
@@ -26,7 +26,8 @@ from anl.io import UserError, pick, reason, write_text
 
 CELL_TIMEOUT = 12 * 3600  # seconds; a notebook's cell may have to train detectors first
 REGISTERED = "registered.json"  # confirmatory claims at the time when a profile's test images were first scored
-STAGES = ("prior", "generator", "benchmark", "train", "score", "claims")  # whose inputs must not change meanwhile
+STAGES = ("prior", "generator", "benchmark", "train", "score", "claims")  # commands whose inputs must not change while they run
+# errors of paths and permissions, which the user can correct
 MISTAKES = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ENAMETOOLONG)
 
 app = typer.Typer(add_completion=False, help="Attention-guided Noise Learning, end to end. Run every command from the "
@@ -116,7 +117,7 @@ def train(ctx: typer.Context, experiment: str = EXPERIMENT,
           jobs: int = typer.Option(None, min=0, help="Trainings at a time, 0: in this process. Default: run.jobs, or "
                                    "one per core (on a GPU: 1). Weights do not depend on it."),
           seeds: str = typer.Option(None, metavar="S,S,...", help="Train these seeds only.")):
-    """Train what is missing of an experiment. Under `accelerate launch` the processes share each training."""
+    """Train the missing runs of an experiment. Under `accelerate launch` the processes share each training."""
     config, chosen = configuration(ctx), parse_seeds(seeds)
     pick("experiment", experiment, config.experiments)
     from anl.training import experiments  # without torch: mistakes and finished runs are found at once
@@ -186,7 +187,7 @@ def notebook(ctx: typer.Context, name: str = typer.Argument(metavar="NAME", help
 def claims(ctx: typer.Context,
            check: bool = typer.Option(False, "--check", help="Write nothing; exit with status 1 if the committed "
                                       "ledger has another verdict, or an interval that excludes the new value."),
-           readme: bool = typer.Option(False, "--readme", help="Fill the README's table from the reference ledgers.")):
+           readme: bool = typer.Option(False, "--readme", help="Fill in the README's answers from the ledgers of all profiles.")):
     """Decide the registered claims from the result tables, by the rules of claims.yaml."""
     import io
 
@@ -213,16 +214,17 @@ def claims(ctx: typer.Context,
 
 @app.command()
 def verify(ctx: typer.Context,
-           stages: list[str] = typer.Argument(None, metavar="STAGE...", help="Of dvc.yaml, with what they need; "
-                                              "default: all whose outputs DVC does not keep."),
-           keep: Path = typer.Option(None, metavar="DIR", help="Work in this folder and leave it; continues there."),
+           stages: list[str] = typer.Argument(None, metavar="STAGE...", help="Stages of dvc.yaml, run with those "
+                                              "they need; default: all whose outputs DVC does not keep."),
+           keep: Path = typer.Option(None, metavar="DIR", help="Work in this folder and keep it; a later run continues there."),
            dirty: bool = typer.Option(False, "--dirty", help="Include uncommitted changes of tracked files."),
            relative: float = typer.Option(1e-3, min=0, help="Relative tolerance of numbers."),
            absolute: float = typer.Option(1e-4, min=0, help="Absolute tolerance, added to it.")):
     """Run stages again in a temporary clone and compare their outputs with the committed ones.
 
-    Outputs are equal bit for bit, or their numbers are within the tolerance or the committed intervals. What is not
-    committed is compared with dvc.lock; where neither is known, stages are run twice. Exit status 1: something differs.
+    Outputs match if they are equal bit for bit, or if their numbers are within the tolerance or the committed intervals.
+    Outputs that are not committed are compared with dvc.lock; if that lacks them too, stages run twice and are compared with
+    each other. Exit status 1: something differs.
     """
     from anl import verify as module
 
@@ -246,10 +248,10 @@ def detect(paths: list[str] = typer.Argument(None, metavar="PATH...", help="File
                                         "hf://OWNER/NAME with --revision; default: models/detector."),
            revision: str = REVISION,
            form: Literal["table", "json", "csv"] = typer.Option("table", "--format", help="`json`: an object a line."),
-           resume: str = typer.Option(None, metavar="FILE", help="Append JSON lines to it; skip what is in it."),
+           resume: str = typer.Option(None, metavar="FILE", help="Append JSON lines to this file; skip images already in it."),
            maps: str = typer.Option(None, "--map", metavar="DIR", help="Write an evidence map of each image into this folder."),
            recursive: bool = typer.Option(True, help="Search folders in folders."),
-           explain: bool = typer.Option(False, "--explain", help="What the detector is, its errors and limits."),
+           explain: bool = typer.Option(False, "--explain", help="Print what the detector is, its errors and limits."),
            device: str = typer.Option(None, help="cpu or cuda; default: cuda if there is one."),
            batch_size: int = typer.Option(32, min=1, help="Crops computed at once."),
            workers: int = typer.Option(2, min=1, help="Threads that decode.")):
@@ -264,13 +266,13 @@ def detect(paths: list[str] = typer.Argument(None, metavar="PATH...", help="File
 
 @app.command()
 def export(ctx: typer.Context,
-           source: str = typer.Argument(None, metavar="RUN", help="A run's folder, an experiment, of which the "
-                                        "best run on validation images is taken, a packaged detector's folder, or "
+           source: str = typer.Argument(None, metavar="RUN", help="A run's folder, an experiment (exports its "
+                                        "best run on validation images), a packaged detector's folder, or "
                                         "hf://OWNER/NAME; default: models/detector."),
            to: Literal["folder", "onnx", "demo"] = typer.Option("folder", help="`folder`: for `anl detect`."),
            out: str = typer.Option(None, metavar="OUT", help="What to write: a folder, or FILE.onnx."),
            replace: bool = typer.Option(False, "--replace", help="Replace a packaged detector in OUT."),
-           licence: str = typer.Option(None, help="Of the weights, one sentence."), revision: str = REVISION,
+           licence: str = typer.Option(None, help="Licence of the weights, one sentence."), revision: str = REVISION,
            int8: bool = typer.Option(False, "--int8", help="Store an ONNX file's weights in eight bits.")):
     """Package a trained run for `anl detect`, or write a detector as ONNX or as the book's demo."""
     if out is None and to != "demo":
@@ -285,12 +287,12 @@ def export(ctx: typer.Context,
 
 @app.command()
 def bench(ctx: typer.Context,
-          only: list[str] = typer.Option(None, metavar="SECTION", help="Measure this; may be repeated. Default: all."),
+          only: list[str] = typer.Option(None, metavar="SECTION", help="Section to measure; may be repeated. Default: all."),
           repeats: int = typer.Option(None, min=2, help="Rounds; default: each section's number."),
           backbone: str = typer.Option(None, help="Another timm model."),
           size: int = typer.Option(None, metavar="PIXELS", min=16, help="Another image size."),
           quick: bool = typer.Option(False, "--quick", help="Tiny sizes, to see that it runs."),
-          out: str = typer.Option("results/bench.json", metavar="FILE", help="Keeps what is not measured now.")):
+          out: str = typer.Option("results/bench.json", metavar="FILE", help="Results; those not measured now are kept.")):
     """Measure speed and memory of detectors, trainings and targets. For an idle machine."""
     from anl import bench as module
 
@@ -302,7 +304,7 @@ def bench(ctx: typer.Context,
 
 # ---- helpers ---------------------------------------------------------------------------------------------------------
 def launched():
-    """Whether `accelerate launch` or torchrun started this process, with others."""
+    """Whether this is one of several processes started by `accelerate launch` or torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
@@ -383,7 +385,7 @@ def _explanation(problem):
 def _edited(since):
     """The `anl` modules of this process, and params.yaml, if they changed after `since`.
 
-    DVC hashes a stage's inputs when it has ended, so it would record an edit during the run as what made the outputs.
+    DVC hashes a stage's inputs after the stage has ended: it would record a file edited during the run as an input of the run.
     """
     loaded = {module.__file__ for name, module in list(sys.modules.items())
               if name.startswith("anl.") and name != __name__ and getattr(module, "__file__", None)}

@@ -1,4 +1,4 @@
-"""What all commands share: the configuration that the command line describes, names, and tables on a terminal."""
+"""Shared by all commands: the configuration that the command line describes, paths of results, and tables on a terminal."""
 
 import sys
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from anl.io import UserError, identity, printable, write_text
 
-FREE = ("run.", "profile=", "training.checkpoint_seconds=")  # settings that decide no result
+FREE = ("run.", "profile=", "training.checkpoint_seconds=")  # settings that do not affect results
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def write_csv(path, table):
 
 
 def print_table(columns, rows):
-    """Print a table as wide as the terminal, or, into a file, as wide as its content. Without columns: no header."""
+    """Print a table, on a terminal as wide as the terminal, else as wide as its content. Without `columns` it has no header."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""`anl data`: public data sets, from the list of them to a manifest that was audited."""
+"""`anl data`: list, fetch, index and audit public data sets."""
 
 import dataclasses
 import json
@@ -29,10 +29,10 @@ def data_list(as_json: bool = typer.Option(False, "--json", help="Print all that
 
 @app.command("fetch")
 def data_fetch(name: str = typer.Argument(metavar="ID", help="A data set of `anl data list`."),
-               accept: bool = typer.Option(False, "--accept-licence", help="You read and accept licence and terms."),
+               accept: bool = typer.Option(False, "--accept-licence", help="You have read and accept the licence and terms."),
                source: Path = typer.Option(None, "--from", metavar="PATH", help="An archive, a folder of the archives, "
                                            "or a folder of the data (used where it is), instead of a download."),
-               to: Path = typer.Option(None, metavar="DIR", help="Its folder; default: data/sources/ID."),
+               to: Path = typer.Option(None, metavar="DIR", help="Destination; default: data/sources/ID."),
                revision: str = typer.Option(None, metavar="COMMIT", help="Another commit of a data set of the hub.")):
     """Show a data set's licence and terms and, with --accept-licence, fetch it. An interrupted download continues."""
     from anl.data import fetch, registry
@@ -113,10 +113,10 @@ def data_index(folder: Path = typer.Argument(metavar="FOLDER", help="The data se
 
 @app.command("audit")
 def data_audit(ctx: typer.Context,
-               manifest: Path = typer.Argument(None, help="Of `anl data index`; default: the profile's benchmark."),
+               manifest: Path = typer.Argument(None, help="Written by `anl data index`; default: the profile's benchmark."),
                out: Path = typer.Option(None, metavar="DIR", help="Default: MANIFEST.audit, or results/PROFILE/audit."),
                check: bool = typer.Option(False, "--check", help="Exit with status 1 if anything is suspect.")):
-    """What could separate the classes without a detector: formats, images that splits share, similar images."""
+    """Report what could separate the classes without a detector: formats, images shared by splits, similar images."""
     import pandas as pd
     from pyarrow import parquet as pq
 

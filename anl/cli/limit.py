@@ -1,4 +1,4 @@
-"""A configuration for a handful of images: what `anl --limit N` runs, to see whether a stage works."""
+"""The configuration of `anl --limit N`: a handful of images, to see whether a stage works."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ def limited(config, count, making=()):
     count : int
         At least 2.
     making : sequence of str
-        Which of the folders `benchmark.folder` and `run.models` are to be written: they get names with the limit. The
-        others are read under that name if it exists.
+        Which of the folders `benchmark.folder` and `run.models` the command writes: their names get the suffix `-limitN`.
+        The others are read from a folder with that suffix if it exists.
 
     Returns
     -------

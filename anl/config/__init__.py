@@ -45,12 +45,12 @@ __all__ = ["AUGMENTATIONS", "BASELINE_SETTINGS", "NETWORK_TARGETS", "PERTURBATIO
            "Config", "EvaluationConfig", "MethodConfig", "PriorConfig", "TrainingConfig", "activate", "load_config", "profiles"]
 
 PROFILES = Path(__file__).parents[1] / "profiles"
-FAMILY_SETTINGS = {  # that families of a kind of model must state
+FAMILY_SETTINGS = {  # kind of model -> settings that its families must have
     "pixel": ("strength", "inference_steps", "sampler"), "flow": ("strength", "inference_steps"),
     "latent": ("strength", "inference_steps", "sampler", "decoder"), "unconditional": ("inference_steps", "sampler")}
 NO_IDENTITY = ("profile", "seeds", "experiments", "run", "training.checkpoint_seconds", "evaluation.headline",
                "evaluation.target_fpr", "evaluation.bootstrap", "evaluation.perturbations", "evaluation.conditions",
-               "evaluation.pictures", "evaluation.most_pictures", "benchmark.test_sets")  # settings that decide no weights and no scores
+               "evaluation.pictures", "evaluation.most_pictures", "benchmark.test_sets")  # without effect on weights and scores
 SHORT_NAMES = {"method.step": "t", "method.loss_weight": "lambda"}  # other settings: the last part of their key
 
 
@@ -129,7 +129,7 @@ class Config(Section):
         need(not family.region or kind == "pixel", f"{key}.region", "needs a model of kind `pixel`")
 
     def override(self, **sections):
-        """A copy with some settings changed, `method={"step": 10}`, validated again. A mapping set to None is removed.
+        """A validated copy with some settings changed, for example `method={"step": 10}`. A mapping set to None is removed.
 
         A change to `method.target: none`, or to a baseline, resets the attention, the front end `noise` and the target,
         unless the change states them.
@@ -151,7 +151,7 @@ class Config(Section):
         """The variants of an experiment in the order of the profile: dict of str to Config, each with its seeds.
 
         A combination of `vary` is named by its settings, `t=1` or `t=1,lambda=0.3`; the plain detector is `plain`, and
-        a baseline has its own name. Settings without effect are not part of a name: a grid trains nothing twice.
+        a baseline is named by the baseline. Settings without effect are not part of a name, so no run of a grid is trained twice.
 
         Raises
         ------
@@ -175,10 +175,11 @@ class Config(Section):
         return found
 
     def identity(self):
-        """Hash of the settings that decide a run's weights and scores, without its seed.
+        """Hash of the settings that determine a run's weights and scores, without its seed.
 
-        Settings that have no effect on this variant are left out: a plain detector has the same identity at every step. So
-        are those at their default, so that a setting that a later edition adds, doing nothing by default, leaves runs valid.
+        Settings that have no effect on this variant are left out: a plain detector has the same identity at every step.
+        Settings at their default are left out, too, so that runs stay valid when a later version adds a setting whose
+        default changes nothing.
         """
         value = self.model_dump(mode="json", exclude_defaults=True)
         for key in (*NO_IDENTITY, *self._without_effect()):
@@ -188,7 +189,7 @@ class Config(Section):
 
     @property
     def priors(self):
-        """Names of the priors and denoisers that this variant asks: `prior`, and keys of `other_priors`."""
+        """Names of the priors and denoisers that this variant uses: `prior`, and keys of `other_priors`."""
         method, target = self.method, self.method.target
         needed = method.baseline not in ("", *PRIORLESS_BASELINES) or target not in ("none", *STEPLESS_TARGETS, *self.other_priors)
         other = method.second_prior if target == "ensemble" else target
@@ -229,16 +230,16 @@ def load_config(path="params.yaml", profile=None, overrides=()):
     Parameters
     ----------
     path : path-like
-        A YAML file. It may name a `base`: a packaged profile, or a file in the same folder without its `.yaml`.
+        A YAML file. Its key `base` may name a packaged profile, or a file in the same folder without the suffix `.yaml`.
     profile : str, optional
         The packaged profile to read instead of `path`.
     overrides : sequence of str
-        Settings to change, `"method.step=10"`; values are YAML.
+        Settings to change, such as `"method.step=10"`; values are YAML.
 
     Raises
     ------
     UserError
-        If the file is missing or not YAML, or a setting is unknown or invalid: one line with file, dotted key and fix.
+        If the file is missing or not YAML, or a setting is unknown or invalid. The message names file, dotted key and fix.
     """
     path = _profile_path(profile) if profile else Path(path)
     config = _build(_read(path), str(path))
@@ -250,7 +251,7 @@ def load_config(path="params.yaml", profile=None, overrides=()):
 
 
 def parse_settings(pairs):
-    """["steps=[1, 10]"] -> {"steps": [1, 10]}, values read as YAML. Raises UserError unless all are KEY=VALUE, each key once."""
+    """["steps=[1, 10]"] -> {"steps": [1, 10]}; values are YAML. Raises UserError if one is not KEY=VALUE or a key repeats."""
     found = {}
     for pair in pairs:
         key, equals, text = (part.strip() for part in pair.partition("="))
@@ -282,7 +283,7 @@ def activate(profile, path="params.yaml"):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, and no key may occur twice."""
+    """YAML loader that reads 1e-3 as a number and refuses duplicate keys."""
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -296,7 +297,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(
 
 
 def _profile_path(name, folder=None):
-    """The file of a profile: in `folder`, or packaged."""
+    """File of a profile: from `folder` if it is there, else packaged."""
     for place in (folder, PROFILES):
         if place and (path := Path(place) / f"{name}.yaml").is_file():
             return path
@@ -304,7 +305,7 @@ def _profile_path(name, folder=None):
 
 
 def _read(path, seen=()):
-    """The plain mapping of a file, merged into its bases."""
+    """The mapping in a YAML file, merged into those of its bases."""
     try:
         value = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError:
@@ -323,7 +324,7 @@ def _read(path, seen=()):
 
 
 def _merge(base, change, deep=True):
-    """`change` merged into `base`; a mapping that it sets to null is removed, and an experiment replaced as a whole."""
+    """`change` merged into `base`. A mapping that `change` sets to null is removed; an experiment is replaced as a whole."""
     merged = dict(base)
     for key, value in change.items():
         if value is None and isinstance(base.get(key), dict):
@@ -345,12 +346,12 @@ def _nested(changes, place):
             here = here.setdefault(parent, {})
             if not isinstance(here, dict):
                 raise UserError(f"{place}: '{key}' contradicts another setting; state one of them")
-        here[last] = copy.deepcopy(value)  # a later key may be stored inside it
+        here[last] = copy.deepcopy(value)  # a later key may be stored inside the value
     return whole
 
 
 def _build(value, origin):
-    """A Config, or one readable line for pydantic's first error."""
+    """A Config. Raises UserError with one readable line for the first error of pydantic."""
     try:
         return Config.model_validate(value)
     except ValidationError as problem:
@@ -371,7 +372,7 @@ def _build(value, origin):
 
 
 def _variant_name(config, changes):
-    """`t=1`, `plain`, `plain,pairs=60`: the settings of a variant that have an effect."""
+    """Name of a variant from the changes that have an effect, such as `t=1`, `plain` or `plain,pairs=60`."""
     settings, without, parts = config.model_dump(), config._without_effect(), []
     for key in changes:  # an entry that a variant removes is None
         value = functools.reduce(lambda place, name: place.get(name) if isinstance(place, dict) else None, key.split("."), settings)
@@ -388,7 +389,7 @@ def _variant_name(config, changes):
 
 
 def _text(value):
-    """Without loss: 0.3, 1 (also of 1.0), ddpm+flow."""
+    """A value as text in a variant's name, without rounding: 0.3, 1 (also for 1.0), ddpm+flow."""
     if isinstance(value, list):
         return "+".join(_text(item) for item in value)
     if isinstance(value, float):

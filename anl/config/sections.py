@@ -8,12 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from anl.io import suggestion
 
 DIFFUSION_STEPS = 1000
-NETWORK_TARGETS = ("denoiser", "blind_denoiser")  # networks trained for it: entries of `other_priors` with these names
+NETWORK_TARGETS = ("denoiser", "blind_denoiser")  # their networks are the entries of `other_priors` with these names
 STEPLESS_TARGETS = ("highpass", "random", "wavelet", "ffdnet", *NETWORK_TARGETS)
 TARGETS = ("none", "prior", "multistep", "ensemble", "noised", "error", "shuffled", *STEPLESS_TARGETS)
-TRAINING_ATTENTIONS = ("transfer", "erase", "spread")  # no part of the detector at inference
+TRAINING_ATTENTIONS = ("transfer", "erase", "spread")  # not used at inference
 TOKEN_ATTENTIONS = ("affinity", "relation", "relation_self", "relation_other")
-# the settings of `baselines` that a method reads; those that need no diffusion prior
+# baseline -> the settings of `baselines` that it reads; baselines that need no diffusion prior, then all
 PRIORLESS_BASELINES = {
     "blur_jpeg": ("strong_probability", "strong_blur", "strong_jpeg"), "find": ("noise_deviation",), "npr": (), "srm": (), "spectrum": (),
     "univfd": ("encoder",)}
@@ -44,7 +44,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class Section(BaseModel):
-    """A frozen mapping of known keys; values are not converted (`"3"` is not a number, `true` is not 1)."""
+    """A frozen mapping of known keys. Values are not converted: `"3"` is not a number, `true` is not 1."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -85,7 +85,7 @@ class DataConfig(Section):
 
 
 class FittingConfig(Section):
-    """Training of a generative model. Without `source` it is trained; 0 steps leave it at its initial weights."""
+    """Training of a generative model. A model without `source` is trained; 0 steps leave it at its initial weights."""
 
     source: str | None = None                   # a diffusers folder, a preset or a hub id
     revision: str | None = None                 # the commit of a hub id
@@ -109,9 +109,9 @@ class FittingConfig(Section):
 
 
 class PriorConfig(FittingConfig):
-    """A diffusion prior, or (objective) a denoiser of the same architecture for comparison."""
+    """A diffusion prior or, as `objective` says, a denoiser of the same architecture for comparison."""
 
-    precision: Precision = "bf16"               # of the prior's forward pass: part of a run's identity
+    precision: Precision = "bf16"               # of the prior's forward pass; part of a run's identity
     seed_offset: Count = 1
     objective: Literal["diffusion", "denoiser", "blind_denoiser"] = "diffusion"
     noise_step: Step = 100                      # denoiser: the only noise level; blind_denoiser: the highest one
@@ -130,7 +130,7 @@ class GeneratorConfig(FittingConfig):
 
 
 class FamilyConfig(Section):
-    """How a model regenerates an image. Families that share a model or a decoder are not disjoint."""
+    """How a model regenerates images. Families that share a model or a decoder are not disjoint."""
 
     model: str                                  # of `models`; `published`: the data set holds its images
     decoder: str | None = None                  # of `models`: the autoencoder that a latent model works in
@@ -138,11 +138,11 @@ class FamilyConfig(Section):
     strength: PositiveShare | None = None
     inference_steps: Positive | None = None
     region: list[PositiveShare] = []            # lowest and highest share of the image that is regenerated; [] = all
-    paired: bool = True                         # false: a sample that no real image corresponds to
+    paired: bool = True                         # false: samples that correspond to no real image
 
     @property
     def networks(self):
-        """Names of the trained models its images pass through."""
+        """Names of the trained models that its images pass through."""
         return frozenset(name for name in (self.model, self.decoder) if name)
 
 
@@ -154,15 +154,15 @@ class BenchmarkConfig(Section):
     manifest: str | None = None                 # index of the images; embedded: photographs, instead of data.card
     size: Annotated[int, Field(ge=16, multiple_of=16)]
     seen: Annotated[list[str], Field(min_length=1)]   # generators trained on
-    held_out: list[str] = []                    # embedded: generators that are validated on too, and never trained on
+    held_out: list[str] = []                    # embedded: generators used for validation, but not for training
     source: str | None = None                   # manifest: train on reals of this source only
     test_sets: dict[str, str] = {}              # name -> manifest of other data sets to score
     use: Counts                                 # real images of each split, at most
     patches: Counts = Counts(train=1, val=1, test=1)  # per photograph, at most
     least_std: Weight = 0.0                     # grey levels; flatter patches are left out
-    halve: bool = True                          # generators work at twice the size, and both classes are halved
-    shrink: list[PositiveShare] = []            # range of a random scale of both classes, before regeneration
-    encode: Annotated[list[Literal["png", "jpeg", "webp"]], Field(min_length=1)] = ["png"]  # one per pair, drawn
+    halve: bool = True                          # generators work at twice the size; images of both classes are then halved
+    shrink: list[PositiveShare] = []            # range of a random scale factor of both classes, applied before regeneration
+    encode: Annotated[list[Literal["png", "jpeg", "webp"]], Field(min_length=1)] = ["png"]  # one is drawn per pair
     encode_quality: list[Annotated[int, Field(ge=1, le=100)]] = [90, 90]
     val_share: Decay = 0.0                      # manifest without a validation split: share of the training images
     val_most: Count = 0                         # ... at most this many per class; 0 = no limit
@@ -181,7 +181,7 @@ class BenchmarkConfig(Section):
 
     @property
     def most(self):
-        """Real images that are used of each split, at most."""
+        """Maximum number of real images of each split."""
         return {split: min(count, self.limit or count) for split, count in self.use.model_dump().items()}
 
     @model_validator(mode="after")
@@ -198,7 +198,7 @@ class BenchmarkConfig(Section):
 class DetectorConfig(Section):
     backbone: str
     pretrained: bool = False
-    stride: Positive                            # pixels per feature: the deepest stage at most this coarse
+    stride: Positive                            # pixels per feature; the deepest stage with at most this stride is used
     stem_width: Positive
     patch: Positive                             # pixels on a side of a noise patch of the attention
     attention_dim: Positive
@@ -207,7 +207,7 @@ class DetectorConfig(Section):
 
 
 class MethodConfig(Section):
-    """What is learned. The last seven fields are parameters of single targets."""
+    """What is learned. Each of the last seven fields is a parameter of one target."""
 
     target: str                                 # of TARGETS or other_priors; none = plain detector
     step: Step
@@ -217,7 +217,7 @@ class MethodConfig(Section):
     noise_on: Literal["both", "real", "generated"] = "both"
     detach: bool = False
     front_end: Literal["image", "correction", "residual", "noise"] = "image"
-    consistent: bool = False                    # augmented images keep the noise target of the untouched image
+    consistent: bool = False                    # augmented images keep the noise target of the image without augmentation
     scale_images: Count = 0                     # training images that the target's scale is computed from; 0 = all
     baseline: Literal["", *BASELINE_SETTINGS] = ""
     multistep: Annotated[list[Positive], Field(min_length=1)] = [1, 2, 5]  # multiples of step
@@ -252,18 +252,18 @@ class TrainingConfig(Section):
     clip_norm: PositiveFloat
     precision: Precision
     augment_probability: Share
-    augmentations: Annotated[list[Literal[*AUGMENTATIONS]], Field(min_length=1)] = ["jpeg", "jpeg", "resize", "blur"]  # equally often
-    augment_most: Positive = 1                  # operations on one image, each further one with the same probability
+    augmentations: Annotated[list[Literal[*AUGMENTATIONS]], Field(min_length=1)] = ["jpeg", "jpeg", "resize", "blur"]  # uniform
+    augment_most: Positive = 1                  # most operations per image; each further one has the same probability
     jpeg_quality: list[Annotated[int, Field(ge=1, le=100)]]
     webp_quality: list[Annotated[int, Field(ge=1, le=100)]] = [60, 100]
-    scale_factor: list[Annotated[float, Field(ge=0.25, le=4)]] = [0.5, 1.5]   # with its change of the pixels' size
+    scale_factor: list[Annotated[float, Field(ge=0.25, le=4)]] = [0.5, 1.5]   # then cropped or padded to the original size
     sharpen_amount: list[Annotated[float, Field(ge=0, le=5)]] = [0.0, 1.0]
     noise_deviation: list[Annotated[float, Field(ge=0, le=64)]] = [0.0, 4.0]  # grey levels
     resize_scale: list[Annotated[float, Field(ge=0.1, le=1)]]
     blur_radius: list[Annotated[float, Field(ge=0, le=10)]]
-    compile: bool = False                       # by torch.compile; needs a C++ compiler on a CPU
-    accumulate: Positive = 1                    # parts that a batch is computed in
-    ema: Decay = 0.0                            # decay of the weights' exponential average; 0 = none
+    compile: bool = False                       # use torch.compile; needs a C++ compiler on a CPU
+    accumulate: Positive = 1                    # micro-batches per batch
+    ema: Decay = 0.0                            # decay of the exponential moving average of the weights; 0 = none
     flip: bool = False
     pairs: Count = 0                            # training pairs used; 0 = all
     validate_every: Count = 0                   # steps between validations; 0 = at the end only
@@ -298,7 +298,7 @@ class BaselinesConfig(Section):
 
 
 class ExperimentConfig(Section):
-    """Variants of the profile: all combinations of `vary`, then `variants`; both name settings by dotted keys."""
+    """Variants of the profile: all combinations of `vary`, then `variants`. Both name settings by dotted keys."""
 
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     variants: dict[str, dict[str, Any]] = {}
@@ -311,7 +311,7 @@ class ExperimentConfig(Section):
         return self
 
 
-# names of `anl.data.processing`, kind and strength, such as jpeg_90, or scale_0.5+jpeg_90 one after the other
+# names of `anl.data.processing`: kind and strength, such as jpeg_90; `+` joins a sequence, such as scale_0.5+jpeg_90
 Treatment = Annotated[str, Field(pattern=r"^[a-z]+_[0-9.]+(\+[a-z]+_[0-9.]+)*$")]
 
 Control = Literal["resize75", "blur", "jpeg96", "denoise"]
@@ -322,13 +322,13 @@ class EvaluationConfig(Section):
     headline: str                               # one of the views
     controls: list[Control]
     conditions: list[Control | Treatment] = [
-        "jpeg_90", "jpeg_75", "webp_80", "scale_0.5+jpeg_90"]  # of people's pictures, for a packaged detector; see `anl.data.processing`
+        "jpeg_90", "jpeg_75", "webp_80", "scale_0.5+jpeg_90"]  # treatments in which packaged detectors are evaluated
     target_fpr: Annotated[float, Field(gt=0, lt=0.5)]
     bootstrap: Annotated[int, Field(ge=20)]
     perturbations: dict[str, Annotated[list[float], Field(min_length=1)]] = {}
     mirrored: bool = False                      # a score is the mean over an image and its mirror image
-    pictures: dict[str, str] = {}               # name -> manifest of whole pictures, on which packaged detectors are compared
-    most_pictures: Positive = 100               # of each generator of a manifest, and photographs
+    pictures: dict[str, str] = {}               # name -> manifest of uncropped images, on which packaged detectors are compared
+    most_pictures: Positive = 100               # per generator of a manifest, and of photographs
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -345,7 +345,7 @@ class EvaluationConfig(Section):
 
 
 class RunConfig(Section):
-    """How and where the work is done; decides no result and is no part of an identity."""
+    """How and where the work is done. These settings affect no result and are not part of an identity."""
 
     models: str = "models"
     runs: str = "runs"
@@ -353,14 +353,14 @@ class RunConfig(Section):
     results: str = "results"
     cache: str = ".cache/anl"
     jobs: Count = 0                             # trainings at a time; 0 = one per core
-    processes: Count = 1                        # that share one training; 0 = one per GPU
+    processes: Count = 1                        # processes that share one training; 0 = one per GPU
     workers: Count = 0                          # threads that read images, and augment the next batch of a training
     batch_size: Positive = 64                   # of scoring and targets; scores do not depend on it
-    target_gigabytes: PositiveFloat = 200.0     # largest target cache; above, the prior is called for each batch
+    target_gigabytes: PositiveFloat = 200.0     # largest target cache; for larger targets the prior is called for each batch
 
 
 def need(condition, key, problem):
-    """Refuse a value; `anl.config` puts the key of the section before `key`."""
+    """Raise ValueError unless the condition holds. `anl.config` prepends the key of the section to `key`."""
     if not condition:
         raise ValueError(f"{key}|{problem}")
 

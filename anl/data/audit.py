@@ -1,6 +1,6 @@
 """Audit of a benchmark before any training: duplicates, shared images, formats that reveal the class, JPEG grids.
 
-Every function returns a tidy DataFrame; `findings` summarises what makes results suspect.
+The tables are tidy DataFrames; `findings` summarises what makes results suspect.
 """
 
 import numpy as np
@@ -47,8 +47,8 @@ def duplicates(rows):
 def near_duplicates(rows):
     """Pairs of different images that look alike and lie in different splits or classes.
 
-    A real image and its own regeneration (equal `pair`) are not listed. Of images with one perceptual hash, the first of
-    each split and class represents the others.
+    A real image and its own regeneration (equal `pair`) are not listed. Images with the same perceptual hash are
+    represented by the first one of each split, class and pair.
 
     Returns
     -------
@@ -86,17 +86,25 @@ def format_counts(rows):
 
 
 def format_probe(rows, seed=0):
-    """Accuracy of a classifier that sees metadata only: chance is 0.5, and anything above it is a leak.
+    """Balanced accuracy of a classifier that reads metadata only. Chance is 0.5; a higher value reveals a leak.
 
-    Gradient boosting, cross-validated with equal bytes and groups kept in one fold, each generator against the reals of
-    its `source_real` (all reals if it has none); at most PROBED images per class, drawn by `seed`. Feature set `declared`:
-    format, width, height and JPEG quality; `bytes`: these and bytes per pixel, which also follow from content.
+    Each generator is compared with the real images of its `source_real` (all real images if it has none). The classifier
+    is gradient boosting. It is cross-validated, and images with equal bytes or the same group stay in one fold. There are
+    two feature sets. `declared`: format, width, height and JPEG quality. `bytes`: these and bytes per pixel, which also
+    depend on the image's content.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Manifest rows.
+    seed : int
+        Decides which images are used if a class has more than PROBED.
 
     Returns
     -------
     DataFrame
         generator, features, real, generated (numbers of images), balanced_accuracy with a 95 % bootstrap interval (low,
-        high), suspect (low > 0.5).
+        high), suspect (low > 0.5). Generators whose images form a single group with the reals are left out.
     """
     declared = pd.DataFrame({"format": rows["format"].astype("category").cat.codes.astype(float),
                              "width": rows["width"].astype(float), "height": rows["height"].astype(float),
@@ -107,6 +115,8 @@ def format_probe(rows, seed=0):
     for generator, fake, real in _compared(rows):
         rng = np.random.default_rng([seed, len(found)])
         index = np.concatenate([rng.permutation(side)[:PROBED] for side in (real, fake)])
+        if len(set(block[index])) < 2:
+            continue  # one group cannot be cross-validated
         for features, values in (("declared", declared), ("bytes", np.hstack([declared, per_pixel]))):
             found.append({"generator": generator, "features": features, "real": len(real), "generated": len(fake),
                           **_cross_validated(values[index], label[index], block[index], rng)})
@@ -155,10 +165,20 @@ def shared_reals(rows):
 
 # ---- earlier compression -----------------------------------------------------------------------------------------------
 def blockiness(pixels):
-    """Strength of an 8-pixel grid at any offset, as JPEG compression leaves it; about 0 without one.
+    """Strength of the 8-pixel block grid that JPEG compression leaves, at any offset; about 0 if there is none.
 
-    Of uint8 (N, H, W, 3), float (N,): mean absolute step between neighbouring pixels per phase, largest over median, minus
-    1; the mean of rows and columns.
+    The absolute differences between neighbouring pixels are averaged for each of the 8 offsets. The result is their
+    largest mean divided by their median, minus 1, averaged over rows and columns.
+
+    Parameters
+    ----------
+    pixels : ndarray
+        uint8 (N, H, W, 3).
+
+    Returns
+    -------
+    ndarray
+        float (N,).
     """
     grey = np.asarray(pixels, np.float32).mean(-1)
     found = []
@@ -169,9 +189,17 @@ def blockiness(pixels):
 
 
 def grid_probe(sets):
-    """Blockiness of sets of images, {name: uint8 (N, H, W, 3)}: set, n, blockiness (median), quartile_low, quartile_high.
+    """Distribution of `blockiness` in sets of images. Real images compressed as JPEG are a suitable positive control.
 
-    Real patches through JPEG 50 are a positive control.
+    Parameters
+    ----------
+    sets : mapping of str to ndarray
+        Name -> uint8 (N, H, W, 3).
+
+    Returns
+    -------
+    DataFrame
+        set, n, blockiness (median), quartile_low, quartile_high.
     """
     found = []
     for name, pixels in sets.items():

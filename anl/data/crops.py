@@ -54,7 +54,7 @@ def split_photos(photos, shares, seed):
 
 # ---- sources and patches -----------------------------------------------------------------------------------------------
 def load_source(path, least_factor, target_side):
-    """Decode a photograph to uint8 (H, W, 3) and downsample it by `least_factor`, or until its short side is `target_side`."""
+    """Decode a photograph, uint8 (H, W, 3), downsampled to a short side of `target_side`, but at least by `least_factor`."""
     pixels = decode(path)
     height, width = pixels.shape[:2]
     factor = max(least_factor, min(height, width) / target_side)
@@ -106,8 +106,8 @@ def choose_patches(source, photo, group, split, *, size, count, least_std, seed)
 class CropSampler:
     """Random square crops with flips for generative training; batch k is a pure function of (seed, name, k).
 
-    Sources, uint8 (H, W, 3), are drawn with a probability proportional to the root of their area; those smaller than a crop
-    are left out. Raises UserError if none is left.
+    Sources, uint8 (H, W, 3), are drawn with a probability proportional to the square root of their area. Sources smaller
+    than a crop are left out. Raises UserError if none is left.
     """
 
     def __init__(self, sources, size, batch_size, seed, name):
@@ -132,15 +132,29 @@ class CropSampler:
 
 # ---- the rows of a manifest that are used --------------------------------------------------------------------------------
 def draw_order(rows, seed):
-    """A random key for each row, a hex string that follows from the seed and the image's bytes alone."""
+    """A random key for each row, a hex string that depends only on the seed and the image's bytes."""
     return [hashlib.sha256(f"{seed}/{digest}".encode()).hexdigest() for digest in rows["sha256"]]
 
 
 def use_rows(rows, use, seed):
-    """The rows that a profile uses: at most `use` reals of each split (a mapping), spread evenly over groups.
+    """Choose the rows that a profile uses.
 
-    With them come paired images whose real is chosen, and of other images, for each generator and split, as many as there
-    are reals, also spread over groups. Which ones follows from the seed and their bytes, whatever the order of the rows.
+    Real images are spread evenly over groups. Paired generated images are chosen with their real image. Of unpaired
+    generated images, each generator and split gets as many as there are real images, also spread over groups. The choice
+    depends on the seed and the images' bytes, not on the order of the rows.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Columns sha256, generator, split and group; pair if there are pairs.
+    use : mapping of str to int
+        Largest number of real images of each split.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        The chosen rows in their order.
     """
     draw = pd.Series(draw_order(rows, seed), rows.index)
     pair = rows["pair"].fillna("").astype(str) if "pair" in rows else pd.Series("", rows.index)
@@ -157,7 +171,7 @@ def use_rows(rows, use, seed):
 
 
 def _spread(part, draw, limit):
-    """Index of up to `limit` rows: every group's first, then every group's second, and so on, by draw."""
+    """Index of up to `limit` rows by `draw`: the first of every group, then the second of every group, and so on."""
     part = part.assign(draw=draw[part.index]).sort_values("draw", kind="stable")
     rank = part.groupby(part["group"].astype(str)).cumcount()
     return part.assign(rank=rank).sort_values(["rank", "draw"], kind="stable").head(limit).index

@@ -1,4 +1,4 @@
-"""The bounded image decoder: bytes become RGB arrays here and nowhere else.
+"""The image decoder, with limits on bytes and pixels. Every image file is decoded here.
 
 Reads JPEG (the first image of a multi-picture file), PNG, WebP, AVIF, BMP, TIFF, GIF and PPM, recognised by content. EXIF
 rotation is applied; palette, grey and CMYK images become RGB; 16 bits are scaled to 8; transparent pixels are blended with
@@ -22,8 +22,8 @@ from anl.data import parquet
 from anl.io import UserError, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "PPM")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif", ".ppm"}  # of image sets
-MAX_PIXELS = 89_478_485  # where Pillow starts to warn of a decompression bomb; here it is an error
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif", ".ppm"}  # of images in data sets
+MAX_PIXELS = 89_478_485  # above this Pillow warns of a decompression bomb; here it is an error
 MAX_BYTES = 256 * 2**20
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 ORIENTATION = 0x0112  # EXIF tag; 5 to 8 exchange width and height
@@ -174,7 +174,7 @@ def _looks_like(data):
 
 
 def _truncated(data, kind):
-    """Whether the end that the format requires is missing. Pillow does not tell if LOAD_TRUNCATED_IMAGES is set."""
+    """Whether the end that the format requires is missing. Pillow ignores that if LOAD_TRUNCATED_IMAGES is set."""
     if kind == "JPEG":
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")  # end of image after the last start of scan
     if kind == "PNG":
@@ -185,8 +185,8 @@ def _truncated(data, kind):
 
 
 def to_rgb(image):
-    """uint8 RGB (H, W, 3) of a Pillow image, as the module's docstring says. Raises Refused."""
-    if image.mode.startswith("I"):  # 16 bits, or 32 of which PNG and TIFF readers use 16
+    """uint8 RGB (H, W, 3) of a Pillow image, converted as described in the module's docstring. Raises Refused."""
+    if image.mode.startswith("I"):  # 16 bits, or 32 bits of which Pillow's PNG and TIFF readers use 16
         values = np.asarray(image).astype(np.float64)
         grey = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)
         return np.stack([grey] * 3, axis=-1)
@@ -226,4 +226,4 @@ def _nearest(tables):
     standard = standard_tables()[:, :len(tables)]
     distance = np.abs(standard - np.array(tables)).mean((1, 2))
     best = np.flatnonzero(distance == distance.min())
-    return int(best[-1]) + 1  # of qualities with equal tables, the higher
+    return int(best[-1]) + 1  # the highest of qualities with equal tables

@@ -1,4 +1,4 @@
-"""Download of one file over HTTP: continued after an interruption, and compared with its hash before it gets its name."""
+"""Resumable download of one file over HTTP, checked against its size and hash before it gets its final name."""
 
 import hashlib
 import os
@@ -24,9 +24,9 @@ def download(file, path):
     Parameters
     ----------
     file : anl.data.registry.File
-        The address, and size and hashes as far as they are known. A hash also finds parts of two versions of a file.
+        The URL, and size and hashes if known. A hash also detects a file whose parts come from two versions.
     path : Path
-        Where to.
+        Where the file is written.
 
     Returns
     -------

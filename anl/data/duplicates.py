@@ -11,8 +11,8 @@ from scipy.sparse.csgraph import connected_components
 SIDE = 32  # pixels that an image is reduced to before its frequencies are computed
 LOW = 8  # frequencies kept along each axis
 NEAR = 3  # bits in which hashes of near-duplicates differ at most
-BANDS = 4  # of 16 bits: two hashes that differ in 3 bits agree in at least one
-CROWD = 2000  # neighbours compared within a band at most
+BANDS = 4  # bands of 16 bits: two hashes that differ in at most 3 bits agree in at least one band
+CROWD = 2000  # most comparisons of one hash with hashes that agree in a band
 
 
 @functools.cache
@@ -23,9 +23,19 @@ def _cosines():
 
 
 def perceptual_hash(pixels):
-    """A 64-bit hash (int) of uint8 (H, W, 3) that compression and resizing hardly change.
+    """Perceptual hash (pHash) of an image: 64 bits that compression and resizing hardly change.
 
-    Signs, relative to their median, of the 8 x 8 lowest DCT frequencies of a 32 x 32 grey copy.
+    The image is reduced to 32 x 32 grey pixels. Each bit states whether one of the 8 x 8 lowest DCT coefficients is
+    above the median of these coefficients (computed without the constant one).
+
+    Parameters
+    ----------
+    pixels : ndarray
+        uint8 (H, W, 3).
+
+    Returns
+    -------
+    int
 
     References
     ----------
@@ -73,14 +83,17 @@ def near_pairs(hashes):
 
 
 def near_groups(hashes):
-    """Groups of images that look alike: for each image the position of the first of its group, int (N,).
-
-    Two images belong together if a chain of near-duplicates leads from one to the other.
+    """Group near-duplicate images: connected components of the pairs that `near_pairs` finds.
 
     Parameters
     ----------
     hashes : Series of uint64
-        `perceptual_hash` of each image. An image without one (null) is alone.
+        `perceptual_hash` of each image. An image without a hash (null) forms its own group.
+
+    Returns
+    -------
+    ndarray
+        int (N,): for each image the position of the first image of its group.
     """
     known = pd.Series(hashes).reset_index(drop=True).dropna()
     looks, member = np.unique(known.to_numpy(np.uint64), return_inverse=True)

@@ -1,8 +1,10 @@
-"""A benchmark's folder: real images and, for each generator, theirs, in one manifest; and how patches become its images.
+"""The folder of a benchmark: how patches of photographs become its images, and how the folder is written and read.
 
-Both classes take one path: decode, downsample, crop at twice the size, (regenerate), round to 8 bits, halve, round,
-encode. With `benchmark.halve: false` crops have the final size. Images lie in one Parquet file per generator, because git and DVC are slow with thousands of small files; the
-manifest names them FILE.parquet#ROW, which `anl.data.images` reads like any file.
+Real and generated images take the same path: decode, downsample, crop at twice the final size, (regenerate), round to
+8 bits, halve, round, encode. With `benchmark.halve: false` crops have the final size and are not halved.
+
+The folder has one manifest, and one Parquet file of images per generator, because git and DVC are slow with thousands of
+small files. The manifest names an image FILE.parquet#ROW, a path that `anl.data.images` reads like any file.
 """
 
 import hashlib
@@ -23,20 +25,37 @@ from anl.data.processing import FORMATS, encode
 from anl.io import UserError, atomic_file, atomic_folder, identity, read_json, reason, write_json
 
 NAME = "embedded"
-CHUNK = 16  # images made at once, and what an interrupted run keeps
+CHUNK = 16  # images generated at once; an interrupted run keeps its complete chunks
 COLUMNS = ("image_id", "path", "sha256", "label", "generator", "family", "dataset", "split", "source_real", "width", "height",
            "format", "jpeg_quality", "bytes", "group", "pair")
-OWN = r"^images-(.+)\.parquet#\d+$"  # paths of images in the folder itself, by part
-PUBLISHED = "published"  # the part whose images lie elsewhere, as they were published
-MANIFEST, IDENTITIES = "manifest.parquet", "identities.json"  # identities: part of the benchmark -> what it was made with
+OWN = r"^images-(.+)\.parquet#\d+$"  # paths of images in the folder itself; the group is the part
+PUBLISHED = "published"  # the part whose images are stored outside the folder, as they were published
+MANIFEST, IDENTITIES = "manifest.parquet", "identities.json"  # identities: part -> hash of what it was made from
 
 
 # ---- patches -------------------------------------------------------------------------------------------------------------
 def cut_patches(photos, data, benchmark, seed, splits=None):
-    """All real patches and their pixels as generators get them: (list of Patch, list of uint8 (H, W, 3)).
+    """Cut the real patches of a benchmark from photographs.
 
-    Photographs have `id`, `cluster` and `file` (below `data.folder`, as a manifest writes paths); `splits`, {id: split}, is
-    drawn by `data.split` if not given. Raises UserError if a photograph cannot be read or is too small.
+    Parameters
+    ----------
+    photos : list
+        Objects with `id`, `cluster` and `file`, a path below `data.folder` as `path_text` writes it.
+    data, benchmark : DataConfig, BenchmarkConfig
+    seed : int
+    splits : dict of str to str, optional
+        {id: split}; drawn by `data.split` if not given.
+
+    Returns
+    -------
+    patches : list of Patch
+    pixels : list of ndarray
+        uint8 (H, W, 3) of each patch, before halving: the input of generators.
+
+    Raises
+    ------
+    UserError
+        If a photograph cannot be read or is too small.
     """
     splits = splits or crops.split_photos(photos, data.split, seed)
     size, counts = benchmark.cut, dict(benchmark.patches)
@@ -65,16 +84,16 @@ def real_table(patches, pixels, benchmark, seed, dataset=NAME):
 
 
 def generated_table(name, family, reals, pixels, benchmark, seed):
-    """Manifest rows of the regenerations of some reals (rows), with the encoded images in the column `image`."""
+    """Manifest rows of `pixels`, regenerated from the real rows `reals`, with the encoded images in the column `image`."""
     rows = reals.assign(label=1, generator=name, family=family.model, place=reals["pair"])
     return encoded_table(rows if family.paired else rows.assign(pair=""), pixels, benchmark, seed)
 
 
 def encoded_table(rows, pixels, benchmark, seed):
-    """Rows of patches, halved if the benchmark says so, and encoded; `place` names the patch."""
+    """Manifest rows of patches, halved if `benchmark.halve`, and encoded; the column `place` names each patch."""
     found, (low, high) = [], benchmark.encode_quality
     for place, patch in zip(rows["place"], pixels, strict=True):
-        rng = seeds.generator(seed, "encode", place)  # both images of a pair have one encoding
+        rng = seeds.generator(seed, "encode", place)  # both images of a pair get the same encoding
         form = benchmark.encode[int(rng.integers(len(benchmark.encode)))]
         quality = int(rng.integers(low, high + 1))
         small = crops.halve(patch) if benchmark.halve else patch
@@ -88,7 +107,7 @@ def encoded_table(rows, pixels, benchmark, seed):
 
 
 def regenerated_patches(rows, name, seen, held_out=()):
-    """Index of the reals (rows) that a generator regenerates: test patches, if it is held out those of validation, if seen all."""
+    """Index of the real rows that a generator regenerates: test; also validation if it is held out; all if it is seen."""
     splits = ["test", *(["val"] if name in (*seen, *held_out) else []), *(["train"] if name in seen else [])]
     return rows.index[rows["split"].isin(splits)]
 
@@ -99,17 +118,17 @@ def in_chunks(name, ids, pixels, make, cache, about):
     Parameters
     ----------
     name : str
-        Of the generator.
+        Name of the generator.
     ids : list of str
-        Name the images, and their random streams.
+        Ids of the images, which also name their random streams.
     pixels : list of ndarray
-        uint8 (H, W, 3), what they are made from.
+        The real patches that they are made from, uint8 (H, W, 3).
     make : callable
         `make(name, ids, pixels)` -> uint8 (n, H, W, 3).
     cache : path-like
-        The folder of the chunks.
+        Folder in which the chunks are kept.
     about : JSON-able
-        What the images depend on besides ids and pixels: chunks kept for something else are not used.
+        What the images depend on besides ids and pixels. Chunks made with another value are not used.
     """
     made = []
     for start in tqdm(range(0, len(ids), CHUNK), desc=name, mininterval=5, file=sys.stderr, disable=None):
@@ -128,16 +147,22 @@ def in_chunks(name, ids, pixels, make, cache, about):
 
 # ---- the folder ----------------------------------------------------------------------------------------------------------
 def write(tables, folder, identities):
-    """Write a benchmark's folder, which appears whole or not at all and replaces an old one; returns the manifest.
+    """Write a benchmark's folder, atomically; an existing one is replaced.
 
     Parameters
     ----------
     tables : mapping of str to DataFrame
-        For each part (a generator, of a data set) rows with COLUMNS. With a column `image`, encoded bytes, they are
-        written to images-PART.parquet; without it the paths stay, and a file of that name is taken from the old folder.
+        For each part (a generator's images of one data set) rows with COLUMNS. If there is a column `image` (encoded
+        bytes), it is written to images-PART.parquet. Otherwise the paths are kept; if they are rows of
+        images-PART.parquet, that file is copied from the existing folder.
     folder : path-like
     identities : mapping of str to str
-        What each part was made with.
+        Hash of what each part was made from.
+
+    Returns
+    -------
+    DataFrame
+        The manifest.
     """
     with atomic_folder(folder, replace=True) as temporary:
         manifests = []
@@ -175,7 +200,7 @@ def read_embedded(folder):
 
 
 def read_parts(folder):
-    """({part: rows}, {part: identity}) of a benchmark's folder; empty if nothing usable is there."""
+    """({part: rows}, {part: identity}) of a benchmark's folder; both empty if it is missing or damaged."""
     try:
         rows, identities = read_embedded(folder), read_json(Path(folder) / IDENTITIES)
     except UserError:

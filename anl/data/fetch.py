@@ -23,8 +23,8 @@ RECORD = "source.json"
 
 @dataclass(frozen=True)
 class Fetched:
-    """Result of `fetch`: the folder to index, its source.json, numbers of images and bytes, whether it was there already,
-    and a note on what has to be done by hand ("" if nothing)."""
+    """Result of `fetch`: the folder to index, its source.json, numbers of images and bytes, whether it existed already,
+    and a note on what the user has to do by hand ("" if nothing)."""
 
     folder: Path
     record: Path
@@ -149,7 +149,7 @@ def _fetched(record, folder, recorded, already=False):
     return Fetched(folder, recorded / RECORD, record["images"], record["bytes"], already, note)
 
 
-# ---- archives with an address, or local ones -----------------------------------------------------------------------------
+# ---- archives: downloaded from a URL, or local -------------------------------------------------------------------------
 def _download(source, parts):
     if source.access != "direct":
         raise UserError(f"{source.id} can only be downloaded by hand; follow the steps above, then run `anl data fetch "

@@ -1,4 +1,4 @@
-"""One name for each generator, whatever a data set calls it, and the kind of generator that it is."""
+"""Canonical names of generators, whose spelling differs between data sets, and the family of each generator."""
 
 import re
 
@@ -30,5 +30,5 @@ def canonical(name):
 
 
 def family(generator):
-    """The kind of generator that a canonical name belongs to, or `unknown`."""
+    """The family (kind of generator, see FAMILIES) of a canonical name, or `unknown`."""
     return next((kind for pattern, kind in FAMILIES if re.match(pattern, generator)), "unknown")

@@ -28,8 +28,8 @@ def pad(pixels, size):
 
 
 def to_tensor(pixels, device=None):
-    """uint8 (..., H, W, 3), an array or a tensor -> float (..., 3, H, W) in [-1, 1] on a device, to which the bytes travel."""
-    import torch  # not above: reading images does without it
+    """uint8 (..., H, W, 3), array or tensor -> float (..., 3, H, W) in [-1, 1] on `device`, moved there as uint8."""
+    import torch  # imported here, because reading images does not need it
 
     if not isinstance(pixels, torch.Tensor):
         array = np.ascontiguousarray(pixels)
@@ -53,7 +53,7 @@ def load_pixels(rows, root, size=None):
     root : path-like
         The folder that paths are relative to.
     size : int or None
-        Side of the crop; None for images that all have one size already.
+        Side of the central crop in pixels; None if all images already have the same size.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def load_pixels(rows, root, size=None):
     Raises
     ------
     UserError
-        If an image is missing, damaged, or not the one that the manifest describes, or sizes differ without `size`.
+        If an image is missing or damaged, if its SHA-256 is not the manifest's, or if sizes differ and `size` is None.
     """
     paths, digests, out = rows["path"].astype(str).tolist(), rows["sha256"].tolist(), None
     for index in sorted(range(len(paths)), key=lambda index: _read_order(paths[index])):
@@ -79,7 +79,7 @@ def load_pixels(rows, root, size=None):
 
 
 def _read_order(path):
-    """Sort key: files together, rows of a Parquet file in their order, because its last row group is kept."""
+    """Sort key that reads the rows of a Parquet file in sequence, because only its last row group is cached."""
     found = parquet.PLACE.fullmatch(path)
     return (found["file"], int(found["row"])) if found else (path, 0)
 

@@ -1,7 +1,7 @@
-"""From a folder of images to a manifest: in constant memory, resumable, with a reason for every file left out.
+"""Index a folder of images: write its manifest, and the reason for every file left out.
 
-Work is done in parts of some thousand images. A part's file is named by a hash of what it was made from, so a run that
-was interrupted continues after the last complete part.
+Memory is constant, and an interrupted run continues after the last complete part. A part has some thousand images; its
+file is named by a hash of everything that its content depends on.
 """
 
 import csv
@@ -31,8 +31,8 @@ from anl.data.walk import survey, walk
 from anl.io import UserError, atomic_file, cores, identity, pick, read_json
 
 PARQUET = "parquet"  # the layout of sets whose images are in Parquet files
-RECORD = "source.json"  # of anl.data.fetch; states the columns of a set of the hub
-PART = 2048  # files in a part; or a Parquet file
+RECORD = "source.json"  # written by anl.data.fetch; states the columns of a data set of the hub
+PART = 2048  # image files in a part; a Parquet file is one part
 BATCH = 64  # files passed to a worker at once
 SMALL = 2000  # images up to which one process is enough
 ALL = "all"
@@ -69,15 +69,16 @@ def index(root, out, layout=None, dataset=None, expected=None, decode=True, work
     dataset : str, optional
         Name in the manifest; default: the layout's, or the folder's.
     expected : callable, optional
-        The data set's name -> {(split, generator, label): images} to compare with, None in a key standing for all.
+        Function from the data set's name to the expected counts, {(split, generator, label): images}; None in a key means
+        all.
     decode : bool
         Decode every image, to find damage and compute its perceptual hash; otherwise read headers only.
     workers : int, optional
-        Processes; by default one for each core, or 1 for small sets.
+        Processes; by default one for each core (at most 16), or 1 for small sets.
     one_class : bool
         Accept a set without real, or without generated, images.
     columns : anl.data.parquet.Columns, optional
-        Default: those in the folder's source.json, or found by name and type.
+        Columns of Parquet files. Default: those in the folder's source.json, or found by name and type.
 
     Returns
     -------
@@ -111,7 +112,7 @@ def index(root, out, layout=None, dataset=None, expected=None, decode=True, work
 
 
 def _describe(images, dataset, decode):
-    """Rows of a part, a dict for each (path, Place, function that reads the bytes); `reason` if an image is refused."""
+    """Rows of a part, a dict for each (path, Place, function that reads the bytes), with `reason` if it is refused."""
     rows = []
     for path, where, read in images:
         try:
@@ -175,7 +176,7 @@ def _first_size(root, folders, path):
 
 
 def _missing_classes(places, one_class, layout):
-    """[(pair, missing label)] of pairs with one class. Raises UserError if the whole tree has one."""
+    """[(pair, missing label)] of pairs with one class. Raises UserError if the tree has no images, or only one class."""
     found = {}
     for where in places.values():
         if isinstance(where, Place):
@@ -263,7 +264,7 @@ def _describe_parts(parts, folder, total, workers):
 
 
 def _in_both_classes(parts):
-    """First 64 bits of the digests of bytes that occur as real and as generated, and the labels of all readable images."""
+    """Digests (first 64 bits) of files that occur as real and as generated, and the set of labels of readable images."""
     digests, labels = [np.zeros(0, np.uint64)], [np.zeros(0, np.int8)]
     for path in parts:
         table = pq.read_table(path, columns=["sha256", "label"])

@@ -1,4 +1,4 @@
-"""Folder trees of published data sets: what a folder's path says of the images in it.
+"""Folder layouts of published data sets: how a folder's path determines label, generator and split of its images.
 
 A layout is an entry of LAYOUTS: a pattern for the folders that hold images, and the meaning of the pattern's groups.
 `guess` finds the layout of a tree. To support another data set, add an entry.
@@ -23,12 +23,12 @@ BELOW = r"(?:/.*)?"  # deeper folders belong to the same class
 PROGAN_CLASSES = "airplane|bicycle|bird|boat|bottle|bus|car|cat|chair|cow|diningtable|dog|horse|motorbike|person|" \
                  "pottedplant|sheep|sofa|train|tvmonitor"
 UNIVFD_REALS = {"guided": "imagenet", "adm": "imagenet"}  # the other generators are compared with LAION
-MIN_SHARE = 0.5  # of the files that a layout must explain to be chosen
-RIVAL_SHARE = 0.1  # of the files above which a second layout makes the choice ambiguous
+MIN_SHARE = 0.5  # share of the files that a layout must match to be chosen
+RIVAL_SHARE = 0.1  # share of the files from which a second matching layout makes the choice ambiguous
 
 
 class Place(NamedTuple):
-    """What a folder's path says of its images. Folders with the same `pair` should together hold both classes."""
+    """Properties of the images in a folder. Folders with the same `pair` should together hold both classes."""
 
     label: int
     generator: str
@@ -40,7 +40,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder tree: its name, a description for people, and what its folders mean."""
+    """A folder layout: its name, a readable description (`tree`), and how to interpret the folders."""
 
     name: str
     tree: str
@@ -101,10 +101,20 @@ LAYOUTS = {layout.name: layout for layout in (
 
 
 def place(layout, folder, root_name):
-    """What a layout says of a folder (path from the root, "" for the root itself): Place; the reason, a str, if the layout
-    knows the folder and does not index it; or None.
+    """Properties of the images in a folder, according to a layout.
 
-    `root_name`, the name of the root folder, is the generator if the path names none.
+    Parameters
+    ----------
+    layout : Layout
+    folder : str
+        Path from the root; "" for the root itself.
+    root_name : str
+        Name of the root folder. Some layouts use it as the generator if the path names none.
+
+    Returns
+    -------
+    Place, str or None
+        A str is the reason why the layout excludes this folder. None: the layout does not match the folder.
     """
     flags = re.DOTALL | (0 if layout.case else re.IGNORECASE)
     for pattern, why in layout.excluded:
@@ -149,7 +159,7 @@ def _generator(layout, generator, inner, root_name):
 
 
 def guess(folders, root_name, side_of=None):
-    """Find the layout that fits a tree, and the reason, a sentence.
+    """Find the layout that fits a folder tree.
 
     Parameters
     ----------
@@ -158,7 +168,14 @@ def guess(folders, root_name, side_of=None):
     root_name : str
         Name of the root folder.
     side_of : callable, optional
-        path -> (width, height) of an image in that folder; tells apart data sets whose folders have the same names.
+        Function from a folder's path to (width, height) of one of its images. It distinguishes data sets whose folders
+        have the same names.
+
+    Returns
+    -------
+    layout : Layout
+    reason : str
+        Why it was chosen, for the user.
 
     Raises
     ------

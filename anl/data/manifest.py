@@ -54,10 +54,16 @@ def file_path(text):
 
 @contextlib.contextmanager
 def writer(path, root, metadata=None):
-    """Yield a function that appends a pyarrow table of SCHEMA. The file is complete or absent.
+    """Write a manifest, atomically: a context manager that yields a function which appends a pyarrow table of SCHEMA.
 
-    `root`, the folder that paths are relative to, is stored relative to the manifest, so that both can be moved together;
-    `metadata`, a dict of str to str, too.
+    Parameters
+    ----------
+    path : path-like
+    root : path-like
+        The folder that the paths are relative to. It is stored relative to the manifest, so that both can be moved
+        together.
+    metadata : dict of str to str, optional
+        Stored in the file's metadata.
     """
     path = Path(path)
     relative = os.path.relpath(os.path.abspath(root), os.path.abspath(path.parent))
@@ -106,7 +112,7 @@ def read(path, columns=None, **where):
     Returns
     -------
     DataFrame
-        Names are categories, so that a million rows stay small.
+        The columns NAMES are categorical, which saves memory.
 
     Raises
     ------

@@ -101,8 +101,8 @@ def find_columns(path):
 def group_rows(path, group, columns):
     """Yield a Row for each row of a row group.
 
-    Labels may be 0 and 1, booleans, the usual words (real, nature, fake, ai, ...), or classes whose names are such
-    words: names decide, because some sets count 0 as fake.
+    Labels may be 0 and 1, booleans, the usual words (real, nature, fake, ai, ...), or a `ClassLabel` of `datasets` whose
+    class names are such words. Class names take precedence over numbers, because in some sets 0 means fake.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def group_rows(path, group, columns):
 
 
 def _class_names(schema):
-    """{column: names of its classes}, from the features that `datasets` notes in a file's metadata."""
+    """{column: names of its classes}, from the features that `datasets` stores in a file's metadata."""
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         return {name: feature["names"] for name, feature in features.items()
@@ -162,7 +162,7 @@ def is_row(path):
 
 
 def read_row(path):
-    """The stored bytes of an image, by its `row_name`. The last row group is kept. Raises UserError if there are none."""
+    """The stored bytes of the image at a `row_name`; UserError if it does not exist. The last row group is cached."""
     found = PLACE.fullmatch(os.fspath(path))
     file, row, status = found["file"], int(found["row"]), os.stat(found["file"])
     version = file, status.st_mtime_ns, status.st_size

@@ -50,7 +50,7 @@ def read_card(path):
 
 
 def check_folder(photos, folder, fix="get it with `dvc pull data.dvc`, or rebuild it with `python data/rebuild_photos.py`"):
-    """Raise UserError, which tells the reader how to `fix` it, unless every photograph lies in `folder` with its SHA-256."""
+    """Raise UserError if a photograph is missing from `folder` or has another SHA-256; `fix` ends the message."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is missing; {fix}")

@@ -1,7 +1,7 @@
 """One definition of each pixel operation: views, negative controls, perturbations and augmentation are built from these.
 
-Every operation takes and returns uint8 (H, W, 3) of the same size, so that a detector always sees 8-bit images. An
-operation is named by a string: `jpeg_90`, `blur_0.5`, a fixed name such as `jpeg96`, or a chain such as `jpeg96+blur_1`.
+Every named operation takes and returns uint8 (H, W, 3) of the same size, so that a detector always sees 8-bit images.
+Its name is a string: `jpeg_90`, `blur_0.5`, a fixed name such as `jpeg96`, or a chain such as `jpeg96+blur_1`.
 """
 
 import functools
@@ -58,7 +58,7 @@ def rescale(pixels, factor):
 
 
 def scale(pixels, factor):
-    """`rescale`; then the central part of the original size, or what is smaller continued by its mirror image."""
+    """Resize by `factor`, then crop the centre or pad by mirroring to the original size."""
     height, width = pixels.shape[:2]
     scaled = rescale(pixels, factor)
     lack = [max(0, side - part) for side, part in zip((height, width), scaled.shape)]
@@ -92,7 +92,7 @@ def crop(pixels, share):
 
 def denoise(pixels, deviation=2.0):
     """Adaptive 3 x 3 Wiener filter that assumes noise of `deviation` grey levels: smooths flat regions, keeps edges."""
-    from scipy.signal import wiener  # not above: it takes over a second, in every process that imports this module
+    from scipy.signal import wiener  # imported here: it takes over a second in every process that imports this module
 
     values = pixels.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -117,7 +117,7 @@ def name_of(kind, strength):
 
 
 def parse(name):
-    """(kind, strength) of a single operation's name; ("raw", 0.0) for `raw`. Raises UserError if there is none."""
+    """(kind, strength) of a single operation's name; ("raw", 0.0) for `raw`. UserError if name or strength is invalid."""
     if name == "raw":
         return "raw", 0.0
     if name in FIXED:
@@ -141,12 +141,12 @@ def apply(name, pixels, seed=None, image_id=None):
     Parameters
     ----------
     name : str
-        `raw`, one of the FIXED names, or `kind_strength` with a kind of jpeg, webp (quality), resize (factor), blur (pixels),
-        crop (share of a side), denoise or noise (grey levels).
+        `raw`, one of the FIXED names, or `kind_strength` with a kind of jpeg, webp (quality), resize, scale (factor), blur
+        (pixels), sharpen (amount), crop (share of a side), denoise or noise (grey levels).
     pixels : ndarray
         uint8 (H, W, 3).
     seed, image_id : int, str
-        For `noise`: they alone decide the draw, so that a score does not depend on the order of images.
+        Seed of `noise`, so that the noise of an image does not depend on the order of images.
 
     Returns
     -------
@@ -156,7 +156,7 @@ def apply(name, pixels, seed=None, image_id=None):
     Raises
     ------
     UserError
-        If a name is unknown.
+        If a name is unknown, or its strength is not positive.
     """
     for part in name.split("+"):
         kind, strength = parse(part)
@@ -168,7 +168,7 @@ def apply(name, pixels, seed=None, image_id=None):
 
 
 def apply_all(names, pixels, seed=None, image_ids=None):
-    """Apply a name to each image of uint8 (N, H, W, 3); `names` is one name or N of them. Unchanged input is returned."""
+    """Apply one name, or one of N `names` each, to uint8 (N, H, W, 3). If all are `raw`, `pixels` itself is returned."""
     names = [names] * len(pixels) if isinstance(names, str) else list(names)
     if all(name == "raw" for name in names):
         return pixels
@@ -178,12 +178,15 @@ def apply_all(names, pixels, seed=None, image_ids=None):
 
 # ---- views of a benchmark ----------------------------------------------------------------------------------------------
 def encodings(rows, view, seed):
-    """The processing that each image of a benchmark gets in a view: N names for `apply_all`.
+    """Name the operation that each image of a benchmark gets in a view.
 
-    In `matched`, generated images are compressed as the reals are. Reals stay as they are; so do the images of a generator
-    whose formats and JPEG qualities are distributed as those of its reals. Any other generated image takes the
-    encoding of its own real image where the two are paired, or else draws one from the distribution of its reals. A draw
-    depends on the seed, the image's pair (or `image_id` where it has none) and the reals: not on other generators.
+    The view `matched` compresses generated images like the real images that they are compared with:
+
+    - Real images are unchanged.
+    - The images of a generator are unchanged if their formats and JPEG qualities are distributed like those of the reals.
+    - Any other generated image gets the encoding of the real image that it is paired with. If it has none, its encoding
+      is drawn from the distribution of the reals. The draw depends on the seed, the image's pair (or `image_id`) and the
+      reals, not on other generators.
 
     Parameters
     ----------
@@ -192,6 +195,11 @@ def encodings(rows, view, seed):
     view : str
         `raw`, `matched` or any name that `apply` takes.
     seed : int
+
+    Returns
+    -------
+    list of str
+        N names for `apply_all`.
 
     Raises
     ------
@@ -229,7 +237,7 @@ def _matched(rows, label, seed):
 
 
 def _encoding(form, quality):
-    """A file's format as a name of `apply`; with a leading question mark if there is none."""
+    """The operation that imitates a file's encoding, a name for `apply`; "?FORMAT" if there is none."""
     if form == "JPEG" and quality:
         return name_of("jpeg", quality)
     return "raw" if form in LOSSLESS_FORMATS else f"?{form}"
@@ -249,28 +257,28 @@ def _texts(rows, column):
 
 
 def _share(seed, key):
-    """A number in [0, 1) that follows from the seed and the key."""
+    """A pseudo-random number in [0, 1) that depends only on the seed and the key."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:6], "big") / 2**48
 
 
 # ---- augmentation of training pairs ------------------------------------------------------------------------------------
 def augmentation_plan(pairs, training, seed, step):
-    """What happens to each pair of a training batch; both images of a pair get the same processing.
+    """Draw the augmentations of each pair of a training batch; both images of a pair get the same.
 
     Parameters
     ----------
     pairs : sequence of int
-        The pairs of the whole batch, before processes share it. A pair that occurs twice has one plan.
+        The pairs of the whole batch, before it is divided among processes. A pair that occurs twice has one plan.
     training : TrainingConfig
-        One of its `augmentations` is drawn, in the share `augment_probability` of the pairs, and up to `augment_most` one after
-        the other: each further one with the same probability.
+        With probability `augment_probability`, a pair gets one of `augmentations`. After each, it gets another one with
+        the same probability, up to `augment_most`.
     seed, step : int
-        The plan is a pure function of both.
+        The plan is a pure function of pairs, settings, seed and step.
 
     Returns
     -------
     list of tuple or None
-        For each pair the operations in their order, (kind, strength) each, or None if it stays.
+        For each pair its operations in order, (kind, strength) each, or None if it is unchanged.
 
     References
     ----------
@@ -296,6 +304,6 @@ def apply_plan(plan, pixels):
 
 def _augmented(pixels, operation):
     kind, strength = operation
-    if kind == "noise":  # the strength names the draw, so that both images of a pair get the same noise
+    if kind == "noise":  # seeded by the strength, so that both images of a pair get the same noise
         return noise(pixels, strength, seeds.generator(0, "augment", strength))
     return OPERATIONS[kind](pixels, strength)

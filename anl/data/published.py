@@ -1,4 +1,4 @@
-"""The images of published data sets, as a benchmark's rows: which train, validate and test, and no bytes in two splits."""
+"""Rows of a benchmark that consists of published data sets, split so that no image's bytes occur in two splits."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ KEPT = ("path", "sha256", "label", "generator", "family", "dataset", "split", "s
 
 
 def settings(benchmark):
-    """What decides `rows`: hashes of the indices, and how they are split."""
+    """The settings that determine `rows`: hashes of the manifests, and how they are split."""
     section = benchmark.model_dump(mode="json", include={"seen", "source", "val_share", "val_most"})
     tests = {name: _hash(path) for name, path in benchmark.other_sets.items()}
     return section | {"index": _hash(benchmark.manifest), "tests": tests}
@@ -28,19 +28,20 @@ def rows(benchmark, seed):
     ----------
     benchmark : BenchmarkConfig
     seed : int
-        Which images validate follows from the seed and their bytes.
+        With the images' bytes, determines which images are used for validation.
 
     Returns
     -------
     DataFrame
-        Columns of an index, image_id, group and pair. Training and validation images are reals (of `source`, if that is set)
-        and the seen generators', from `manifest`; test images also those of the `test_sets`, whose dataset is their name
-        there. Paths are relative to the folder of `manifest`'s images. No bytes of a test image are in another split.
+        The columns KEPT of a manifest, image_id, group and pair. Training and validation images come from
+        `benchmark.manifest`: real images (of `source`, if that is set) and images of the seen generators. Test images
+        also come from `benchmark.test_sets`; their dataset is the name of the set there. Paths are relative to the root
+        of `benchmark.manifest`. No bytes of a test image occur in another split.
 
     Raises
     ------
     UserError
-        If an index is missing or damaged, or a class is left without training or validation images.
+        If a manifest is missing or damaged, or a class has no training or no validation images.
     """
     main, root = _read(benchmark.manifest), manifest.root_of(benchmark.manifest)
     same = [name for name, path in benchmark.test_sets.items() if Path(path) == Path(benchmark.manifest)]
@@ -67,16 +68,17 @@ def rows(benchmark, seed):
 
 
 def hold_out(rows, share, most, seed):
-    """Give a published set without a validation split one, cut from its training images.
+    """Remove duplicates from the training images and, if there is no validation split, take one from them.
 
     Parameters
     ----------
     rows : DataFrame
-        Training rows whose bytes occur in the test split, or earlier in the training split, are dropped.
+        Rows outside the test split are dropped if their bytes occur in the test split or in an earlier row. The split
+        `unsplit` becomes `train`.
     share, most : float, int
-        Share of each generator's training images that validate, and how many at most; `most` 0 is no limit.
+        Share of each generator's training images that is used for validation, and largest number; 0 is no limit.
     seed : int
-        Which ones follows from the seed and their bytes.
+        With the images' bytes, determines which ones are used for validation.
     """
     rows = rows.assign(split=rows["split"].astype(str).replace("unsplit", "train"), draw=crops.draw_order(rows, seed))
     rows = rows.sort_values(["draw", "path"], kind="stable")
@@ -94,7 +96,7 @@ def hold_out(rows, share, most, seed):
 
 
 def _hash(path):
-    manifest.metadata(path)  # a missing index is named, with how to make it
+    manifest.metadata(path)  # raises UserError, with the fix, if the manifest is missing
     return sha256_of(path)
 
 

@@ -1,6 +1,6 @@
-"""The field's public data sets: where each lives, its licence and size, and the trap in its file formats.
+"""Registry of the field's public data sets: source, licence and size of each, and its known pitfall (`trap`).
 
-The facts stand in registry.yaml; this module gives them types. What is not known is None, and is shown as "unknown".
+The entries are in registry.yaml; this module validates them. An unknown value is None, and is shown as "unknown".
 """
 
 import json
@@ -80,9 +80,11 @@ class Source:
     Parameters
     ----------
     bytes, unpacked_bytes : int or None
-        Size of the download (approximate unless `bytes_exact`), and of its files.
+        Size of the download (approximate unless `bytes_exact`), and of the unpacked files.
     counts_complete : bool
         Whether `counts` add up to the whole set.
+    tree, trap : str
+        The folder tree, and a property of the files that can mislead a detector or its user.
     verified, evidence : bool, str
         Whether we have opened the data ourselves, and where the other facts come from.
     """
@@ -143,7 +145,7 @@ def load(path=PATH):
     """The registry, a dict of str to Source. Raises UserError that names the file, the data set and the wrong field."""
     try:
         entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        # in JSON mode, strict types take lists for tuples
+        # strict pydantic types accept lists as tuples in JSON mode only
         texts = {name: json.dumps({"id": name, **entry}) for name, entry in entries.items()}
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as problem:
         raise UserError(f"{path} is no registry in YAML ({reason(problem)}); restore it with `git checkout`") from None
@@ -159,7 +161,7 @@ def load(path=PATH):
 
 
 def expected_counts(dataset):
-    """{(split, generator, label): images} that the registry states, with the names of manifests; None stands for all."""
+    """Expected numbers of images, {(split, generator, label): images}, with the names of manifests; None means all."""
     source = load().get(dataset.lower().replace("_", "-"))
     return {(layouts.SPLITS.get(count.split, count.split), count.generator and canonical(count.generator), count.label):
             count.images for count in (source.counts if source else ())}

@@ -1,7 +1,7 @@
 """Safe unpacking of untrusted archives: zip and tar (plain, gz, bz2, xz).
 
-Only plain files and folders inside the target are created: no links, no devices, no absolute or climbing paths, no member
-twice. Bytes are counted while they are written, so that an archive that lies about its size stops at the limit.
+Only plain files and folders inside the target are created: no links, no devices, no absolute paths, no paths with `..`,
+and no member twice. Bytes are counted while they are written, because the sizes declared in an archive may be wrong.
 """
 
 import bz2
@@ -23,8 +23,8 @@ from anl.io import UserError, printable, reason
 
 BLOCK = 1 << 20
 MOST_FILES = 5_000_000
-RATIO = 20  # unpacked bytes per byte of the archive at most; photographs hardly compress
-MIN_BYTES = 64 << 20  # bytes that any archive may unpack to
+RATIO = 20  # most unpacked bytes per byte of the archive; photographs hardly compress
+MIN_BYTES = 64 << 20  # unpacked bytes that are allowed for every archive
 COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 # (first bytes, pattern of the name, kind, program) of archives that are not unpacked here
 FOREIGN = ((b"7z\xbc\xaf\x27\x1c", r"\.7z(\.\d+)?$", "a 7z archive", "7z x"),
@@ -43,7 +43,7 @@ def unreadable(name, start=b""):
 
 
 def is_archive(name):
-    """Whether a file is called like an archive that can be unpacked."""
+    """Whether a file's name has the suffix of an archive that `unpack` can read."""
     return bool(re.search(r"\.(zip|tgz|tar(\.(gz|bz2|xz))?)$", name, re.IGNORECASE))
 
 
@@ -55,7 +55,8 @@ def unpack(archive, folder, most_files=MOST_FILES, most_bytes=None):
     archive, folder : Path
         The target folder is created; after a failure it holds what was unpacked so far.
     most_files, most_bytes : int
-        What the archive may unpack to. RATIO is a limit in any case.
+        Limits on the unpacked files and bytes. Bytes are always limited to RATIO times the archive's size, too, but
+        MIN_BYTES are always allowed.
 
     Raises
     ------
@@ -125,7 +126,7 @@ def _tar_members(path, start):
     opener = next((opener for magic, opener in COMPRESSIONS.items() if start.startswith(magic)), open)
     with opener(path, "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         while (member := archive.next()) is not None:
-            archive.members = []  # it would keep all headers
+            archive.members = []  # otherwise tarfile keeps every header in memory
             yield member.name, member.isdir(), member.isreg(), partial(archive.extractfile, member)
         # tarfile accepts anything as the end; the format requires empty blocks
         if archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:

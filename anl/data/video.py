@@ -1,4 +1,4 @@
-"""Frames of a video, sampled evenly in time: bounded work and memory, however long the file claims to be."""
+"""Read frames of a video, evenly spaced in time. Work and memory are bounded, whatever duration the file states."""
 
 import contextlib
 import itertools
@@ -11,11 +11,11 @@ import numpy as np
 from anl.data.decode import HEIF_BRANDS, MAX_PIXELS, Refused
 from anl.io import reason
 
-PICTURE_BRANDS = (*HEIF_BRANDS, b"avif", b"avis", b"jp2 ", b"crx ")  # of pictures in the container of MP4 files
-SIGNATURE = 12         # first bytes of a file that tell a video
-LOOK = 60              # frames decoded in search of one time, at most
-NEAR = 2.0             # seconds to the next time, up to which decoding goes on and does not seek
-UNTIMED = 900          # frames looked at where the file does not tell its length
+PICTURE_BRANDS = (*HEIF_BRANDS, b"avif", b"avis", b"jp2 ", b"crx ")  # of still images in an ISO base media (MP4) file
+SIGNATURE = 12         # bytes at the start of a file that identify a video
+LOOK = 60              # most frames decoded to reach one sampling time
+NEAR = 2.0             # seconds; a sampling time further away than this is reached by seeking, not by decoding
+UNTIMED = 900          # most frames decoded if the file does not state its duration
 
 
 class Frame(NamedTuple):
@@ -27,7 +27,7 @@ class Frame(NamedTuple):
 
 def is_video(start):
     """Whether a file with these first bytes is an MP4, MOV, WebM or Matroska file; the name does not matter."""
-    if start[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip"):  # QuickTime files without a type
+    if start[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip"):  # QuickTime files without a file type box
         return True
     return start[4:8] == b"ftyp" and start[8:12] not in PICTURE_BRANDS or start[:4] == b"\x1a\x45\xdf\xa3"
 
@@ -46,27 +46,27 @@ def starts_like_video(path):
 def read_frames(path, count, most_pixels=MAX_PIXELS):
     """Yield at most `count` frames of a video, evenly spaced in time.
 
-    Frames are looked for from the last key frame before each time, and no further than LOOK frames: of a file whose key frames
-    are far apart, earlier ones than asked for are taken.
+    To reach a sampling time, at most LOOK frames are decoded from the last key frame before it. If key frames are further
+    apart than that, the frame is earlier than its sampling time.
 
     Parameters
     ----------
     path : path-like
     count : int
     most_pixels : int
-        Of a frame; larger ones are refused before they are decoded.
+        Limit on the pixels of a frame, checked before decoding if the file states the size.
 
     Yields
     ------
     Frame
-        In the order of time; none twice.
+        In order of time, none twice.
 
     Raises
     ------
     Refused
-        If there is no video, or not one frame can be decoded.
+        If there is no video stream, no frame can be decoded, or a frame has more than `most_pixels`.
     """
-    import av  # not above: pictures are scored without it
+    import av  # imported here, because scoring images does not need it
 
     found = 0
     try:
@@ -78,7 +78,7 @@ def read_frames(path, count, most_pixels=MAX_PIXELS):
             context = stream.codec_context
             if (context.width or 0) * (context.height or 0) > most_pixels:
                 raise Refused(f"a video of {context.width} x {context.height} pixels, over the limit of {most_pixels} in all")
-            context.thread_type = "NONE"  # pictures and videos are read in threads already
+            context.thread_type = "NONE"  # files are already read in several threads
             for frame in _chosen(container, stream, count, av):
                 pixels = frame.to_ndarray(format="rgb24")
                 if pixels.shape[0] * pixels.shape[1] > most_pixels:
@@ -97,7 +97,7 @@ def read_frames(path, count, most_pixels=MAX_PIXELS):
 
 
 def _video_stream(container, av):
-    """The first stream of moving pictures; a cover is none."""
+    """The first video stream that is not a cover image. Raises Refused if there is none."""
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic and stream.codec_context is not None:
             return stream
@@ -106,7 +106,7 @@ def _video_stream(container, av):
 
 
 def _chosen(container, stream, count, av):
-    """Yield the decoded frames to use, in the order of time."""
+    """Yield a decoded frame for each sampling time, in order; fewer than `count` if frames are further apart."""
     duration = _duration(container, stream)
     if duration is None:
         yield from _thinned(_decoded(container, stream, av), count)
@@ -115,9 +115,9 @@ def _chosen(container, stream, count, av):
     frames, place, last = _decoded(container, stream, av), start, None
     for target in start + duration * (np.arange(count) + 0.5) / count:
         if last is not None and place >= target:
-            continue  # frames are further apart than the times
+            continue  # frames are further apart than the sampling times
         if target - place > NEAR:
-            with contextlib.suppress(av.error.FFmpegError):  # a file without an index is decoded on
+            with contextlib.suppress(av.error.FFmpegError):  # without an index, decoding goes on from here
                 container.seek(int(target / stream.time_base), stream=stream, backward=True)
                 frames = _decoded(container, stream, av)
         frame = None
@@ -133,14 +133,14 @@ def _chosen(container, stream, count, av):
 
 
 def _duration(container, stream):
-    """Seconds, or None where neither stream nor file tells."""
+    """Duration in seconds, or None if neither the stream nor the file states it."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return container.duration / 1e6 if container.duration else None
 
 
 def _decoded(container, stream, av):
-    """Decoded frames until the end, or until the first packet that nothing can be made of after one that could."""
+    """Yield decoded frames to the end of the stream, without the packets that cannot be decoded."""
     for packet in container.demux(stream):
         try:
             yield from packet.decode()
@@ -149,7 +149,7 @@ def _decoded(container, stream, av):
 
 
 def _thinned(frames, count):
-    """At most `count` of the first UNTIMED frames, evenly spaced; every second one is dropped whenever twice too many are held."""
+    """At most `count` evenly spaced frames of the first UNTIMED; at most 2 * `count` frames are held in memory."""
     kept, every = [], 1
     for number, frame in enumerate(itertools.islice(frames, UNTIMED)):
         if number % every == 0:

@@ -1,4 +1,4 @@
-"""The files of a folder tree, in a fixed order, and what cannot be entered."""
+"""List the files of a folder tree in a fixed order, and the folders that are not entered, with the reason."""
 
 import os
 from collections import deque
@@ -14,7 +14,7 @@ class Entries(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """Number of files, and the name of the first."""
+    """Number of files in a folder, and the name of the first."""
 
     files: int
     first: str

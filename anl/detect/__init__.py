@@ -1,1 +1,1 @@
-"""A trained detector in use: images of any size in, a calibrated probability and a verdict out."""
+"""Use a trained detector: images of any size in, a calibrated probability and a verdict out."""

@@ -1,13 +1,14 @@
-"""The card of a packaged detector: its settings, calibration, training, measured errors, limits and licence; and packing.
+"""Pack a run as a detector with a card: its settings, calibration, training, measured errors, limits and licence.
 
-Threshold and probability are set on validation images, the errors are measured on test images, and the images of a group
-(the patches of a photograph) stand for the crops of one picture. People's pictures have been through JPEG and resizing,
-so validation images are also judged in such conditions, and real photographs as the files that they came in. Where there are
-generators that were held out of training, their validation images count as much as those of the seen ones.
+Thresholds and probability are fitted on validation images; the errors are measured on test images. The images of a group
+(the patches of a photograph) stand for the crops of one picture. Pictures in use have been through JPEG and resizing, so
+validation images are also scored in such conditions, and real photographs also as their original files. Validation images
+of generators that were held out of training count as much as those of the seen ones.
 
-The threshold keeps its false-positive rate in every condition. Below `lower` a picture is called real: at most the same share of
-generated validation pictures lies there, or more where otherwise over a third of all would be undecided; the card states the
-share. The probability holds for a collection, in these conditions, of which one half is generated.
+`threshold` keeps the target false-positive rate in every condition. A picture below `lower` is called real. At most the
+same share of generated validation pictures lies below `lower`, unless more than a third of all pictures would then be
+undecided: `lower` is then higher, and the card states the share. The probability holds for a collection, in these
+conditions, of which one half is generated.
 """
 
 import json
@@ -21,9 +22,9 @@ from anl.io import UserError, atomic_folder, identity, printable, read_json, rea
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
 REAL = "real"    # the generator's name of real images in a benchmark
-FILES = "files"  # the condition of a photograph as its file: all of it, in its own size and format
+FILES = "files"  # condition: the whole photograph as its original file
 CHUNK = 1024     # images that are scored at a time when packing
-UNDECIDED = 1 / 3  # of validation pictures, half of them generated, at most
+UNDECIDED = 1 / 3  # largest share of validation pictures, where each class weighs one half
 VERDICTS = ("generated", "undecided", "real")
 LICENCE = "MIT, as the code; trained on the photographs of data/photos.csv, whose licences allow it."
 LIMITS = [
@@ -45,7 +46,7 @@ class Calibration(_Part):
     n_generated: int
     target_fpr: Share                        # of `threshold` on real validation images, in every condition
     target_miss: Share                       # of generated validation images below `lower`
-    threshold_by_condition: dict[str, float]  # the largest one is the card's
+    threshold_by_condition: dict[str, float]  # the largest one is `Card.threshold`
 
 
 class Training(_Part):
@@ -57,7 +58,7 @@ class Training(_Part):
 
 
 class Measurement(_Part):
-    """Shares of the three verdicts on the test groups of a generator in a condition; AUROC against reals in it."""
+    """Shares of the three verdicts on the test groups of a generator in a condition; AUROC against reals in the same one."""
 
     generator: str
     condition: str
@@ -118,7 +119,7 @@ class Card(_Part):
 
 
 def read(folder):
-    """The Card in a folder. Raises UserError if it is missing, damaged or impossible."""
+    """The Card in a folder. Raises UserError if it is missing, damaged or inconsistent."""
     path, fix = Path(folder) / CARD, "get the folder again, or pack a run with `anl export RUN --to folder`"
     try:
         return Card.model_validate(json.loads(path.read_text(encoding="utf-8")))
@@ -146,10 +147,10 @@ def pack(run_folder, out, *, config, scores=None, licence=None, replace=False, d
         The profile of the run: benchmark, photographs, target false-positive rate.
     scores : DataFrame or None
         Scores of this run: group, generator, split, view, label, logit, with validation and test rows. None: the images
-        of the benchmark are scored here, untouched and after each of `evaluation.controls`, and so are the files of the
+        of the benchmark are scored here, untouched and under each of `evaluation.conditions`, and so are the files of the
         photographs.
     licence : str or None
-        Of the weights, one sentence. None: `LICENCE` for the photographs of this repository; other data need a statement.
+        Licence of the weights, one sentence. None: `LICENCE`; required if other data than this repository's were used.
     device : str
         Where to score.
 
@@ -215,7 +216,7 @@ def check_free(folder, replace):
     if not foreign:
         try:
             value = json.loads((folder / CARD).read_text(encoding="utf-8"))
-            if value["weights_sha256"] != sha256_of(folder / WEIGHTS):  # cards of the first edition have it too
+            if value["weights_sha256"] != sha256_of(folder / WEIGHTS):
                 foreign = [WEIGHTS]
         except (OSError, ValueError, TypeError, KeyError):
             foreign = [CARD]
@@ -251,7 +252,7 @@ def score_conditions(network, config, device="cpu", splits=("val", "test")):
 
 
 def _score_files(network, config, rows, device):
-    """Yield scores of the crops of each photograph that patches were cut from, as its file is."""
+    """Yield scores of the crops of the original file of each photograph that patches were cut from."""
     import pandas as pd
 
     from anl.data import manifest
@@ -265,9 +266,9 @@ def _score_files(network, config, rows, device):
     index, files = config.benchmark.manifest, {}
     root = Path(manifest.root_of(index) if index else config.data.folder)
     if not index:
-        files = {photo.id: photo.file for photo in read_card(config.data.card)}  # those of an index are their own ids
+        files = {photo.id: photo.file for photo in read_card(config.data.card)}  # in a manifest the file is the id
     real = rows[rows["generator"] == REAL]
-    # a patch's id: real, its photograph's id, its place
+    # a patch's id is real/PHOTOGRAPH@PLACE
     photo = real["image_id"].str.split("/", n=1).str[1].str.rpartition("@")[0]
     for name, row in real.assign(photo=photo).drop_duplicates("photo").set_index("photo").iterrows():
         crops, _ = tile(decode(root / manifest.file_path(files.get(name, name))), config.benchmark.size)
@@ -320,10 +321,10 @@ def _by_condition(rows):
 
 
 def _platt(reals, fakes):
-    """Midpoint and temperature of most likelihood; both classes weigh one half, and each condition of a class weighs alike.
+    """Maximum-likelihood midpoint and temperature. Each class has weight one half, shared equally by its conditions.
 
-    Targets keep as far from 0 and 1 as so many reals can tell (Platt, 1999). The temperature lies between exp(-4) and
-    exp(4), the midpoint in [-20, 20].
+    The targets 0 and 1 are smoothed according to the number of real images (Platt, 1999). The temperature lies between
+    exp(-4) and exp(4), the midpoint in [-20, 20].
     """
     import numpy as np
     from scipy.optimize import minimize
@@ -363,7 +364,7 @@ def _measure(scores, seen, rule):
 
 # ---- in words ----------------------------------------------------------------------------------------------------------
 def explain(card, width=100):
-    """The card in words: training, calibration, measured errors, limits. Nothing in a foreign card steers a terminal."""
+    """The card in words: training, calibration, measured errors, limits. Control characters in the card are escaped."""
     import textwrap
 
     made, chosen, table = card.training, card.calibration, card.table()
@@ -384,7 +385,7 @@ def explain(card, width=100):
 
 
 def summary(card):
-    """What the verdicts are worth, in two or three lines: how often they were right on test images."""
+    """How often the verdicts were right on test images, in two or three lines."""
     chosen, lines = card.calibration, []
     rows = {(row.generator, row.condition): row for row in card.measured}
     real = rows.get((REAL, FILES)) or rows.get((REAL, "raw"))

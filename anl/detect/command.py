@@ -23,14 +23,14 @@ NOT_READ = "not read"
 
 def run_detect(paths, *, detector=None, revision=None, device=None, form="table", resume=None, maps=None,
                recursive=True, explain=False, batch_size=32, workers=2):
-    """Score pictures and videos and print a row for each, in a fixed order; files that cannot be read are rows with a problem.
+    """Score pictures and videos and print a row for each, in a fixed order; files that cannot be read have a row with a problem.
 
     Parameters
     ----------
     paths : list of str
         Files, folders, patterns; `-` reads paths from standard input, one a line.
     detector, revision
-        As of `anl.load_detector`.
+        See `anl.load_detector`.
     device : str, optional
         Default: the GPU if there is one.
     form : str
@@ -44,7 +44,7 @@ def run_detect(paths, *, detector=None, revision=None, device=None, form="table"
     explain : bool
         Print what the detector is, how often it errs, and its limits.
     batch_size, workers : int
-        Crops computed at once; threads that decode.
+        Crops per batch; threads that decode.
 
     Returns
     -------
@@ -120,9 +120,9 @@ def choose_device(name=None):
 
 
 def score_files(detector, wanted, batch_size, workers, maps=None):
-    """Yield a row (a dict with the keys FIELDS) for each of `wanted`, (path, None or why it is not read), in its order.
+    """Yield a row (a dict with the keys FIELDS) for each (path, None or why it is not read) of `wanted`, in its order.
 
-    Memory holds a few pictures and a batch of crops, however many are wanted.
+    Memory holds a few pictures and a batch of crops, whatever the number of files.
     """
     if maps:
         from anl.data.images import pad
@@ -227,7 +227,7 @@ def without(found, file=None, folder=None):
 
 # ---- reports -----------------------------------------------------------------------------------------------------------
 class Table:
-    """Aligned lines for a terminal; long paths keep their end. Some dozen validation images give no more than two digits."""
+    """Aligned lines for a terminal; long paths keep their end. A few dozen validation images justify two digits only."""
 
     def __init__(self, stream):
         self.stream, self.room, self.begun = stream, max(24, shutil.get_terminal_size().columns - 26), False

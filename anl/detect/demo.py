@@ -1,7 +1,7 @@
-"""What the book's page "Try it" reads: the packaged detector as ONNX, its card, and patches to try it on, as scripts.
+"""Write what the book's demo loads: the packaged detector as ONNX, its card, and sample patches.
 
-Scripts, because a page opened from a file may load those and nothing else. The page's own code (book/_static/demo) holds
-no number of the detector: it reads them here.
+They are written as scripts, because a page opened from a file may load scripts and nothing else. The demo's own code
+(book/_static/demo) holds no number of the detector: it reads them from these scripts.
 """
 
 import base64
@@ -21,7 +21,7 @@ from anl.detect.onnx_file import INPUT, export_onnx, open_session
 from anl.detect.tiles import MAX_CROPS
 from anl.io import UserError, write_text
 
-RUNTIME = Path("vendor") / "onnxruntime-web"  # beside the demo's folder
+RUNTIME = Path("vendor") / "onnxruntime-web"  # next to the demo's folder
 
 
 def write_demo(folder, *, config, detector):
@@ -32,7 +32,7 @@ def write_demo(folder, *, config, detector):
     folder : path-like
         The book's `_static/demo`, next to `vendor/onnxruntime-web`.
     config : Config
-        Its benchmark gives the patches.
+        The patches come from its benchmark.
     detector : ImageDetector
 
     Returns
@@ -63,7 +63,7 @@ def write_demo(folder, *, config, detector):
 
 
 def _rounding(detector, onnx, patches):
-    """The largest change of a patch's probability by weights in int8; 0 without patches."""
+    """The largest change of a patch's probability caused by int8 weights; 0 without patches."""
     if not patches:
         return 0.0
     crops = np.stack(patches)
@@ -73,7 +73,7 @@ def _rounding(detector, onnx, patches):
 
 
 def write_script(path, name, value):
-    """Write a script that puts `value` (JSON-able) into anlDemo.<name>."""
+    """Write a script that assigns `value`, which must be JSON-serialisable, to `window.anlDemo.<name>`."""
     text = json.dumps(value, sort_keys=True, allow_nan=False).replace("</", "<\\/")
     write_text(path, f"(window.anlDemo ??= {{}}).{name} = {text};\n")
 
@@ -87,7 +87,7 @@ def page_card(card):
 
 
 def words(card, size, samples):
-    """Texts for the page's prose, by name: no number in it is typed."""
+    """Texts that the page inserts into its prose, by name, so that no number is typed there."""
     rows = {(row.generator, row.condition): row for row in card.measured}
     real = rows.get((REAL, FILES)) or rows.get((REAL, "raw"))
     seen = rows.get((card.training.seen[0], "raw"))
@@ -102,9 +102,9 @@ def words(card, size, samples):
 def samples(card, config):
     """Patches to try, [{name, generator, of, credit, png}].
 
-    Chosen by rule, unseen: the k-th is the first patch of the k-th test group by name, in turn as it is and as the next
-    generator made it, first those trained on, until each had its turn. Shown in the order of their bytes' hashes, so that
-    the place tells nothing.
+    They are chosen by a rule, not by hand. Real patches alternate with those of one generator after the other, those trained
+    on first. Each patch is the first by name from the first test group that was not used before. The list is ordered by the
+    hash of their bytes, so that the position reveals nothing.
     """
     generators = [name for name in dict.fromkeys([*card.training.seen, *card.training.unseen]) if name in config.families]
     with _benchmark(card, config, generators) as benchmark:
@@ -113,9 +113,9 @@ def samples(card, config):
 
 @contextlib.contextmanager
 def _benchmark(card, config, generators):
-    """The benchmark of a profile; for a detector of larger crops a small one of the same photographs, which is made here.
+    """The profile's benchmark or, for a detector of another crop size, a small one that is made here from the same photographs.
 
-    Its crops are not halved, and the known families regenerate them in the detector's size.
+    In the small one, crops are not halved, and the generators regenerate them in the detector's size.
     """
     from anl.training.benchmark import make_benchmark
     from anl.training.runs import open_benchmark
@@ -157,7 +157,7 @@ def _chosen(card, config, benchmark, generators):
 
 
 def _credits(config):
-    """Photo id -> file, author and licence, for benchmarks of the photographs of data.card."""
+    """dict photo id -> file, author and licence; empty unless the benchmark is made from the photographs of data.card."""
     from anl.data.photos import read_card
 
     if config.benchmark.kind != "embedded" or config.benchmark.manifest:

@@ -22,14 +22,14 @@ from anl.models import checkpoint
 
 DEFAULT = Path("models") / "detector"
 BATCH = 32  # crops
-FRAMES, FRAME_CROPS = 16, 4  # of a video, and crops of each at most
+FRAMES, FRAME_CROPS = 16, 4  # most frames per video, and most crops per frame
 SCHEME, HUB_ID, COMMIT = "hf://", re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"), re.compile(r"[0-9a-f]{40}")
-MAX_SETTING = 4096  # of any number in a detector's settings: they come with a file from elsewhere
+MAX_SETTING = 4096  # largest number accepted in a detector's settings, which may come from an untrusted file
 NOT_HERE = "get the default one with `dvc pull detector`, or pack a run with `anl export RUN --to folder`"
 
 
 class FrameScore(NamedTuple):
-    """What a detector says of one frame of a video, `time` seconds from its beginning."""
+    """The score of one frame of a video, `time` seconds from its beginning."""
 
     time: float
     probability: float
@@ -37,20 +37,20 @@ class FrameScore(NamedTuple):
 
 
 class Score(NamedTuple):
-    """What a detector says of one image, or of one video.
+    """The score of one image or video.
 
     Attributes
     ----------
     probability : float
-        That the image is generated; calibrated on validation images.
+        Probability that the image is generated; calibrated on validation images.
     verdict : str
         `generated`, `undecided` or `real`.
     logit : float
-        Mean over the crops, of a video over all of its frames; both others follow from it.
+        Mean over the crops; of a video, mean over the means of its frames. Probability and verdict follow from it.
     crops, width, height : int
-        How many crops were scored, and pixels of the image.
+        Number of scored crops, and size of the image in pixels.
     frames : tuple of FrameScore
-        Of a video.
+        One for each scored frame of a video; empty for an image.
     """
 
     probability: float
@@ -63,14 +63,14 @@ class Score(NamedTuple):
 
     @property
     def generated_share(self):
-        """Share of a video's frames that are more probably generated than not; None for an image."""
+        """Share of a video's scored frames with a probability above 0.5; None for an image."""
         return sum(frame.probability > 0.5 for frame in self.frames) / len(self.frames) if self.frames else None
 
 
 class Tiled(NamedTuple):
-    """An image cut up: crops uint8 (N, size, size, 3), their corners (N, 2), and the image's width and height.
+    """The crops of an image, uint8 (N, size, size, 3), their corners (N, 2), and the image's width and height.
 
-    Of a video, the crops of all frames; `times` in seconds and `counts` of crops have an entry for each frame.
+    For a video: the crops of all frames. `times` (seconds) and `counts` (number of crops) have an entry for each frame.
     """
 
     crops: np.ndarray
@@ -85,7 +85,7 @@ class InUse(nn.Module):
     """The network and its calibration: crops (N, 3, size, size) in [-1, 1] -> logit (N,), probability (N,), evidence.
 
     evidence (N, h, w): the log-odds of each cell; their mean is the log-odds of the crop. Networks without cells, such as
-    some baselines, have none.
+    some baselines, return no evidence.
     """
 
     def __init__(self, network, card):
@@ -102,7 +102,7 @@ class InUse(nn.Module):
 
 
 class ImageDetector(ModelHubMixin, library_name="anl", tags=["generated-image-detection"]):
-    """A packaged detector: `anl.load_detector` makes one.
+    """A packaged detector, as returned by `anl.load_detector`.
 
     Parameters
     ----------
@@ -150,9 +150,9 @@ class ImageDetector(ModelHubMixin, library_name="anl", tags=["generated-image-de
         return torch.cat([part for part, in found]).float().cpu().numpy()
 
     def tile(self, image):
-        """Cut up an image: path, PIL image, uint8 array (H, W, 3), or tensor (3, H, W), uint8 or float in [0, 1].
+        """Cut an image into crops: path, PIL image, uint8 array (H, W, 3), or tensor (3, H, W), uint8 or float in [0, 1].
 
-        The path may be that of a video: FRAMES frames, evenly spaced in time, are cut up.
+        The path may be that of a video, of which up to FRAMES frames, evenly spaced in time, are cut into crops.
         """
         if isinstance(image, (str, os.PathLike)) and video.starts_like_video(image):
             try:
@@ -163,7 +163,7 @@ class ImageDetector(ModelHubMixin, library_name="anl", tags=["generated-image-de
         return Tiled(*tile(pixels, self.card.size), pixels.shape[1], pixels.shape[0])
 
     def tile_video(self, path):
-        """Cut up frames of a video. Raises Refused if there are none."""
+        """Cut frames of a video into crops. Raises Refused if there are none."""
         frames = [(frame.time, *tile(frame.pixels, self.card.size, FRAME_CROPS), frame.pixels.shape)
                   for frame in video.read_frames(path, FRAMES)]
         times, crops, places, shapes = zip(*frames, strict=True)
@@ -235,7 +235,7 @@ def load_detector(path_or_id=None, device="cpu", revision=None):
         A folder, or `hf://owner/name`. Default: `models/detector`.
     device : str
     revision : str, optional
-        Full commit (40 hex digits) of a hub id, which needs one.
+        Full commit (40 hex digits); required for a hub id.
 
     Returns
     -------
@@ -244,7 +244,7 @@ def load_detector(path_or_id=None, device="cpu", revision=None):
     Raises
     ------
     UserError
-        If it cannot be had, or a file is damaged, a pickle, or not the one that the card describes.
+        If it is missing or cannot be downloaded, or a file is damaged, a pickle, or not the one that the card describes.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""How a detector does on whole pictures: as files, re-encoded and resized, with the verdicts that people get."""
+"""Evaluate a detector on whole pictures, as files, re-encoded and resized, with the verdicts that users get."""
 
 import os
 from pathlib import Path
@@ -23,14 +23,15 @@ CONDITIONS = (FILES, "jpeg_90", "jpeg_70", "scale_0.5")
 
 
 def choose_pictures(manifests, most, seed):
-    """Pictures of several manifests: their test images, or all where they have no splits.
+    """Choose pictures of several manifests: their test images, or all where a manifest has no splits.
 
     Parameters
     ----------
     manifests : dict
         Name -> path of a manifest.
     most : int
-        Pictures of each generator, and photographs, of each manifest at most; chosen by a hash of their bytes.
+        Largest number of pictures per manifest and generator, real images counting as one generator. They are chosen by a
+        hash of `seed` and their bytes.
     seed : int
 
     Returns
@@ -59,7 +60,7 @@ def choose_pictures(manifests, most, seed):
 
 
 def detector_of_run(folder, config, device="cpu"):
-    """An `ImageDetector` of a run that is not packaged, rounded and calibrated like a packaged one. It may read a frozen model."""
+    """An `ImageDetector` of an unpackaged run, rounded and calibrated like a packaged one. It may read a frozen model."""
     network = checkpoint.round_to_half(load_run(folder, config, device))
     scores = cards.score_conditions(network, config, device, splits=("val",))
     return ImageDetector(network, cards.describe(network, Path(folder) / WEIGHTS, config=config, scores=scores), device=device)
@@ -72,9 +73,9 @@ def score_pictures(detector, pictures, conditions=CONDITIONS):
     ----------
     detector : anl.detect.detector.ImageDetector
     pictures : DataFrame
-        path, and columns that are kept.
+        path; other columns are kept.
     conditions : sequence of str
-        FILES, or names of `anl.data.processing.apply`. `scale_0.5` halves a picture; nothing is put around it.
+        FILES, or names of `anl.data.processing.apply`. Here `scale_0.5` halves both sides of a picture, without padding.
 
     Returns
     -------
@@ -99,7 +100,7 @@ def score_pictures(detector, pictures, conditions=CONDITIONS):
 
 
 def in_condition(name, pixels, key=""):
-    """A picture, uint8 (H, W, 3), in a condition; its size changes where it is scaled."""
+    """Apply a condition to a picture, uint8 (H, W, 3); `scale` changes its size."""
     for part in name.split("+"):
         kind, strength = processing.parse(part)
         pixels = processing.rescale(pixels, strength) if kind == "scale" else processing.apply(part, pixels, 0, key)
@@ -107,7 +108,9 @@ def in_condition(name, pixels, key=""):
 
 
 def results(scores, *, replicates=1000, seed=0):
-    """How well sets of generated pictures are told from photographs: those of the same source, or all where it has none.
+    """AUROC and shares of verdicts for each set and condition.
+
+    Generated pictures are compared with the photographs of the same source, or with all photographs if that source has none.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Take a detector elsewhere: a packaged folder, an ONNX file for runtimes without PyTorch, or the book's page "Try it"."""
+"""Export a detector: as a packaged folder, as an ONNX file for runtimes without PyTorch, or as the scripts of the book's demo."""
 
 import tempfile
 from pathlib import Path
@@ -16,8 +16,8 @@ def export(source=None, out=None, *, to="folder", config=None, licence=None, rep
     Parameters
     ----------
     source : path-like, optional
-        A run's folder, a packaged detector's folder, or `hf://owner/name`; or the name of an experiment, of which the run
-        that does best on validation images is taken. Default: `models/detector`.
+        A run's folder, a packaged detector's folder, or `hf://owner/name`; or the name of an experiment, whose best run
+        on validation images is exported. Default: `models/detector`.
     out : path-like, optional
         `folder`: the folder. `onnx`: a file `NAME.onnx`, or a folder that gets `detector.onnx`. `demo`: the folder,
         by default `book/_static/demo`.
@@ -26,11 +26,11 @@ def export(source=None, out=None, *, to="folder", config=None, licence=None, rep
     config : Config, optional
         Needed for a run and for the demo.
     licence, replace
-        As of `anl.detect.card.pack`.
+        See `anl.detect.card.pack`.
     revision : str, optional
         Full commit of a hub id.
     int8 : bool
-        Of an ONNX file; see `anl.detect.onnx_file.export_onnx`. The demo's always is.
+        Whether an ONNX file stores its weights in int8; see `anl.detect.onnx_file.export_onnx`. The demo always does.
 
     Returns
     -------

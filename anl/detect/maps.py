@@ -1,7 +1,7 @@
-"""Evidence maps: which parts of a picture speak for `generated` (red) and which for `real` (blue), as a PNG.
+"""Evidence maps as PNG: which parts of a picture are evidence for `generated` (red) and which for `real` (blue).
 
-Two panels side by side. A large picture is looked at in crops that would be specks in it, so the right panel shows the
-crops enlarged, in the order in which they lie.
+A map has two panels. The left one shows the picture and marks the crops that were scored. The right one shows the evidence
+in these crops, arranged as in the picture and enlarged, because they are tiny in a large picture.
 """
 
 import hashlib
@@ -12,16 +12,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from anl.io import atomic_file
 
-DIM = 0.35  # brightness of what was not looked at
-BLEND = 0.6  # strongest share of the evidence's colour over a crop
-CLIP = 4.0  # log-odds of the strongest colour
+DIM = 0.35  # brightness of the picture outside the crops
+BLEND = 0.6  # highest opacity of the evidence's colour over a crop
+CLIP = 4.0  # absolute log-odds at which the opacity is highest
 GENERATED, REAL = (178, 24, 43), (33, 102, 172)  # red and blue that colour-blind readers tell apart
-SIDE = 544  # most pixels on a side of a panel, unless its crops need more
-GAP, HEAD = 4, 24  # pixels between crops, and above a panel for its words
+SIDE = 544  # largest side of a panel in pixels, unless its crops need more
+GAP, HEAD = 4, 24  # pixels between crops, and above a panel for its title
 
 
 def overview(pixels):
-    """uint8 RGB (H, W, 3) shrunk to SIDE, or enlarged by a whole number to at most it."""
+    """Shrink uint8 RGB (H, W, 3) to a longer side of SIDE; smaller pictures are enlarged by a whole factor to at most SIDE."""
     height, width = pixels.shape[:2]
     scale = SIDE / max(height, width)
     scale = max(1, int(scale)) if scale >= 1 else scale
@@ -30,13 +30,13 @@ def overview(pixels):
 
 
 def draw(detector, tiled, small):
-    """The two panels, uint8 (H, W, 3).
+    """Draw the two panels side by side, uint8 (H, W, 3).
 
     Parameters
     ----------
     detector : ImageDetector
     tiled : Tiled
-        Of the picture.
+        The picture's crops.
     small : ndarray
         `overview` of the picture, padded to a crop's size where it is smaller.
     """
@@ -48,7 +48,7 @@ def draw(detector, tiled, small):
 
 
 def colour(crop, cells):
-    """A crop (size, size, 3) with the log-odds of its cells (h, w) laid over it."""
+    """Overlay a crop (size, size, 3) with the log-odds of its cells (h, w)."""
     size = len(crop)
     large = np.asarray(Image.fromarray(cells.astype(np.float32)).resize((size, size), Image.Resampling.NEAREST))
     share = BLEND * np.minimum(1, np.abs(large) / CLIP)[..., None]
@@ -69,7 +69,7 @@ def _looked_at(small, tiled, size):
 
 
 def _grid(crops, places):
-    """Crops in rows and columns as they lie in the picture, enlarged by a whole number."""
+    """Crops in rows and columns, arranged as in the picture and enlarged by a whole factor."""
     tops, lefts = (np.unique(places[:, axis]) for axis in (0, 1))
     size = len(crops[0])
     times = max(1, SIDE // (max(len(tops), len(lefts)) * (size + GAP)))
@@ -94,7 +94,7 @@ def _side_by_side(panels, words):
 
 
 def save(folder, path, sheet):
-    """Write the sheet of the picture at `path` into `folder`; returns the file, whose name no other path shares."""
+    """Write the sheet of the picture at `path` into `folder`; returns the file, whose name is unique to `path`."""
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(path).name)[:60]
     mark = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     target = Path(folder) / f"{name}-{mark}.png"

@@ -17,22 +17,22 @@ INPUT, OUTPUTS = "crops", ("logit", "probability", "evidence")
 TOLERANCE = 1e-4  # of logit and probability against PyTorch; of evidence relative to its largest value
 BATCHES = (1, 3, 16)
 OPSET = 20
-INT8_FROM = 2**16  # weights of a layer; rounding hurts those with fewer most, the first and the depthwise ones, and saves little
+INT8_FROM = 2**16  # fewest weights of a rounded layer; smaller ones (first, depthwise) lose most by rounding and save little
 
 
 def export_onnx(detector, path, int8=False):
     """Write a detector as one ONNX file: crops in; logit, probability and evidence of each out.
 
-    The batch is free, the crops' size fixed. The card is in the file's metadata under `card`. Cutting up a picture and
-    averaging its logits is left to the caller, as are the card's thresholds.
+    The batch size is dynamic, the crop size is fixed. The file's metadata holds the card under `card`. The caller cuts a
+    picture into crops, averages their logits and applies the card's thresholds.
 
     Parameters
     ----------
     detector : ImageDetector
     path : path-like
     int8 : bool
-        Whether the weights of large convolutions are stored in eight bits, which makes the file less than half as large and
-        moves its outputs; they are still computed in fp32.
+        Whether the weights of large convolutions are stored in eight bits. This makes the file less than half as large and
+        changes its outputs, which are still computed in fp32.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def open_session(path, threads=0):
 
 @contextlib.contextmanager
 def _quiet():
-    """No warnings or log messages, which are meant for authors of exporters."""
+    """Suppress the exporter's warnings and log messages, which are meant for its developers."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

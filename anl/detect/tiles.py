@@ -1,6 +1,6 @@
-"""How an image of any size is shown to a detector of small crops.
+"""Cut an image of any size into the small crops that a detector scores.
 
-Nothing is resized: resampling would remove the finest grain, which is what the detector reads. The logit of an image is
+Nothing is resized: resampling would remove the highest frequencies, which the detector reads. The logit of an image is
 the mean over its crops.
 """
 
@@ -17,9 +17,9 @@ def tile(pixels, size, most=MAX_CROPS):
     Parameters
     ----------
     pixels : ndarray
-        uint8 (H, W, 3). A side shorter than `size` is continued by its mirror image.
+        uint8 (H, W, 3). A side shorter than `size` is padded with its mirror image.
     size, most : int
-        Pixels on a side, and crops at most: a larger image is sampled.
+        Side of a crop in pixels, and largest number of crops. If an image needs more, its crops leave gaps.
 
     Returns
     -------
@@ -34,7 +34,7 @@ def tile(pixels, size, most=MAX_CROPS):
 def grid(height, width, size, most=MAX_CROPS):
     """Corners (top, left) of the crops of an image whose sides are at least `size`."""
     rows, columns = (-(-side // size) for side in (height, width))
-    while rows * columns > most:  # the longer line is thinned out first
+    while rows * columns > most:  # drop one from the axis with more crops
         rows, columns = (rows - 1, columns) if rows >= columns else (rows, columns - 1)
     tops, lefts = (np.linspace(0, side - size, count).round().astype(int).tolist()
                    for side, count in ((height, rows), (width, columns)))

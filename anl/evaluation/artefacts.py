@@ -1,6 +1,6 @@
-"""What gives generated images away without a detector: spectra and simple statistics.
+"""Differences between generated and real images that need no detector: spectra and simple image statistics.
 
-What a file's metadata gives away is measured by `anl.data.audit.format_probe`.
+For differences in file formats see `anl.data.audit.format_probe`.
 """
 
 import itertools
@@ -74,9 +74,7 @@ def sharpness(pixels):
 
 
 def statistic_scores(rows, statistics):
-    """Scores of logistic regressions on simple statistics: detectors that see a few numbers of an image.
-
-    Trained on the rows of split `train`, as a detector is.
+    """Scores of logistic regressions on simple statistics, each used as a detector and trained on the rows of split `train`.
 
     Parameters
     ----------
@@ -131,8 +129,8 @@ def spectrum_table(rows, pixels, *, seed, replicates):
 def statistics_table(rows, pixels, *, seed, replicates):
     """AUROC of a logistic regression on each simple statistic, a row per generator and statistic.
 
-    Fitted on test images of the same generator, by cross-validation over photographs: an upper bound of what such a
-    statistic tells. Parameters as of `spectrum_table`.
+    The regression is fitted on test images of the same generator, with cross-validation over photographs. Its AUROC is
+    therefore an upper bound for a detector that uses this statistic. Parameters as of `spectrum_table`.
 
     Returns
     -------

@@ -1,14 +1,15 @@
-"""How global is an attention, and does the logit depend on the places that its map names?
+"""Measure how far an attention map spreads, and whether the logit depends on the cells with large weights.
 
-Deletion and insertion after RISE (Petsiuk et al., BMVC 2018), for pairs of a real patch and its regeneration: a cell of
-the generated image is replaced by the same cell of its own real patch, instead of grey or blur that no detector has
-seen. Deletion starts at the generated image, insertion at the real patch; cells follow each other by falling or rising
-weight of the generated image's map, or at random.
+Deletion and insertion follow RISE (Petsiuk et al., BMVC 2018), but on pairs of a real patch and its regeneration: a cell of
+the generated image is replaced by the same cell of its real patch, not by grey or blur, which no detector has seen.
+Deletion starts from the generated image, insertion from the real patch. Cells are replaced in order of falling or rising
+weight in the map of the generated image, or in random order.
 
-Inserting in one order produces the images of deleting in the reverse order, so each is scored once. Where cells of two
-images meet there are seams, which may be evidence themselves. Random orders have more seams than a map in one piece,
-rising orders exactly those of falling ones: `falling - rising` is the comparison that seams cannot explain. Areas are in
-logits, not divided by logit(generated) - logit(real), which is near zero for pairs that the detector cannot tell apart.
+Insertion in one order produces the same images as deletion in the reverse order, so each image is scored once. The seams
+between cells of the two images may be evidence themselves. Random orders make more seams than the orders of a compact map.
+Rising and falling orders make the same seams, so only the comparison `falling - rising` cannot be explained by them. Areas
+are in logits. They are not divided by logit(generated) - logit(real), which is near zero for pairs that the detector cannot
+tell apart.
 """
 
 import zlib
@@ -25,15 +26,14 @@ from anl.io import UserError
 from anl.models import attention
 
 ORDERS = 3  # random orders per pair, averaged
-STEPS = 4  # equal parts that the cells are replaced in
+STEPS = 4  # number of equal parts in which the cells are replaced
 COMPARISONS = (("deletion", "random"), ("insertion", "random"), ("deletion", "rising"))  # curve, order compared with falling
 
 
 def choose_pairs(rows, count, generator):
     """Positions in manifest rows of up to `count` test pairs of a generator, spread evenly over the photographs.
 
-    The generator should be the seen one: where a detector takes regenerations for more real than photographs, areas
-    change their sign.
+    Use a generator seen in training: if a detector scores regenerations lower than photographs, areas change sign.
 
     Returns
     -------
@@ -60,12 +60,12 @@ def read_out(model, pixels, device, batch_size=64, kind="attention"):
     Parameters
     ----------
     model : nn.Module
-        A detector; its mode is put back.
+        A detector; its mode is restored.
     pixels : array, uint8 (N, H, W, 3)
     device : torch.device
     kind : {"attention", "evidence"}
-        The attention's own map, or how much each cell adds to the logit (`Detector.cell_logits`), for forms of
-        attention that act in training only.
+        The attention map, or how much each cell adds to the logit (`Detector.cell_logits`), for attentions that act in
+        training only.
 
     Returns
     -------
@@ -97,9 +97,9 @@ def support_table(maps):
     Returns
     -------
     DataFrame
-        A row per image: `entropy` in bits, `effective_support` in (0, 1], `loudest_tenth`: weight of the tenth of the
-        cells with the largest weights. A uniform map has the entropy log2(hw), the support 1 and the share 0.1; where a
-        tenth is not a whole number of cells, the last one counts in part.
+        A row per image: `entropy` in bits, `effective_support` in (0, 1], and `loudest_tenth`, the sum of the largest tenth
+        of the weights. A uniform map has the entropy log2(hw), the support 1 and the sum 0.1. If a tenth is not a whole
+        number of cells, the last cell is counted in part.
     """
     maps = torch.as_tensor(maps)
     falling = maps.flatten(1).double().sort(1, descending=True).values.numpy()
@@ -110,7 +110,7 @@ def support_table(maps):
 
 
 def areas(model, real, generated, *, seed, device, kind="attention"):
-    """Areas under the logit against the share of cells replaced, and the maps that the orders come from.
+    """Areas under the curve of the logit over the share of replaced cells, and the maps that determine the orders.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def areas(model, real, generated, *, seed, device, kind="attention"):
     real, generated : array, uint8 (N, H, W, 3)
         Pairs.
     seed : int
-        Of the random orders, which depend on it and the generated image alone.
+        Seed of the random orders, which depend only on it and on the generated image.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def areas(model, real, generated, *, seed, device, kind="attention"):
     (real_logit, real_maps), (logit, maps) = (read_out(model, part, **read) for part in (real, generated))
     counts = np.unique(np.rint(np.linspace(0, maps[0].size, STEPS + 1)).astype(int))
     falling, random = cell_orders(maps, generated, seed, ORDERS)
-    scores = []  # of deletion: (order, pair, count)
+    scores = []  # logits of deletion: (order, pair, count)
     for order in (falling, falling[:, ::-1], *random):
         place = np.argsort(order, axis=1).reshape(maps.shape)  # (N, h, w): when each cell is replaced
         inner = [read_out(model, mix(real, generated, place < count), **read)[0] for count in counts[1:-1]]
@@ -147,7 +147,7 @@ def areas(model, real, generated, *, seed, device, kind="attention"):
 def cell_orders(maps, images, seed, count):
     """Cells by falling weight, (N, hw), and `count` random orders, (count, N, hw).
 
-    Equal weights follow one more random order: by place, a uniform map would start at the top of every image.
+    Ties are broken by a further random order. Broken by position, a uniform map would start at the top of every image.
     """
     falling, random = [], []
     for weights, image in zip(maps.reshape(len(maps), -1), images, strict=True):
@@ -159,7 +159,7 @@ def cell_orders(maps, images, seed, count):
 
 
 def mix(real, generated, cells):
-    """Generated images with the marked cells, bool (N, h, w), from their real patches: uint8 (N, H, W, 3)."""
+    """Replace the marked cells, bool (N, h, w), of generated images by those of the real patches: uint8 (N, H, W, 3)."""
     (height, width), (rows, columns) = generated.shape[1:3], cells.shape[1:]
     marked = cells[:, np.arange(height) * rows // height][:, :, np.arange(width) * columns // width]  # (N, H, W)
     return np.where(marked[..., None], real, generated)
@@ -177,7 +177,7 @@ def study(models, real, generated, group, *, seed, replicates, device, kind="att
     group : array of str, (N,)
         Photograph of each pair, for the bootstrap.
     seed, replicates : int
-        Of the random orders and of the bootstrap.
+        Seed of the random orders and of the bootstrap, and number of bootstrap replicates.
     device, kind
         As of `areas`.
 
@@ -186,7 +186,7 @@ def study(models, real, generated, group, *, seed, replicates, device, kind="att
     DataFrame
         variant, images (`real`, `generated`), metric, mean, low, high (95 % interval over photographs), n. Metrics are
         the columns of `support_table`, and areas of the falling order minus those of another one, such as `deletion minus
-        random`: evidence where the map is loud is below 0 for deletion, above 0 for insertion.
+        random`. If the evidence is where the weights are large, these are below 0 for deletion and above 0 for insertion.
     """
     draws, rows = bootstrap.draw_groups(group, replicates, seed), []
     for variant, model in models.items():

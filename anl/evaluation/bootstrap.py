@@ -114,19 +114,19 @@ def stack(intervals):
 def draw_groups(group, replicates, seed, kind=None):
     """Draw whole groups with replacement.
 
-    The draw depends on the seed and the sorted names alone, so two tables of the same photographs get the same draw.
+    The draw depends only on the seed and the sorted names, so two tables of the same photographs get the same draw.
 
     Parameters
     ----------
     group : array of str, (N,)
-        Group of each image: the photograph that it shows, or its own name.
+        Group of each image: the photograph that it shows, or the name of the image.
     replicates : int
         Number R of draws.
     seed : int
     kind : array of str, (N,), optional
-        Kind of each image, for example its generator. Groups that hold the same set of kinds form a stratum and are
-        drawn among themselves, so that in an unpaired benchmark the size of each class stays fixed. Strata with fewer
-        than 20 groups join the largest one.
+        Kind of each image, for example its generator. Groups with the same set of kinds form a stratum and are resampled
+        within it, so that in an unpaired benchmark the size of each class stays fixed. Strata with fewer than 20 groups
+        are merged into the largest one.
 
     Returns
     -------
@@ -159,7 +159,7 @@ def interval(values, replicates, groups, *, strata=1, level=0.95):
     values : array, (..., n)
         The metric, or a paired difference of two, for each of n seeds.
     replicates : array, (..., n, R)
-        The same in each bootstrap replicate; one draw of photographs serves all seeds. A replicate with NaN is left out.
+        The same in each bootstrap replicate; all seeds share the draws of photographs. A replicate with NaN is left out.
     groups, strata : int
         Number of groups drawn, and of strata among them.
     level : float

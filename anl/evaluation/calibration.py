@@ -52,7 +52,7 @@ def calibrate(label, logit, target_fpr):
     if len(np.unique(label)) < 2:
         raise UserError("validation scores lack real or generated images; score validation images of both classes")
     real = np.sort(logit[label == 0])[::-1]
-    threshold = float(real[int(target_fpr * len(real) + 1e-9)])  # so many reals may lie above it
+    threshold = float(real[int(target_fpr * len(real) + 1e-9)])  # so that at most this many reals are above it
     sample = Sample.of(label, logit)
 
     def loss(log_temperature):
@@ -64,7 +64,7 @@ def calibrate(label, logit, target_fpr):
 
 
 def calibrate_run(scores, seen, target_fpr):
-    """`calibrate` on the rows of one run's scores table that are validation images: reals and the seen generator, `raw`.
+    """Apply `calibrate` to the validation scores of one run: real images and those of seen generators, in view `raw`.
 
     Raises UserError as `calibrate`.
     """
@@ -87,7 +87,7 @@ def reliability_table(scores, *, seen, unseen=None, view, replicates=1000, seed=
     seen : str or list of str
         Generators in training.
     unseen : list of str, optional
-        Generators that are pooled as `unseen`, for example those that share no model with a seen one; by default all others.
+        Generators that are pooled as `unseen`, for example those that share no model with a seen one. Default: all others.
     view : str
         View of the test images.
 
@@ -96,8 +96,8 @@ def reliability_table(scores, *, seen, unseen=None, view, replicates=1000, seed=
     DataFrame
         A row per variant, `generators` (`seen`, `unseen`), `temperature` (`before`, `after`) and bin: probability (mean
         in the bin), share (of generated images) with its 95 % interval low, high over photographs, seeds, n.
-        Seeds are pooled, each with its own temperature. Each generator is set against all reals, so that classes weigh
-        as in a comparison with one generator.
+        Seeds are pooled, each with its own temperature. The reals are repeated for each generator, so that the classes
+        have the same balance as in a comparison with one generator.
     """
     test = scores[(scores["split"] == "test") & (scores["view"] == view)]
     tables = []
@@ -126,7 +126,7 @@ def reliability_table(scores, *, seen, unseen=None, view, replicates=1000, seed=
 
 
 def _bins(label, probability, group, counts, bins):
-    """Bins of equal mass with percentile intervals: shares in a bin can be near 0 or 1, where symmetric ones fail."""
+    """Bins of equal mass with percentile intervals: shares can be near 0 or 1, where symmetric intervals fail."""
     place = equal_mass_bins(probability, bins)
     grouped = pd.DataFrame({"probability": probability, "share": label.astype(float)}).groupby(place)
     table = grouped.mean().assign(n=grouped.size()).reset_index(drop=True)

@@ -16,11 +16,11 @@ METRICS = ("auroc", "pairwise_accuracy", "average_precision", "balanced_accuracy
 COLUMNS = ["variant", "seed", "image_id", "group", "pair", "generator", "split", "view", "label", "logit"]
 TABLE_COLUMNS = ["variant", "generator", "view", "metric", "mean", "low", "high", "difference", "difference_low",
                  "difference_high", "p", "seeds", "n"]  # of `compare`
-CHUNK = 2**19  # images times replicates worked on at a time, so that they stay in the processor's cache
+CHUNK = 2**19  # images times replicates that are processed at a time, so that they fit into the processor's cache
 
 
 class Measured(NamedTuple):
-    """Metrics of every variant and seed with their bootstrap replicates; one draw of photographs serves them all.
+    """Metrics of every variant and seed with their bootstrap replicates. All share the same draws of photographs.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Measured(NamedTuple):
         Raises
         ------
         UserError
-            If the variants differ in their seeds: seeds are paired.
+            If the variants differ in their seeds, because seeds are paired.
         """
         variants = [key[0] for key in weights]
         if other := next((name for name in variants if self.seeds[name] != self.seeds[variants[0]]), None):
@@ -58,14 +58,16 @@ class Measured(NamedTuple):
 
 
 class Best(NamedTuple):
-    """Answer of `best_of`.
+    """Result of `best_of`.
 
     Attributes
     ----------
     verdict : str
-        `best`: above every rival, each pairwise interval above zero. `not best`: a rival is above. `undecided`: neither.
+        `best`: the intervals of all differences from rivals are above zero. `not best`: a rival is significantly better.
+        `undecided`: neither.
     above, below : int
-        Number of rivals that the candidate is above and below; these and `not best` after Holm's correction.
+        Number of rivals that the candidate is significantly better and worse than. These numbers and `not best` use Holm's
+        correction.
     table : DataFrame
         A row per rival: rival, difference (candidate minus rival), low, high, p, p_holm, seeds, n.
     """
@@ -92,15 +94,15 @@ def compare(scores, baseline=None, *, metrics=METRICS, seen, disjoint=None, view
     seen : str or list of str
         Generators in training.
     disjoint : dict, optional
-        generator -> trained model that it uses. Generator `unseen` is the mean over the models that no seen generator
-        uses, each the mean over its generators; by default every generator counts as a separate model. The mean of
-        `pairwise_accuracy` is over the generators that have pairs.
+        generator -> trained model that it uses; by default every generator counts as a separate model. The row of generator
+        `unseen` is a mean over the models that no seen generator uses. The value of a model is the mean over its generators;
+        for `pairwise_accuracy`, over those that have pairs.
     views : sequence of str, optional
         By default all views of the test images.
     replicates, seed : int
-        Size and base seed of the bootstrap.
+        Number of replicates and base seed of the bootstrap.
     target_fpr : float
-        Of the threshold, on validation reals.
+        False-positive rate of the threshold on validation reals.
     level : float
         Nominal coverage of the intervals.
 
@@ -114,7 +116,7 @@ def compare(scores, baseline=None, *, metrics=METRICS, seen, disjoint=None, view
     Raises
     ------
     UserError
-        On a missing column, an unknown baseline, variants scored on different images or seeds.
+        If a column is missing, the baseline is unknown, or variants were scored on different images or have different seeds.
     """
     measured = measure(scores, metrics=metrics, seen=seen, disjoint=disjoint, views=views, replicates=replicates,
                        seed=seed, target_fpr=target_fpr)
@@ -141,19 +143,19 @@ def compare(scores, baseline=None, *, metrics=METRICS, seen, disjoint=None, view
 def best_of(table, candidate, rivals=None, *, metric="auroc", generator=UNSEEN, view="matched", level=0.95):
     """Whether a variant is better than all its rivals.
 
-    `best` needs no correction: all pairwise differences have to hold (intersection-union test, Berger 1982).
+    `best` needs no correction, because every pairwise interval must be above zero (intersection-union test, Berger 1982).
 
     Parameters
     ----------
     table : DataFrame
-        Of `compare`, whose baseline is the candidate.
+        Result of `compare` with the candidate as baseline.
     candidate : str
     rivals : list of str, optional
         By default all other variants of the table.
     metric, generator, view : str
-        Which rows decide.
+        The rows of the table that are used.
     level : float
-        Of the table's intervals.
+        Nominal coverage of the table's intervals.
 
     Returns
     -------
@@ -162,7 +164,7 @@ def best_of(table, candidate, rivals=None, *, metric="auroc", generator=UNSEEN, 
     Raises
     ------
     UserError
-        If a rival has no difference from the candidate in such rows.
+        If these rows lack the difference between a rival and the candidate.
 
     References
     ----------
@@ -184,7 +186,7 @@ def best_of(table, candidate, rivals=None, *, metric="auroc", generator=UNSEEN, 
 
 
 def holm(p_values):
-    """p-values adjusted by Holm's method for the family-wise error, in the order given. NaN stays NaN, and counts."""
+    """p-values adjusted by Holm's method for the family-wise error rate. NaN stays NaN but counts as a comparison."""
     p = np.asarray(p_values, float)
     order = np.argsort(p)  # NaN last
     adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
@@ -240,7 +242,7 @@ def measure(scores, *, metrics=METRICS, seen, disjoint=None, views=None, replica
 
 
 def _photographs(kinds, means, draws):
-    """{(generator, view): (groups, strata)} of the reals and each generator's images, and of those of all unseen ones."""
+    """{(generator, view): (groups, strata)} of the reals plus the images of a generator, or plus those of all unseen ones."""
     sizes = {}
     for view, rows in kinds.groupby("view", sort=False, observed=True):
         present = rows["generator"].unique()
@@ -256,7 +258,7 @@ def _measured(samples, functions, counts, means):
     reals = samples.get(REAL)
     images = max(max(len(sample.real), len(sample.fake)) for sample in samples.values())
     step = max(16, CHUNK // max(images, 1))
-    # the metric itself, then chunks of replicates that every generator goes through
+    # the metric itself, then the replicates in chunks; each chunk is used for all generators
     chunks = [np.ones((len(counts), 1)), *(counts[:, start:start + step] for start in range(0, counts.shape[1], step))]
     for chunk in chunks:
         for generator, sample in samples.items():
@@ -278,7 +280,7 @@ def _measured(samples, functions, counts, means):
 
 
 def _coded(test):
-    """Names of generators, sorted, and the test rows with integers for names."""
+    """Sorted names of the generators, and the test rows with names replaced by integer codes."""
     generators, index = np.unique(test["generator"].to_numpy(str), return_inverse=True)
     return generators, pd.DataFrame({
         "image": pd.factorize(test["image_id"], sort=True)[0], "group": pd.factorize(test["group"], sort=True)[0],
@@ -287,7 +289,7 @@ def _coded(test):
 
 
 def _by_generator(columns, generators, groups, fixed):
-    """{generator: Sample} of one run; the reals are sorted once. `real` stands for the reals alone."""
+    """{generator: Sample} of one run; the reals are sorted once. The sample of `real` contains only the reals."""
     label, logit, group, pair = (columns[name] for name in ("label", "logit", "group", "pair"))
     is_real = label == 0
     real, samples = Scores(logit[is_real], group[is_real]), {}

@@ -29,11 +29,21 @@ class BareBackbone(nn.Module):
 
 
 def count(model, size):
-    """Parameters, and multiply-adds for one image of `size` pixels on a side, two int.
+    """Count the parameters of a model, and its multiply-adds for one image.
 
-    The model is in eval mode, on any device; on `meta` nothing is computed. Parameters are the module's own, without those
-    of a frozen model that it calls. Multiply-adds are those of convolutions and matrix products (half of
-    `FlopCounterMode`'s operations), frozen models included.
+    Parameters
+    ----------
+    model : nn.Module
+        In eval mode, on any device; on `meta` nothing is computed.
+    size : int
+        Pixels on a side of the image.
+
+    Returns
+    -------
+    parameters : int
+        Parameters of the module, without those of a frozen model that it calls.
+    multiply_adds : int
+        Of convolutions and matrix products (half of the operations of `FlopCounterMode`), including frozen models.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -42,7 +52,7 @@ def count(model, size):
 
 
 def inference_forms(variants):
-    """The networks that a user runs, dict name -> `for_inference()` of a detector, or a network without it, in eval mode."""
+    """Inference form of networks, dict name -> `for_inference()`, or the network in eval mode if it has no such method."""
     return {name: model.for_inference() if hasattr(model, "for_inference") else model.eval() for name, model in variants.items()}
 
 
@@ -101,7 +111,7 @@ def ratios(seconds, baselines, images=1):
     rows = []
     for name, own in seconds.items():
         row = {"variant": name, "milliseconds": 1000 * float(np.median(own)), "images_per_second": images / float(np.median(own))}
-        for base in baselines:  # the calls of a round share the machine's state
+        for base in baselines:  # the calls of a round run under the same load of the machine
             middle, low, high = (float(value) for value in np.quantile(np.divide(own, seconds[base]), [0.5, 0.25, 0.75]))
             row |= {f"time_over_{base}": middle, f"time_over_{base}_low": low, f"time_over_{base}_high": high}
         rows.append(row)

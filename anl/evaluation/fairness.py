@@ -1,4 +1,4 @@
-"""Errors on kinds of photographs: false-positive rates by category at the common threshold, and the gap between them."""
+"""False-positive rates by category of photographs at a common threshold, and the gap between the categories."""
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,9 @@ def category_of(image_id):
 def category_errors(scores, baseline, *, view, least=20, level=0.95, **options):
     """False-positive rates by category, and the gap between the largest and the smallest of them.
 
-    The threshold is each run's own, fixed by validation on all categories. With few photographs the gap of even the fairest
-    detector is far above 0, because the largest of several noisy rates is too large; compare detectors, not the gap with 0.
+    Each run has one threshold, fixed on validation images of all categories. With few photographs the gap is far above 0
+    even for a fair detector, because the maximum of several noisy rates is biased upwards. Compare the gaps of detectors with
+    each other, not with 0.
 
     Parameters
     ----------
@@ -32,9 +33,9 @@ def category_errors(scores, baseline, *, view, least=20, level=0.95, **options):
     least : int
         Test photographs that a category must have.
     level : float
-        Of the intervals.
+        Nominal coverage of the intervals.
     **options
-        Of `anl.evaluation.compare.measure`: seen, replicates, seed, target_fpr.
+        Arguments of `anl.evaluation.compare.measure`: seen, replicates, seed, target_fpr.
 
     Returns
     -------
@@ -48,7 +49,7 @@ def category_errors(scores, baseline, *, view, least=20, level=0.95, **options):
         If the baseline has no scores.
     """
     if baseline not in set(scores["variant"]):
-        raise UserError(f"baseline '{baseline}' has no scores")
+        raise UserError(f"baseline '{baseline}' has no scores; choose a variant of the scores table")
     test = scores[(scores["split"] == "test") & (scores["generator"] == REAL) & (scores["view"] == view)]
     category = test["image_id"].map(category_of)
     photographs = test["group"].groupby(category).nunique()

@@ -33,7 +33,7 @@ class Scores:
         return len(self.logit)
 
     def cumulative(self, counts):
-        """Weight of the k highest scores in each replicate, (n + 1, R). The last result is kept: generators share reals."""
+        """Weight of the k highest scores in each replicate, (n + 1, R). The last result is cached: generators share reals."""
         if self._cumulative[0] is not counts:
             sums = np.zeros((len(self) + 1, counts.shape[1]), counts.dtype)
             for place, group in enumerate(self.group):  # faster than np.cumsum and than a matrix product
@@ -55,15 +55,15 @@ class Scores:
 
 
 class Sample:
-    """Scores of one test set, with what the metrics need to know about it.
+    """Scores of one test set, with the other inputs of the metrics.
 
     Parameters
     ----------
     real, fake : Scores
         Scores of the real and the generated images.
     wins : Scores or None
-        For paired images, one entry per generated image: `logit` is 1 where it scored above its own real image, 0 where
-        below, 1/2 at ties; see `paired_wins`.
+        For paired images, one entry per generated image: `logit` is 1 if it scored above the real image of its pair, 0 if
+        below, 1/2 for a tie; see `paired_wins`.
     threshold : float
         Logit above which an image is called generated.
     temperature : float
@@ -150,7 +150,7 @@ def paired_wins(label, logit, group, pair):
 
 
 def _metric(function):
-    """Let `counts` default to every image once, and return a float then."""
+    """Make `counts` optional: without it every image counts once, and the metric is a float."""
     @functools.wraps(function)
     def measured(sample, counts=None, **options):
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -184,7 +184,7 @@ def auroc(sample, counts):
 
 @_metric
 def pairwise_accuracy(sample, counts):
-    """Share of generated images that score above their own real image, ties one half; NaN where images are unpaired."""
+    """Share of generated images that score above the real image of their pair. Ties count one half; NaN without pairs."""
     return np.full(counts.shape[1], np.nan) if sample.wins is None else sample.wins.weighted_mean(sample.wins.logit, counts)
 
 

@@ -1,4 +1,4 @@
-"""Has the prior learnt something? Its denoising against the best Gaussian filter, and its noise on clean images."""
+"""Quality of a prior: its denoising error compared with the best Gaussian filter, and its noise on clean images."""
 
 import numpy as np
 import pandas as pd
@@ -20,14 +20,14 @@ def denoising_table(prior, validation, test, group, steps, *, seed, replicates, 
     Parameters
     ----------
     prior : anl.models.prior.NoisePrior
-        Of pixels.
+        A prior that works on pixels.
     validation, test : array, uint8 (N, H, W, 3)
-        The filter's width is the best of WIDTHS on the validation images at each step.
+        For each step the filter has the width of WIDTHS with the lowest error on the validation images.
     group : array of str, (N,)
         Photograph of each test image, for the bootstrap.
     steps : sequence of int
     seed, replicates : int
-        Of the noise and the bootstrap.
+        Seed of the noise and of the bootstrap, and number of bootstrap replicates.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def denoising_table(prior, validation, test, group, steps, *, seed, replicates, 
     Raises
     ------
     UserError
-        For a latent prior, whose errors are not in grey levels.
+        If the prior works on latents, because its errors are not in grey levels.
     """
     _need_pixels(prior)
     draws = bootstrap.draw_groups(group, replicates, seed)
@@ -95,7 +95,7 @@ def clean_noise(prior, pixels, step, batch_size=32):
 
 @torch.no_grad()
 def noise_pair(detector, prior, pixels, step, batch_size=64):
-    """The noise that a detector predicts for uint8 (N, H, W, 3) images and the prior's, each float32 (N, C, h, w)."""
+    """The noise predicted for uint8 (N, H, W, 3) images by a detector and by the prior, each float32 (N, C, h, w)."""
     predicted = torch.cat([detector(part).noise for part in to_tensor(pixels).split(batch_size)])
     return predicted, clean_noise(prior, pixels, step)
 

@@ -1,4 +1,4 @@
-"""Scores of trained runs and of whole experiments; what is missing is trained and scored first."""
+"""Scores of trained runs and of whole experiments. Runs that are missing are trained and scored first."""
 
 import pandas as pd
 from sklearn.metrics import roc_auc_score
@@ -14,7 +14,7 @@ from anl.training.runs import IN_MEMORY, load_run, open_benchmark, train
 
 
 def _score_run(run, folder, benchmark, device, test_set, treated):
-    """Scores of one run on validation and test images, kept in its folder."""
+    """Scores of one run on validation and test images, cached in its folder."""
     config, evaluation = run.config, run.config.evaluation
     options = {"seen": config.benchmark.seen, "views": evaluation.views, "controls": evaluation.controls,
                "mirrored": evaluation.mirrored, "seed": config.seed}
@@ -32,7 +32,17 @@ def _score_run(run, folder, benchmark, device, test_set, treated):
 
 
 def experiment_scores(config, name, *, seeds=None, test_set=None):
-    """Per-image scores of all runs of an experiment, on another data set if `test_set` names one; what is missing is trained.
+    """Per-image scores of all runs of an experiment. Missing runs are trained first.
+
+    Parameters
+    ----------
+    config : anl.config.Config
+    name : str
+        A key of `config.experiments`.
+    seeds : list of int, optional
+        Default: those of the experiment.
+    test_set : str, optional
+        Data set whose test images are scored; see `anl.training.runs.open_benchmark`.
 
     Returns
     -------
@@ -52,19 +62,19 @@ def experiment_scores(config, name, *, seeds=None, test_set=None):
 
 
 def validation_auroc(config, scores):
-    """How well runs tell validation images of generators they were not trained on from real ones.
+    """AUROC of each run on validation images, by default of generators that it was not trained on, against real ones.
 
     Parameters
     ----------
     config : anl.config.Config
     scores : DataFrame
-        Of `experiment_scores`.
+        Result of `experiment_scores`.
 
     Returns
     -------
     DataFrame
-        variant, seed, generator, view, auroc: a row for each generator of `benchmark.held_out`, or without any of them
-        for each seen one, and each view in which validation images were scored.
+        variant, seed, generator, view, auroc: a row for each generator of `benchmark.held_out` and each view in which
+        validation images were scored. If `held_out` is empty, the seen generators are used.
     """
     val, rows = scores[scores["split"] == "val"], []
     for (variant, seed, view), part in val.groupby(["variant", "seed", "view"], sort=False, observed=True):
@@ -76,9 +86,9 @@ def validation_auroc(config, scores):
 
 
 def best_run(config, name, variant=None):
-    """Folder of the run of an experiment, or of one of its variants, with the best mean over `validation_auroc`.
+    """Folder of the run with the highest mean of `validation_auroc` in an experiment, or in one of its variants.
 
-    What is missing is trained and scored.
+    Missing runs are trained and scored.
     """
     scores = experiment_scores(config, name)
     scores = scores if variant is None else scores[scores["variant"] == variant]
@@ -87,7 +97,7 @@ def best_run(config, name, variant=None):
 
 
 def write_experiment(config, name):
-    """Score an experiment, on each of the profile's data sets, and write one table for each; returns the paths."""
+    """Score an experiment on each data set of the profile, and write one table per data set; return their paths."""
     paths = []
     for test_set in (None, *config.benchmark.test_sets):
         paths.append(scores_path(config, name, test_set))

@@ -12,12 +12,12 @@ from anl.io import UserError
 
 
 def score(model, pixels, device, batch_size=64, *, mirrored=False):
-    """Logits of images as they are, float64 (N,); parameters as of `score_views`."""
+    """Logits of unprocessed images, float64 (N,); parameters as of `score_views`."""
     return score_views(model, pixels, {"raw": None}, device, batch_size, mirrored=mirrored)["raw"]
 
 
 def score_views(model, pixels, views, device, batch_size=64, *, mirrored=False):
-    """Logits of images under several treatments, in full precision. A logit depends on its image alone.
+    """Logits of images under several treatments, in full precision. Each logit depends only on its image.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def score_views(model, pixels, views, device, batch_size=64, *, mirrored=False):
     pixels : array, uint8 (N, H, W, 3)
     views : dict
         Name -> callable (uint8 (B, H, W, 3), positions int (B,)) -> uint8 (B, H', W', 3), or None for the images as they
-        are. A callable that returns its argument costs nothing.
+        are. If a callable returns its argument, the logits of the unprocessed images are reused.
     device : torch.device
     batch_size : int
     mirrored : bool
@@ -62,7 +62,7 @@ def score_views(model, pixels, views, device, batch_size=64, *, mirrored=False):
 
 @contextlib.contextmanager
 def full_precision(model, device):
-    """The model on the device and in eval mode, float32 without autocast and TF32; its mode and the settings are put back."""
+    """Run a model in eval mode and float32, without autocast, TF32 and gradients; then restore its mode and the settings."""
     was_training = model.training
     model.to(device).eval()
     matmul = torch.get_float32_matmul_precision()
@@ -85,7 +85,7 @@ def _logits(model, pixels, device, mirrored):
 
 
 def treatment(rows, view, seed):
-    """The callable of `score_views` that treats the images of manifest rows as `view` says.
+    """A callable for `score_views` that applies the treatment `view` to the images of manifest rows.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def treatment(rows, view, seed):
     view : str
         `raw`, `matched`, or a name of `anl.data.processing.apply`.
     seed : int
-        Base seed of draws (`noise`, `matched`).
+        Base seed of random draws (`noise`, `matched`).
     """
     names = np.array(processing.encodings(rows, view, seed), object)
     image_ids = rows["image_id"].to_numpy(object)
@@ -103,7 +103,7 @@ def treatment(rows, view, seed):
 
 def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, held_out=(), views, controls=(), seed, device,
                     batch_size=64, mirrored=False, treated=None):
-    """Score what the tables need: validation images for the threshold, test images for the result.
+    """Score the images that the result tables need: validation images for the threshold, test images for the metrics.
 
     Parameters
     ----------
@@ -112,12 +112,12 @@ def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, held_out=()
     pixels : callable or array
         rows -> uint8 (N, H, W, 3), for example `anl.data.images.load_pixels` with its folder; or that array itself.
     variant, run_seed : str, int
-        Of the run, for the table.
+        Variant and seed of the run, for the table.
     seen : str or list of str
         Generators in training: validation images are reals and these, in view `raw`.
     held_out : sequence of str
-        Further generators whose validation images are scored, and then all validation images in every view: to choose
-        between runs.
+        Further generators whose validation images are scored, for model selection. If there are any, all validation images
+        are scored in every view.
     views, controls : sequence of str
         Test images are scored in every view; real test images also under every control, such as `blur`.
     seed
@@ -125,15 +125,15 @@ def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, held_out=()
     model, device, batch_size, mirrored
         As of `score_views`.
     treated : dict, optional
-        Filled with the treated images; given again with another model and otherwise equal arguments, it saves the
-        treatment.
+        Cache of processed images, which this function fills. Pass the same dict with another model and otherwise equal
+        arguments to skip the processing.
 
     Returns
     -------
     DataFrame
         A row per image and view: `anl.evaluation.compare.COLUMNS`.
     """
-    from anl.evaluation.calibration import REAL, as_list  # not above: scipy, for which `anl detect` would wait
+    from anl.evaluation.calibration import REAL, as_list  # not at the top: it imports scipy, which delays `anl detect`
     from anl.evaluation.compare import COLUMNS
 
     rows = rows.reset_index(drop=True)
@@ -145,7 +145,7 @@ def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, held_out=()
     for number, (chosen, names) in enumerate(parts):
         part = rows[chosen]
         images = _kept(treated, (number,), lambda: pixels(part) if callable(pixels) else pixels[chosen.to_numpy()])  # noqa: B023
-        # `matched` needs the reals too, so each treatment is decided on all rows of the split
+        # `matched` depends on the reals too, so each treatment is made from all rows of the split
         split = rows[test] if number else rows[validation]
         place = split.index.get_indexer(part.index)
         treatments = {name: _taken(treatment(split, name, seed), place, treated, (number, name)) for name in names}
@@ -155,12 +155,12 @@ def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, held_out=()
 
 
 def _taken(treat, place, treated, key):
-    """A treatment of some images, whose position among all is `place`."""
+    """The treatment of the images at the positions `place`, with its results cached in `treated`."""
     return lambda pixels, index: _kept(treated, (*key, int(index[0])), lambda: treat(pixels, place[index]))
 
 
 def _kept(treated, key, make):
-    """The result of `make`, or the one that `treated` holds."""
+    """The value of `key` in the cache `treated`; if it is missing, the result of `make`, which is then cached."""
     if treated is None:
         return make()
     if key not in treated:

@@ -1,6 +1,6 @@
 """Tables of per-image scores on disk. Every result is computed from such tables, never from a model.
 
-Importing this module does not import torch, so that a page whose scores are there needs no network.
+Importing this module does not import torch, so that a page whose scores exist does not load it.
 """
 
 from pathlib import Path
@@ -13,13 +13,13 @@ from anl.evaluation.compare import COLUMNS
 from anl.io import UserError, atomic_file, identity, reason
 
 KEY = b"anl.scores"
-BITS = 12  # significant bits of a logit that are kept, so that a file needs half the bytes
+BITS = 12  # significant bits of a stored logit; rounding halves the size of a file
 
 
 def write_scores(path, table, key):
-    """Write a scores table as Parquet, with the identity of what decided it (weights, images, views) as `key`.
+    """Write a scores table as Parquet. `key` is the hash of its inputs (weights, images, views), stored as metadata.
 
-    Logits are rounded to BITS significant bits, 1 part in 8,000.
+    Logits are rounded to BITS significant bits, a relative error of at most 1 in 4,096.
     """
     fraction, exponent = np.frexp(table["logit"].to_numpy(np.float64))
     logit = np.ldexp(np.rint(fraction * 2**BITS) / 2**BITS, exponent)
@@ -36,7 +36,7 @@ def write_scores(path, table, key):
 
 
 def scores_key(path):
-    """The `key` that `write_scores` stored, or None if the file is missing or damaged: then it is made again."""
+    """The `key` that `write_scores` stored, or None if the file is missing or damaged."""
     try:
         return parquet.read_schema(path).metadata[KEY].decode()
     except Exception:
@@ -67,7 +67,7 @@ def disjoint_models(config):
 
 
 def scores_path(config, name, test_set=None):
-    """Where the scores of an experiment are kept."""
+    """Path of the scores of an experiment."""
     return Path(config.run.results) / config.profile / "scores" / f"{scores_name(name, test_set)}.parquet"
 
 
@@ -76,19 +76,19 @@ def scores_name(name, test_set):
 
 
 def scores_identity(config, name):
-    """Hash of all variants and seeds of an experiment, and of what is scored."""
+    """Hash of all variants and seeds of an experiment, and of the views and controls that are scored."""
     variants = config.variants(name)
     return identity({"runs": [[variant, section.identity(), section.seeds] for variant, section in variants.items()],
                      "evaluation": {key: getattr(config.evaluation, key) for key in ("views", "controls", "mirrored")}})
 
 
 def read_experiment(config, name, test_set=None):
-    """The scores of an experiment, if they are those of this configuration.
+    """Read the scores of an experiment, and check that they belong to this configuration.
 
     Raises
     ------
     UserError
-        If they are missing, or of another configuration.
+        If the scores are missing or belong to another configuration.
     """
     path = scores_path(config, name, test_set)
     found = scores_key(path)

@@ -2,7 +2,7 @@
 
 With mean pooling and a linear classifier, any `f' = f + gamma (A f - f)` equals weighted pooling with the column means
 of `A`. `energy`, `gate` and `affinity` therefore weight cells; `relation` puts a residual MLP between the mixing and
-the pooling, so that relations between places can act as evidence. `transfer`, `erase` and `spread` act in training
+the pooling, so that relations between cells can serve as evidence. `transfer`, `erase` and `spread` act in training
 only.
 
 Shapes: features (B, D, h, w) from the backbone; noise (B, C, H, W), the detector's own prediction, on the prior's grid
@@ -27,10 +27,10 @@ ATTENTIONS = ("none", "energy", "gate", *TOKEN_ATTENTIONS, *TRAINING_ATTENTIONS)
 class Attention(nn.Module):
     """Base class, and the form `none`: features unchanged, a uniform map, no loss."""
 
-    needs_noise = False   # in training
-    reads_noise = False   # in eval mode too: otherwise `Detector.for_inference` drops the noise head
-    training_only = True  # the identity in eval mode
-    other_noise = False   # is given the noise of another image, see `OtherNoise`
+    needs_noise = False   # whether it reads the noise in training
+    reads_noise = False   # whether it reads the noise in eval mode; if not, `Detector.for_inference` drops the noise head
+    training_only = True  # whether it is the identity in eval mode
+    other_noise = False   # whether it gets the noise of another image, see `OtherNoise`
     loss = None           # or a method (features, noise, cell_logits (B, h, w)) -> training loss per image, (B,)
 
     def forward(self, features, noise):
@@ -38,7 +38,7 @@ class Attention(nn.Module):
 
 
 class Neutral:
-    """For a layer whose initial weights are zero."""
+    """Mixin for a layer whose weights and bias are initialised to zero."""
 
     def reset_parameters(self):
         nn.init.zeros_(self.weight)
@@ -106,7 +106,7 @@ class GateAttention(Attention):
 
 
 class Tokens(nn.Module):
-    """One token per cell, (B, hw, dim): of the features, or the log energy of learned patterns of the noise."""
+    """One token per cell, (B, hw, dim): embedded features, or the log energy of learned linear filters of the noise."""
 
     def __init__(self, channels, dim, patch=1, of_noise=True):
         super().__init__()
@@ -161,10 +161,11 @@ class AffinityAttention(Attention):
 
 
 class RelationAttention(Attention):
-    """Cells compared by their noise, then a residual MLP per cell before the pooling: f' = f + MLP([f, A f]).
+    """Mixing of cells by their noise, then a residual MLP per cell before the pooling: f' = f + MLP([f, A f]).
 
-    The block starts as the identity. The map is the mean over queries of A. The tokens of `mixing` are made of the
-    image's own noise, or in controls of the features (`relation_self`) or another image's noise (`relation_other`).
+    The block is initialised to the identity. The map is the mean over queries of A. The tokens of `mixing` are computed
+    from the image's noise or, in controls, from the features (`relation_self`) or another image's noise
+    (`relation_other`).
     """
 
     training_only = False
@@ -204,13 +205,13 @@ class TransferAttention(Attention):
 
 
 class EraseAttention(Attention):
-    """Training only: the share of cells with the loudest noise is hidden, so that evidence must be found elsewhere.
+    """Training only: a share of the cells, those with the strongest noise, is hidden, so that others must give evidence.
 
     The features of hidden cells are set to zero and the others scaled up, so that the mean is over the visible cells.
     (Hiding in image space would need a second forward pass, and the edges of hidden cells would be evidence.) The same
-    cells are hidden in both images of a pair, those with the largest mean share of noise energy: otherwise the hidden
-    places would tell the class. A training batch holds B/2 real images, then their B/2 partners in the same order. The
-    choice of cells has no gradient.
+    cells are hidden in both images of a pair, because their positions could otherwise reveal the class: those with the
+    largest share of noise energy, averaged over the pair. A training batch holds B/2 real images, then their B/2
+    partners in the same order. The choice of cells has no gradient.
     """
 
     needs_noise = True
@@ -246,10 +247,10 @@ class SpreadAttention(Attention):
 class OtherNoise(nn.Module):
     """Replaces an image's noise by that of another image: the control `relation_other`.
 
-    In training the noise is rolled through the batch by a quarter of it: with real images in the first half and their
-    partners in the second, half of the images then get noise of their own class, and none that of its partner, so that
-    the noise says nothing of the class. In eval mode it is the noise of one reference image of side `size`, the first
-    of the first training batch, so that scores do not depend on the batch.
+    In training, the noise is rolled along the batch by a quarter of its length. The first half of a batch are real
+    images and the second half their partners, so half of the images get noise of their own class and none gets its
+    partner's. The noise is therefore independent of the class. In eval mode, every image gets the noise of one reference
+    image of side `size`, the first of the first training batch, so that scores do not depend on the batch.
     """
 
     def __init__(self, size):
@@ -284,8 +285,8 @@ def build_attention(name, feature_channels, grid, noise_size, *, noise_channels=
     feature_channels, grid, noise_size, noise_channels : int
         Channels and side of the features, side and channels of the noise.
     dim, patch : int
-        Width of queries and keys, which is that of the MLP of `relation` too, and side in values of the noise patches
-        that `affinity` and `relation` compare.
+        Width of queries, keys and the MLP of `relation`; side, in values, of the noise patches that `affinity` and
+        `relation` compare.
     gate_width : int
         Hidden channels of `gate`.
     erase_share : float
@@ -316,7 +317,7 @@ def build_attention(name, feature_channels, grid, noise_size, *, noise_channels=
 
 
 def cell_means(x, h, w):
-    """`F.adaptive_avg_pool2d(x, (h, w))` written with reshapes: deterministic on CUDA, where that is not.
+    """`F.adaptive_avg_pool2d(x, (h, w))`, written with reshapes because PyTorch's is not deterministic on CUDA.
 
     x : (B, C, H, W), H a multiple or a divisor of h, and W of w; otherwise UserError.
     """
@@ -370,7 +371,7 @@ def effective_support(weights):
 
 
 def _weighted(features, weights):
-    """Half the features, half their weighted pooling; a uniform map changes nothing."""
+    """Mean of the features and of the features times h w times the map; a uniform map changes nothing."""
     return features * (1 + weights[0].numel() * weights.unsqueeze(1)) / 2
 
 

@@ -31,7 +31,7 @@ def save(network, path, half=False):
                for key, value in network.state_dict().items()}
     about = json.dumps({"kind": network.kind, "settings": network.settings}, sort_keys=True)
     with atomic_file(path) as temporary:
-        # one entry: safetensors writes several in no fixed order, and equal runs would differ in their bytes
+        # a single entry: safetensors writes several in no fixed order, so the files of equal runs would differ
         save_file(weights, temporary, metadata={ENTRY: about})
 
 
@@ -43,7 +43,7 @@ def round_to_half(network):
 
 
 def _convolutions(network):
-    """Name -> learnt weights of convolutions; fixed filters are buffers, and rounded they would not sum to zero."""
+    """Name -> learned weights of convolutions; not fixed filters (buffers), which must sum to zero exactly."""
     return {name: weights for name, weights in network.named_parameters() if weights.ndim == 4}
 
 

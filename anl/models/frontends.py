@@ -1,7 +1,7 @@
 """Front ends: the full-resolution stem of a detector, what it reads, and what it hands to the backbone.
 
-Forms with one interface: `image` is the method; `correction` is the method for pretrained backbones; `residual` and `noise` are
-two readings of the paper's "anl+".
+All have the same interface. `image` is that of the method, and `correction` that of the method with pretrained
+backbones. `residual` and `noise` are two interpretations of the paper's "anl+".
 """
 
 import torch
@@ -32,7 +32,7 @@ class ImageFrontEnd(nn.Module):
 
     def __init__(self, width, noise_channels=3):
         super().__init__()
-        self.backbone_channels = width  # that the backbone reads
+        self.backbone_channels = width  # input channels of the backbone
         self.stem = nn.Sequential(conv(self.channels, width), conv(width, width))
 
     def forward(self, x):
@@ -45,10 +45,10 @@ class ImageFrontEnd(nn.Module):
 
 
 class CorrectionFrontEnd(ImageFrontEnd):
-    """The backbone reads the image plus a correction, linear in the stem's features, that is zero at first.
+    """The backbone reads the image plus a correction, a linear map of the stem's features that is initialised to zero.
 
-    So a pretrained backbone begins with what it was trained on: colours in [-1, 1] (`tf_` models of timm; others are a scale and
-    a shift away, which their first batch norm absorbs in training).
+    A pretrained backbone therefore starts with the input that it was trained on, colours in [-1, 1]. This holds for timm's
+    `tf_` models. Others expect another scale and shift, which their first batch norm absorbs in training.
     """
 
     def __init__(self, width, noise_channels=3):
@@ -60,7 +60,7 @@ class CorrectionFrontEnd(ImageFrontEnd):
 
 
 class ZeroConv(nn.Conv2d):
-    """A convolution that begins at zero."""
+    """A convolution without bias whose weights are initialised to zero."""
 
     def reset_parameters(self):
         nn.init.zeros_(self.weight)
@@ -130,7 +130,7 @@ def _mirror(x, axis, pad=2):
 
 
 def standardise(channels):
-    """Each channel at mean 0 and deviation 1 over the training batches; residuals differ in scale by magnitudes."""
+    """Batch norm without learned parameters; the small eps is for residuals, whose scales differ by orders of magnitude."""
     return nn.BatchNorm2d(channels, eps=1e-10, affine=False)
 
 

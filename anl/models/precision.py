@@ -1,4 +1,4 @@
-"""The number format that a network computes in, on a given device."""
+"""The numerical precision of a network's computation on a given device."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The frozen diffusion prior: `NoisePrior.noise(x, step)`, the noise a pre-trained model sees in an image."""
+"""The frozen diffusion prior: `NoisePrior.noise(x, step)` is the noise that a pre-trained model predicts in an image."""
 
 import math
 from pathlib import Path
@@ -14,10 +14,10 @@ __all__ = ["NoisePrior", "build_prior", "save_prior", "training_loss"]
 
 
 class NoisePrior:
-    """A frozen diffusion model behind one interface, whatever it predicts, on pixels or latents.
+    """A frozen diffusion model: one interface for epsilon, v and sample prediction, on pixels or latents.
 
-    `z` lives in the prior's own space: the image itself for a pixel prior, `encode(x)` for a latent one. Steps are the
-    paper's, from 1 to T; diffusers' timestep is `step - 1`.
+    `z` is in the prior's own space: the image itself for a pixel prior, `encode(x)` for a latent one. Steps count from 1
+    to T, as in the paper; diffusers' timestep is `step - 1`.
 
     Parameters
     ----------
@@ -26,10 +26,9 @@ class NoisePrior:
     prompt : Tensor, optional
         Embedding of the empty prompt, (1, L, D), for a UNet conditioned on text.
     device : torch.device or str, optional
-        By default where the UNet is.
+        Default: the UNet's device.
     precision : {"bf16", "fp16", "fp32"}
-        What the UNet computes in, by autocast. Weights, latents and results are always float32.
-
+        Autocast precision of the UNet. Weights, latents and results are always float32.
     """
 
     def __init__(self, unet, scheduler, device=None, precision="bf16", vae=None, prompt=None):
@@ -93,7 +92,7 @@ class NoisePrior:
         return ((mode - (config.shift_factor or 0)) * config.scaling_factor).to(x.device)
 
     def noise(self, x, step):
-        """The noise the prior sees in clean images at `step`: one network call, nothing added.
+        """The noise that the prior predicts in clean images at `step`, by one network call; no noise is added to them.
 
         Parameters
         ----------
@@ -117,7 +116,7 @@ class NoisePrior:
         return self.epsilon(self.encode(x), step)
 
     def epsilon(self, z, step):
-        """The noise the prior sees in z at `step`. (B, channels, h, w) -> the same, float32, on z's device."""
+        """The noise that the prior predicts in z at `step`. (B, channels, h, w) -> the same, float32, on z's device."""
         return self._estimate(z, step)[0]
 
     def denoise(self, noised, step):
@@ -131,15 +130,15 @@ class NoisePrior:
         return signal * z + sigma * noise, noise
 
     def predict(self, z, timestep):
-        """What the network predicts (`prediction_type`) for z (B, channels, h, w), float32, on z's device; with gradients.
+        """The network's prediction (of the kind `prediction_type`) for z (B, channels, h, w); has gradients.
 
-        timestep: int or Tensor (B,), of diffusers, from 0 to T - 1.
+        timestep: diffusers' timestep, int or Tensor (B,), from 0 to T - 1. Returns float32, like z, on z's device.
         """
         inputs = z.to(self.device, memory_format=torch.channels_last)
         prompt = () if self.prompt is None else (self.prompt.expand(len(z), -1, -1),)
         with autocast(self.device, self.precision):
             prediction = self.unet(inputs, timestep, *prompt).sample
-        return prediction[:, :self.channels].float().contiguous().to(z.device)  # without learned variances
+        return prediction[:, :self.channels].float().contiguous().to(z.device)  # drops learned variances
 
     @torch.no_grad()
     def _estimate(self, z, step):
@@ -178,13 +177,21 @@ def save_prior(unet, folder):
 
 
 def training_loss(objective, step=None):
-    """The loss (unet, x, generator) -> scalar of a prior, or of a denoiser that is a control for it.
+    """The training loss of a prior, or of a denoiser that serves as a control.
 
     Parameters
     ----------
     objective : {"diffusion", "denoiser", "blind_denoiser"}
-        A DDPM over its whole schedule (Ho et al. 2020, eq. 14); at the single 1-based `step`; at steps 1 to `step`,
-        whose number the network does not see. A denoiser is run as `NoisePrior.noise(x, step)`.
+        `diffusion` trains a DDPM on its whole schedule (Ho et al. 2020, eq. 14), `denoiser` on the single `step`, and
+        `blind_denoiser` on the steps 1 to `step`, where the network always gets `step` as its input. A trained denoiser
+        is used as `NoisePrior.noise(x, step)`.
+    step : int, optional
+        From 1 to T; for the denoisers.
+
+    Returns
+    -------
+    callable
+        (unet, x, generator) -> scalar Tensor.
     """
     last = TRAIN_STEPS - 1 if objective == "diffusion" else step - 1
     first = last if objective == "denoiser" else 0

@@ -1,4 +1,4 @@
-"""Find a diffusion prior (folder, preset or hub id) and load its parts, checked, from safetensors files only."""
+"""Find a diffusion prior (folder, preset or hub id), and load and check its parts, from safetensors files only."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ class Preset(NamedTuple):
     """A published diffusion model that can serve as the prior."""
 
     repo: str                   # hub id
-    revision: str | None        # full commit, or None where we know of none: the user passes one
+    revision: str | None        # full commit; None if we know of none, then the user has to pass one
     trained_on: str
     overlaps: tuple[str, ...]   # benchmarks whose real images are in the training data
 
@@ -52,8 +52,8 @@ PRESETS = {  # written from the hub's pages; none was downloaded by us
     "adm-imagenet-256": Preset("xutongda/adm_imagenet_256x256_unconditional", None, "ImageNet",
                                ("genimage", "tiny-genimage", "diffusionforensics-imagenet", "univfd-imagenet",
                                 "openfake")),
-    # 512 pixels, CreativeML Open RAIL-M; latent: its autoencoder smooths an image before the prior sees it. It was
-    # trained at t = 1, but its samplers start at t = 2
+    # 512 pixels, CreativeML Open RAIL-M; latent: its autoencoder smooths an image before the UNet reads it. The UNet
+    # was trained at t = 1, but its samplers start at t = 2
     "stable-diffusion-1.5": Preset("stable-diffusion-v1-5/stable-diffusion-v1-5",
                                    "451f4fe16113bff5a5d2269ed5ad43b0592e9a14", "LAION", ("univfd-laion", "openfake")),
 }
@@ -114,11 +114,26 @@ def locate(source, revision=None):
 
 
 def read_prior(folder, name):
-    """The parts (unet, scheduler, vae or None, prompt or None) of a prior, checked; messages call the folder `name`.
+    """Load and check the parts of a prior.
 
-    It holds, in diffusers' layout, `unet/` and `scheduler/` (in older repositories their files stand in the top
-    folder), and for a latent prior `vae/` and either `empty_prompt.safetensors` (tensor `embedding`, (1, L, D)) or
-    `text_encoder/` and `tokenizer/` (CLIP). UserError at the first part that is missing, damaged or unsupported.
+    Parameters
+    ----------
+    folder : path-like
+        A folder in diffusers' layout: `unet/` and `scheduler/` (in older repositories their files are in the top folder),
+        and for a latent prior `vae/` and either `empty_prompt.safetensors` (tensor `embedding`, (1, L, D)) or
+        `text_encoder/` and `tokenizer/` (CLIP).
+    name : str
+        The folder's name in error messages.
+
+    Returns
+    -------
+    (unet, scheduler, vae or None, prompt or None)
+        The last two are None for a pixel prior.
+
+    Raises
+    ------
+    UserError
+        At the first part that is missing, damaged or unsupported.
     """
     folder = Path(folder)
     flat = not (folder / "unet").is_dir() and (folder / "config.json").is_file()
@@ -154,10 +169,10 @@ def _read_config(path, name):
 
 
 def load_weights(model_class, folder, name):
-    """A diffusers model in eval mode and float32, every weight of which came from its safetensors files.
+    """Load a diffusers model in eval mode and float32, all weights from safetensors files.
 
-    diffusers fills weights that are missing from a file with random numbers, and reads pickles, which can run code.
-    Here both are errors, as are files that are missing, damaged, or of another class.
+    diffusers itself initialises missing weights at random, and reads pickles, which can run code. Here both raise
+    UserError, and so do files that are missing, damaged, or of another class.
     """
     folder = Path(folder)
     found = _read_config(folder / "config.json", f"{name}/config.json").get("_class_name")
@@ -186,7 +201,7 @@ def load_weights(model_class, folder, name):
 
 @contextlib.contextmanager
 def _quiet():
-    """Silence diffusers' warnings: what they warn of is an error here, reported in one line."""
+    """Silence diffusers' warnings, because the same problems are reported here as errors of one line."""
     before = diffusers.logging.get_verbosity()
     diffusers.logging.set_verbosity(diffusers.logging.CRITICAL)
     try:
@@ -202,7 +217,7 @@ def _read_scheduler(folder, name):
         with _quiet():
             scheduler = getattr(diffusers, str(config.get("_class_name"))).from_config(config)
         alphas, steps = scheduler.alphas_cumprod.double(), scheduler.config.num_train_timesteps
-    except Exception as problem:  # no class of diffusers, or one without a schedule, or each scheduler's own checks
+    except Exception as problem:  # the class is unknown or has no schedule, or its own checks fail
         raise UserError(f"{name} configures no schedule with alphas_cumprod ({reason(problem)}); correct it, or use a "
                         "model with a DDPM-like schedule") from None
     prediction = getattr(scheduler.config, "prediction_type", "epsilon")
@@ -231,7 +246,7 @@ def _read_vae(folder, name, latent):
 
 
 def _check_unet(config, name, vae):
-    """The width of the prompt's embedding. UserError if the UNet needs more than a noised z, a step and a prompt."""
+    """The width of the prompt's embedding. UserError if the UNet has inputs besides noised z, timestep and prompt."""
     for key in CONDITIONS:
         if config.get(key) is not None:
             raise UserError(f"{name}: {key} is {config[key]}; only unconditional models, and text models with the "
@@ -250,7 +265,7 @@ def _check_unet(config, name, vae):
 
 
 def read_prompt(folder, name, width):
-    """The embedding of the empty prompt, float32 (1, L, D) with D = `width`, stored or of the CLIP text encoder."""
+    """The embedding of the empty prompt, float32 (1, L, `width`), read from its file or computed by the text encoder."""
     path = Path(folder) / PROMPT_FILE
     if path.is_file():
         try:

@@ -1,7 +1,7 @@
 """The Sphinx extension of the book, loaded by book/_config.yml.
 
 The executed notebooks in book/pages are the pages with results. This extension stops a build in which one of them is
-missing, was run with another profile, ended in an error or shows a number that is not one; it fills in the settings that
+missing, was run with another profile, ended in an error or shows NaN; it fills in the settings that
 the prose mentions and the tables that are made from files of the repository; and it keeps the pages free of CDNs.
 """
 
@@ -60,7 +60,7 @@ def prepare(app, config):
         if problem := problem_of(source / "pages" / f"{name}.ipynb", profile.profile):
             raise ExtensionError(f"book/pages/{name}.ipynb {problem}; make it with `dvc repro notebook@{name}`")
     config.html_theme_options = {**config.html_theme_options, "announcement": banner(profile)}
-    # MathJax's usual bundle is half as large again as what the equations need
+    # MathJax's default bundle is half as large again as the components that the equations need
     config.mathjax_path = "mathjax/startup.js"
     config.mathjax3_config = {"loader": {"load": ["input/tex", "output/chtml", "a11y/assistive-mml"]}}
     # Jupyter Book links every script and style of _static on every page
@@ -178,7 +178,7 @@ def stage_table(root, _config):
 
 
 def package_table(_root, _config):
-    """The library's packages, and the modules beside them: what each is for, and its modules."""
+    """The library's packages and top-level modules: the purpose of each, and its modules."""
     rows = []
     for path in sorted(Path(anl.__file__).parent.iterdir()):
         source = path / "__init__.py" if path.is_dir() else path
@@ -217,7 +217,7 @@ def _directive(table):
     return Table
 
 
-# ---- accessibility, and nothing from elsewhere --------------------------------------------------------------------------
+# ---- accessibility, and no unneeded scripts ------------------------------------------------------------------------------
 def require_alternative_text(app, doctree):
     """Raise ExtensionError on an image without alternative text."""
     for image in doctree.findall(nodes.image):
@@ -248,7 +248,7 @@ def leave_mathjax_out(_app, _page, _template, context, doctree):
 
 
 def leave_icons_to_the_font(app, exception):
-    """Empty the theme's script that draws 1.5 MB of icons: its style sheet holds those that are shown, as a font."""
+    """Empty the theme's script of 1.5 MB that draws icons: the style sheet's font has those that are shown."""
     script = Path(app.outdir) / "_static/scripts/fontawesome.js"
     if exception is None and script.is_file():
         script.write_text("/* the icons come from the style sheet's font */\n", encoding="utf-8")

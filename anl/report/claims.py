@@ -36,14 +36,14 @@ class Rule(BaseModel):
     where : dict
         Column -> value (or list of values) that the rows must have.
     column : str
-        The column that is read: ``difference`` (its interval in ``difference_low`` and ``difference_high``) or any other
-        one, whose interval, if it has one, stands in ``low`` and ``high``.
+        The column that is read: ``difference``, whose interval is in ``difference_low`` and ``difference_high``, or another
+        one, whose interval, if any, is in ``low`` and ``high``.
     above, below : float, optional
-        Supported where the interval lies on this side of the value, contradicted where it lies on the other one. With several
-        rows the claim is about all of them: each must be on its side, and one on the other side contradicts it. ``below``
-        serves claims about a baseline, whose rivals' differences must be negative.
+        The bound. The claim is supported if the interval lies above (below) it, and contradicted if it lies on the other
+        side. With several rows the claim is about all of them: each must support it, and a single row on the
+        other side contradicts it. ``below`` is for claims about a baseline: the differences of its rivals must be negative.
     at_most : float, optional
-        Supported where the value itself is at most this: for counts, which have no interval.
+        Supported if the value is at most this: for counts, which have no interval.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -76,11 +76,12 @@ class Claim(BaseModel):
         Whether the claim is one of the few that a first page shows.
     correction : {'none', 'holm'}
         With ``holm`` a row contradicts the claim only if its p-value, corrected by Holm's method for the number of rows of
-        the rule, is below 0.05. That all rows support it needs no correction. For rules about differences from 0.
+        the rule, is below 0.05. Support needs no correction, because all rows must support the claim. Only for rules about
+        differences above or below 0.
     profiles : list of str
         Profiles whose results may decide it; elsewhere its verdict is ``not run``.
     seeds : int
-        The least number of training seeds that may decide it.
+        The smallest number of training seeds that may decide it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -110,7 +111,7 @@ class Claim(BaseModel):
 def read_claims(path="claims.yaml"):
     """The registered claims, a list of `Claim`.
 
-    Raises UserError if the file is missing, is not YAML, or a claim has an unknown, missing or doubled entry.
+    Raises UserError if the file is missing or not YAML, if a claim has an unknown or missing entry, or if an id is used twice.
     """
     try:
         entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["claims"]
@@ -131,15 +132,15 @@ def read_claims(path="claims.yaml"):
 
 
 def _registered(claims, profile):
-    """dict id -> hash of what decides it, of the confirmatory claims of a profile."""
+    """dict id -> hash of the entries that decide its verdict, for the confirmatory claims of a profile."""
     return {claim.id: identity(claim.model_dump(include={"benchmark", "rules", "correction", "seeds"}))
             for claim in claims if claim.kind == CONFIRMATORY and profile in claim.profiles}
 
 
 def register(claims, profile, path):
-    """Write down which confirmatory claims there are before the test images of a profile are scored for the first time.
+    """Record the confirmatory claims of a profile before its test images are scored for the first time.
 
-    path: the JSON file; nothing is done if it exists, because test images are opened once.
+    path: the JSON file. If it exists, nothing is done: the test images have been scored before.
     """
     found = _registered(claims, profile)
     if found and not Path(path).is_file():
@@ -163,7 +164,7 @@ def evaluate(claims, tables, profile):
     Returns
     -------
     DataFrame
-        One row per rule with the columns of `LEDGER_COLUMNS`. ``verdict`` is the rule's own.
+        One row per rule with the columns of `LEDGER_COLUMNS`. ``verdict`` is that of the rule, not of the claim.
 
     Raises
     ------
@@ -214,7 +215,7 @@ def _decide(claim, rule, tables, profile):
     if value.isna().any():
         raise UserError(f"claim {claim.id}: '{rule.column}' of table {rule.table} holds no number in a row that decides it; "
                         "make the table again")
-    # the side of the bound that the claim needs, and each row's least and most favourable end on that side
+    # sign: the side of the bound that supports the claim; near, far: the least and most favourable end of each row's interval
     sign, bound = (1, rule.above) if rule.above is not None else (-1, rule.below if rule.at_most is None else rule.at_most)
     ends = ["difference_low", "difference_high"] if rule.column == "difference" else ["low", "high"]
     known = rule.at_most is None and set(ends) <= set(chosen) and chosen[ends].notna().all(axis=None)
@@ -260,7 +261,7 @@ def select(table, where, name="the table"):
 
 
 def detectable(ledger):
-    """Distance from the bound that a true effect needs for its rule to be supported in 80 % of repetitions; NaN where it was decided.
+    """Distance from the bound at which a true effect would be supported in 80 % of repetitions; NaN where a rule is decided.
 
     From the width of the interval, taken as normal: (z(0.975) + z(0.8)) standard errors.
     """
@@ -309,7 +310,7 @@ def read_ledger(path):
 
 
 def fill_readme(path, ledgers, headline=()):
-    """Replace what stands between the claims markers of a README by `answers`. Raises UserError if the markers are missing."""
+    """Replace the text between the claims markers of a README by `answers`. Raises UserError if the markers are missing."""
     text = Path(path).read_text(encoding="utf-8")
     head, found, rest = text.partition(START)
     _, closed, tail = rest.partition(END)

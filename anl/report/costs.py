@@ -18,7 +18,7 @@ def ratio_rows(table, column, panel, metric, **where):
 
 
 def together(*parts):
-    """The tables that are not None under each other; None if there are none."""
+    """Concatenate the tables that are not None; None if all are."""
     parts = [part for part in parts if part is not None]
     return pd.concat(parts, ignore_index=True) if parts else None
 

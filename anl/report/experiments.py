@@ -1,7 +1,7 @@
-"""What a notebook uses: the scores of an experiment, the tables that compare its variants, and their place on a page.
+"""Functions for notebooks: load the scores of an experiment, compare its variants in tables, and show these on the page.
 
-A notebook starts with `from anl.report.experiments import *`. Where the active profile lacks an experiment, its scores
-and tables are None, and what shows them shows the committed reference, or says that there is nothing.
+A notebook starts with `from anl.report.experiments import *`. If the active profile lacks an experiment, its scores and
+tables are None. The display functions then show the committed reference, or state that there are no results.
 """
 
 import base64
@@ -31,7 +31,7 @@ __all__ = ["UNSEEN", "Markdown", "add_main", "attention_study", "by_method", "by
            "save_table", "scalar_scores", "seen_against_unseen", "settings", "show", "show_best", "show_differences", "show_table",
            "variants_of"]
 
-# profiles with committed results, the first that has an experiment is shown; other profiles are compared with their own
+# profile -> profiles whose committed results are its reference (the first one that has the experiment); default: its own
 REFERENCES = dict.fromkeys(["smoke", "small"], ("caltech", "wild"))
 NOT_MEASURED = "not measured in this profile"
 
@@ -45,7 +45,7 @@ def variants_of(config, name):
 def load_scores(config, name, seeds=None, test_set=None):
     """Per-image scores of an experiment, on another data set if `test_set` names one; missing runs are trained first.
 
-    None, and a note on the page, if the profile has no such experiment.
+    Returns None, and displays a note, if the profile has no such experiment.
     """
     if name not in config.experiments:
         home = next((other for other in REFERENCES["small"] if name in load_config(profile=other).experiments), "caltech")
@@ -55,7 +55,7 @@ def load_scores(config, name, seeds=None, test_set=None):
     try:
         if seeds is None:
             return read_experiment(config, name, test_set)
-    except UserError:  # missing, or of another configuration
+    except UserError:  # missing, or made with another configuration
         pass
     from anl.evaluation.runs import experiment_scores  # not above: most pages need no networks, and no wait for torch
 
@@ -63,7 +63,7 @@ def load_scores(config, name, seeds=None, test_set=None):
 
 
 def by_method(table, setting):
-    """The variants of a table whose names state a setting, such as `steps`, and its value: {"plain" or "ANL": {variant: value}}."""
+    """Variants whose names contain a value of `setting`, as in `steps=100`: {"plain" or "ANL": {variant: value}}."""
     names = [] if table is None else [name for name in table["variant"].unique() if f"{setting}=" in name]
     values = {name: int(name.rpartition("=")[2]) for name in names}
     return {title: {name: values[name] for name in sorted(values, key=values.get) if name.startswith("plain") == plain}
@@ -71,7 +71,7 @@ def by_method(table, setting):
 
 
 def choose(scores, condition):
-    """Scores of the variants whose name fulfils a condition, a callable; None if there are none."""
+    """Scores of the variants for whose name the callable `condition` is true; None if there are none."""
     chosen = None if scores is None else scores[scores["variant"].map(condition).astype(bool)]
     return None if chosen is None or chosen.empty else chosen
 
@@ -81,6 +81,8 @@ def add_main(config, scores, *variants):
     if scores is None or "main" not in config.experiments:
         return scores
     main = choose(load_scores(config, "main"), lambda name: name in variants)
+    if main is None:
+        return scores
     seeds = set(main["seed"]) & set(scores["seed"])
     return pd.concat([table[table["seed"].isin(seeds)] for table in (main, scores)], ignore_index=True)
 
@@ -99,9 +101,9 @@ def compare_variants(config, scores, baseline=None, **options):
 
 
 def related(config, scores):
-    """Scored families by their relation to the seen ones, {`seen`, `same model`, `shared decoder` or `disjoint`: {name: weight}}.
+    """Scored families grouped by their relation to the seen ones, as contrasts for `gain_table`.
 
-    The weights are those of a mean, as contrasts of `gain_table`.
+    Returns {`seen`, `same model`, `shared decoder` or `disjoint`: {name: weight}}; the weights are those of a mean.
     """
     kinds, scored = {}, set() if scores is None else set(scores["generator"])
     networks = {name: {name} if family.model == "published" else family.networks for name, family in config.families.items()}
@@ -116,7 +118,7 @@ def related(config, scores):
 
 
 def gain_table(config, scores, baseline, contrasts, metric="auroc"):
-    """Sums of gains over a baseline on several generators, on the same bootstrap draws.
+    """Weighted sums, over generators, of the gains over a baseline, from the same bootstrap draws.
 
     Parameters
     ----------
@@ -176,9 +178,9 @@ def perturbed_scores(config, name="main", *, seeds):
 def attention_study(config, name, *, pairs):
     """Spread of the maps, deletion and insertion for the variants of an experiment, trained with its first seed.
 
-    Rows of `anl.evaluation.attention_maps.study` on at most `pairs` pairs of a photograph and its regeneration by the seen
-    generator, as a comparison table; and of the metrics extra_parameters and extra_multiply_adds, what a variant costs at
-    inference beyond the first one. None if the profile has no such experiment.
+    Returns a comparison table, or None if the profile has no such experiment. Its rows are those of
+    `anl.evaluation.attention_maps.study` on at most `pairs` pairs of a photograph and its regeneration by the seen generator.
+    The metrics extra_parameters and extra_multiply_adds are the cost of a variant at inference minus that of the first one.
     """
     if name not in config.experiments:
         return None
@@ -203,7 +205,7 @@ def attention_study(config, name, *, pairs):
 
 
 def scalar_scores(config, *, images):
-    """Scores in view `raw` of detectors that see one number of an image: its sharpness, or the energy of the prior's noise.
+    """Scores in view `raw` of detectors that see a single number per image: its sharpness, or the energy of the prior's noise.
 
     Trained on at most `images` real images of the training split and their regenerations by the seen generators, and scored on
     as many test images; the columns are those of `load_scores`.
@@ -237,7 +239,7 @@ def load_reference(config, name, experiment):
 def save_table(save_to, name, table):
     """Write `save_to`/`name`.csv with six significant digits; nothing if `save_to` is None.
 
-    table: DataFrame, or dict experiment -> DataFrame or None, whose tables are put under each other with a column
+    table: DataFrame, or dict experiment -> DataFrame or None, whose tables are concatenated, with a column
     `experiment`. Where nothing was measured, only the column names are written: a pipeline needs the file.
     """
     if save_to is None:
@@ -258,19 +260,16 @@ def show(figure, alt):
 
 
 def draw(function, table, *args, alt, reference=None, **options):
-    """`show` a table over the reference; the reference alone where there is no table; a sentence where there is neither.
+    """`show` a figure of a table with the reference behind it, of the reference alone, or a sentence if both are None.
 
-    function: of `anl.report.figures`, such as forest or curve, called with the table, `args` and `options`.
+    function: one of `anl.report.figures`, such as forest or curve; it is called with the table, `args` and `options`.
     """
     if table is None and reference is None:
         display(Markdown("*No results of this experiment are at hand.*"))
     elif table is None:
-        known, metric = set(reference["metric"]), options.get("metric", "auroc")
-        options["metric"] = metric if metric in known else "average_precision"  # the first edition's main metric
-        alt = alt.replace("AUROC", figures.METRIC_NAMES[options["metric"]])
         try:
             show(function(reference, *args, **options), f"{alt} These are committed results.")
-        except UserError:  # of other variants
+        except UserError:  # the reference has other variants
             display(Markdown("*The committed results hold nothing for this figure.*"))
             return
         display(Markdown(f"*Committed results ({reference.attrs['note']}), not those of the active profile.*"))
@@ -280,7 +279,7 @@ def draw(function, table, *args, alt, reference=None, **options):
 
 
 def rows(table, **where):
-    """Rows of a table whose columns have the given values, or one of a list; None where there is no table or no such row."""
+    """Rows of a table whose columns have the given values, or one of a list; None if there is no table or no such row."""
     try:
         return None if table is None else select(table, where)
     except UserError:
@@ -354,7 +353,7 @@ def glue_picture(name, figure, alt):
 
 
 def glue_row(name, table, column="mean", reference=None, **where):
-    """`glue` the value of the first such row with its interval and n, and behind it that of a reference; a note where there is none."""
+    """`glue` the first row that matches `where`: value, interval and n, then those of the reference; a note if there is none."""
     texts = []
     for part in (table, reference):
         found = rows(part, **where)

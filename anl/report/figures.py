@@ -1,7 +1,7 @@
 """Figures of result tables: one theme, one function per figure, a DataFrame in, a matplotlib figure out.
 
-Every figure draws its intervals, labels its series directly, and takes an optional reference table, whose results are
-drawn in grey behind the reader's own. They raise `UserError` where a table lacks the rows that are asked for.
+Most figures draw intervals, label their series directly, and take an optional reference table, whose results are drawn in
+light grey behind. The functions raise `UserError` if a table lacks the selected rows.
 """
 
 import io
@@ -59,15 +59,15 @@ def forest(table, *, metric="auroc", generators=None, view=None, baseline=None, 
     generators : list of str, optional
         The panels, from left to right; default: all, in the order of the table.
     view : str, optional
-        Which view; may be left out where the table holds only one.
+        The view that is drawn; may be left out if the table holds only one.
     baseline : str, optional
         Drawn in grey, with a vertical line at its mean.
     value : {"mean", "difference"}
         `difference` draws the paired differences from the baseline of the table, with a line at zero.
     sort : bool
-        Whether the variants stand in the order of their values in the first panel, the highest at the top.
+        Whether to sort the variants by their values in the first panel, the highest at the top.
     log : bool
-        Whether the horizontal axis is logarithmic, for ratios over powers of ten.
+        Whether the horizontal axis is logarithmic, for ratios that span powers of ten.
     reference : pandas.DataFrame, optional
         Committed results in the same columns, drawn in light grey behind.
     """
@@ -110,10 +110,10 @@ def forest(table, *, metric="auroc", generators=None, view=None, baseline=None, 
 
 @matplotlib.rc_context(THEME)
 def curve(table, *, metric="auroc", generator="unseen", view=None, log=True, xlabel=None, baseline=None, reference=None):
-    """A metric against a number that the variants differ in, for example the diffusion step.
+    """A metric against a number in which the variants differ, for example the diffusion step.
 
-    The place of a variant is the number that ends its name, as in `t=10`; others are left out. `baseline` names a variant
-    that is drawn as a horizontal line with its interval as a band; other parameters as of `forest`.
+    The number is read from the end of a variant's name, as in `t=10`; variants without one are left out. `baseline` names a
+    variant that is drawn as a horizontal line, with its interval as a band. See `forest` for the other parameters.
     """
     rows = _rows(table, metric, view, generator)
     x = _numbers(rows["variant"])
@@ -140,7 +140,8 @@ def curve(table, *, metric="auroc", generator="unseen", view=None, log=True, xla
 def seen_against_unseen(table, groups, *, seen, metric="auroc", view=None, reference=None):
     """A metric on unseen generators against the same metric on the seen one: one line per method over training budgets.
 
-    A regulariser's line lies above the other's at the same horizontal place; a faster learner only moves along one line.
+    At the same value on the seen generator, a regulariser's line lies above the other one. A method that only learns faster
+    moves along the same line.
 
     groups: method -> {variant: training steps}, one line each.
     """
@@ -212,7 +213,7 @@ def by_strength(table, *, metric="auroc", generator="unseen", baseline=None, ref
 
 @matplotlib.rc_context(THEME)
 def heatmap(table, *, metric="auroc", view=None):
-    """Variants against generators as a heat map around 0.5 with the numbers written in."""
+    """Heat map of variants and generators, with colours centred on 0.5 and the numbers written into the cells."""
     rows = _rows(table, metric, view)
     grid = rows.pivot_table(index="variant", columns="generator", values="mean", sort=False)
     figure = Figure(figsize=(1.8 + 0.75 * grid.shape[1], 1.0 + 0.34 * grid.shape[0]), layout="constrained")
@@ -272,7 +273,7 @@ def image_grid(rows, row_labels, column_labels, *, limits=None):
 
 
 def _rows(table, metric, view, generator=None):
-    """The rows of one metric and view (and generator). Raises UserError where there is none or the view is open."""
+    """The rows of one metric and view (and generator). Raises UserError if there is none, or several views and no choice."""
     rows = table
     for column, value in (("metric", metric), ("view", view), ("generator", generator)):
         known = rows[column].unique()
@@ -301,7 +302,7 @@ def _value(rows, value):
 
 
 def _behind(reference, metric, view, generator=None):
-    """The rows of a reference table that belong behind a figure, or None where it has none: it may be older or smaller."""
+    """The rows of a reference table to draw behind a figure; None if it, being older or smaller, has none."""
     if reference is None:
         return None
     try:
@@ -328,7 +329,7 @@ def _interval(axis, row, place, colour, marker="o", size=5):
 
 
 def _line(axis, rows, x, colour):
-    """One line with error bars over the variants that have a place; returns their places."""
+    """One line with error bars over the variants in `x`, a dict variant -> place on the axis; returns the places."""
     rows = rows[rows["variant"].isin(x)].assign(place=lambda frame: frame["variant"].map(x)).sort_values("place")
     if rows.empty:
         raise UserError(f"the table holds none of the variants {', '.join(x)}")

@@ -1,4 +1,4 @@
-"""Pictures of images, noise and curves for the notebooks that look at data, prior and detector."""
+"""Images, noise and curves for the notebooks about data, prior and detector."""
 
 import matplotlib
 import numpy as np
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from anl.report.figures import GREY, THEME, colours
 
 GAIN = 8  # amplification of a difference between two images
-DEVIATIONS = 3  # of the noise, at either end of the grey scale
+DEVIATIONS = 3  # standard deviations of the noise at either end of the grey scale
 
 
 def evenly(rows, count):
@@ -44,8 +44,8 @@ def noise_image(noise, deviation=None):
 def lines(table, x, y, by=None, *, low="low", high="high", xlabel="", ylabel="", log=False, level=None):
     """Lines with bands between the columns `low` and `high`, where the table has them.
 
-    `x`, `y` and `by` are columns; each value of `by` has a line, named at its end. `level`: of a horizontal line, such as
-    chance.
+    `x`, `y` and `by` are columns; each value of `by` has a line, named at its end. `level`: height of a horizontal
+    line, such as chance.
     """
     groups = {"": table} if by is None else dict(iter(table.groupby(by, sort=False)))
     colour = colours(groups)

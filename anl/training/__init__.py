@@ -1,1 +1,1 @@
-"""Training: one resumable loop, and what is trained with it."""
+"""Training: one resumable loop, and the priors, generators and detectors that it trains."""

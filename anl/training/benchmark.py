@@ -1,4 +1,4 @@
-"""Making a profile's benchmark: patches and their regenerations, or published images and those of our own generators."""
+"""Make the benchmark of a profile: patches and their regenerations, or published images and those of our own generators."""
 
 import functools
 import hashlib
@@ -25,24 +25,32 @@ from anl.training.generators import generator_folder, photograph_settings, weigh
 
 __all__ = ["make_benchmark"]
 
-CUT = ("size", "halve", "patches", "least_std", "shrink", "encode", "encode_quality")  # settings that decide a real patch
-CHOICE = ("kind", "manifest", "source", "val_share", "val_most", "test_sets")  # ... which images there are
+CUT = ("size", "halve", "patches", "least_std", "shrink", "encode", "encode_quality")  # settings that determine real patches
+CHOICE = ("kind", "manifest", "source", "val_share", "val_most", "test_sets")  # ... that select images
 
 
 def make_benchmark(config):
-    """Write what is missing of a profile's benchmark.
+    """Make the benchmark of a profile, or update it.
 
-    Every part (the reals, each generator) has the identity of what it was made with. Parts that are up to date keep their
-    files; a new family, or training images of another seen generator, are added to them. An interrupted run continues.
-    Random numbers are drawn on the CPU, for each image by its name, so they depend neither on the device nor on batches.
+    A part (the real images, or the images of one generator) is stored with a hash of its inputs. A part whose hash is
+    unchanged keeps its files; missing images are added to it. An interrupted run continues. Random numbers are drawn on the
+    CPU with a seed per image name, so they depend neither on the device nor on the batch size.
 
-    Experiments whose variants name another `benchmark.folder` have that folder made too. Returns the manifest of
-    `benchmark.folder`, a DataFrame with `anl.data.embedded.COLUMNS`.
+    Parameters
+    ----------
+    config : anl.config.Config
+        Each `benchmark.folder` that a variant of its experiments names is made, too.
+
+    Returns
+    -------
+    DataFrame
+        The manifest of `benchmark.folder`, with the columns `anl.data.embedded.COLUMNS`.
 
     Raises
     ------
     UserError
-        If photographs, an index or a generator's weights are missing, or the profile lacks a seen generator.
+        If photographs, an index or a generator's weights are missing, the profile lacks a seen generator, variants with
+        different settings share a folder, or a folder contains files that are not of a benchmark.
     """
     folders = {}
     for variant in [config, *(variant for name in config.experiments for variant in config.variants(name).values())]:
@@ -58,7 +66,7 @@ def make_benchmark(config):
 
 
 def _check(folder, same):
-    """Raise UserError if variants disagree about a folder, or it holds files that are no benchmark's."""
+    """Raise UserError if variants with different settings share a folder, or if it contains files that are not of a benchmark."""
     first = same[0].benchmark
     for variant in same:
         differs = [key for key in (*CUT, *CHOICE) if getattr(variant.benchmark, key) != getattr(first, key)]
@@ -88,12 +96,12 @@ class _Maker:
         shutil.rmtree(self.cache, ignore_errors=True)
 
     def kept(self, part, made_with):
-        """The old rows of a part, or None if there are none made with the same."""
+        """The existing rows of a part, or None if there are none with the identity `made_with`."""
         self.identities[part] = made_with
         return self.old.get(part) if self.known.get(part) == made_with else None
 
     def add(self, part, old, new=None):
-        """Put a part's rows in place; `new` ones follow the old."""
+        """Store the rows of a part: the existing rows `old`, followed by the `new` ones."""
         if new is not None:
             old = new if old is None else pd.concat([embedded.with_images(old, self.folder), new], ignore_index=True)
             self.changed = True
@@ -101,7 +109,7 @@ class _Maker:
             self.tables[part] = old
 
     def family_identity(self, name, reals):
-        """What decides a generator's images, given the identity of the reals."""
+        """Hash of everything that determines a generator's images; `reals` is the identity of the real images."""
         family = self.config.families[name]
         weights = {network: weights_of(generator_folder(self.config, network)) for network in sorted(family.networks)}
         about = family.model_dump(mode="json", exclude_none=True)
@@ -117,13 +125,13 @@ class _Maker:
         return found
 
     def generate(self, name, ids, pixels):
-        """uint8 (n, H, W, 3) of a family, from uint8 pixels of that shape; `ids` name the random streams."""
+        """Images of a family, uint8 (n, H, W, 3), from pixels of that type and shape; `ids` name the random streams."""
         draws = [seeds.torch_generator(self.seed, name, image) for image in ids]
         x = images.to_tensor(pixels, self.device).to(memory_format=torch.channels_last)
         return images.to_pixels(generators.regenerate(self.config.families[name], self.networks(name), x, draws))
 
     def chunks(self, part, name, ids, pixels):
-        """`generate`, in chunks that an interrupted run keeps."""
+        """`generate` in cached chunks, so that an interrupted run continues."""
         return embedded.in_chunks(name, ids, pixels, self.generate, self.cache, self.identities[part])
 
 
@@ -136,7 +144,7 @@ class _Embedded(_Maker):
 
     def add_dataset(self, dataset, index):
         real = f"{dataset}-{REAL}" if dataset else REAL
-        # what is not halved says so; benchmarks that were made before this could be chosen keep their identity
+        # `halve` is hashed only if it is false: benchmarks made before this setting existed keep their identity
         section = self.benchmark.model_dump(mode="json", include=set(CUT), exclude={"halve"} if self.benchmark.halve else None)
         about = photograph_settings(self.config.data, index)
         made_with = identity({"photographs": about, "test": dataset, "benchmark": section, "seed": self.seed})
@@ -168,7 +176,7 @@ class _Embedded(_Maker):
             photos.check_folder(cards, self.config.data.folder)
             return embedded.cut_patches(cards, self.config.data, self.benchmark, self.seed)
         rows = manifest.read(index, ["path", "sha256", "split", "phash"], label=0).drop_duplicates("sha256")
-        prefix = f"{dataset}/" if dataset else ""  # two data sets may name their files alike
+        prefix = f"{dataset}/" if dataset else ""  # two data sets may contain files of the same name
         clusters = rows["path"].to_numpy()[near_groups(rows["phash"])]
         found = [SimpleNamespace(id=prefix + path, cluster=prefix + cluster, file=path, sha256=sha256)
                  for path, cluster, sha256 in zip(rows["path"], clusters, rows["sha256"], strict=True)]
@@ -182,7 +190,7 @@ class _Embedded(_Maker):
 
 
 class _Published(_Maker):
-    """Images as they were published, and for the test split those of our own generators: regenerations, or samples."""
+    """Published images and, in the test split, images of our own generators: regenerations or samples."""
 
     def collect(self):
         made_with = identity({"images": published.settings(self.benchmark), "seed": self.seed})
@@ -209,7 +217,7 @@ class _Published(_Maker):
         return f"{name}/{real.partition('/')[2]}"
 
     def samples(self, name, family, reals):
-        """Rows of a generator's images, each encoded as the real image of its row is."""
+        """Rows of a generator's images, each encoded like the real image of its row."""
         ids = [self.sample_id(name, real) for real in reals["image_id"]]
         size = self.benchmark.size
         files = [os.path.normpath(self.folder / file_path(path)) for path in reals["path"]]  # the folder may not exist yet
@@ -225,8 +233,15 @@ class _Published(_Maker):
 
 
 def encode_like(pixels, path):
-    """uint8 (H, W, 3) -> bytes of a file of the format of the image at `path`: a JPEG with its quantisation tables and chroma
-    subsampling, or a PNG. Raises UserError if it cannot be read or has another format."""
+    """Encode uint8 pixels (H, W, 3) in the file format of the image at `path`; return the bytes of the file.
+
+    A JPEG gets the quantisation tables and the chroma subsampling of that image. The other format is PNG.
+
+    Raises
+    ------
+    UserError
+        If the image cannot be read or has another format.
+    """
     stream = io.BytesIO()
     try:
         data = read_bytes(path)

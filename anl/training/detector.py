@@ -1,4 +1,4 @@
-"""Training a detector on pairs: a real image and its regeneration, so that content alone tells nothing about the label."""
+"""Train a detector on pairs of a real image and its regeneration, so that image content does not predict the label."""
 
 import functools
 import itertools
@@ -32,7 +32,7 @@ class TrainingData:
     image_ids: list                         # N names, for error messages
     real: np.ndarray                        # int (P,): row of the real image of each pair
     fake: np.ndarray                        # int (P, A): rows of its generated images; one of the A is drawn at each use
-    target: torch.Tensor | None = None      # float16 (N, C, h, w) noise in standard deviations; None: it is not learned
+    target: torch.Tensor | None = None      # float16 (N, C, h, w) noise in standard deviations; None: no noise is learned
     val_pixels: np.ndarray | None = None    # uint8 (M, H, W, 3): of seen generators and real ones
     val_label: np.ndarray | None = None     # (M,)
 
@@ -50,17 +50,20 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
     method : anl.config.MethodConfig
         Its loss_weight, attention_weight, noise_on and consistent are used.
     seed : int
-        Of all but the initial weights, which are the caller's.
+        Seed of all random numbers except the initial weights, which the caller draws.
+    accelerator : accelerate.Accelerator
     checkpoint : anl.training.loop.Checkpoint or None
-        It stays when training ends; remove it once the result is written.
+        The file is kept when training ends. Remove it once the result is written.
     loss : callable
         With the signature of `anl.models.detector.anl_loss`.
     augment : (callable, callable)
-        `augmentation_plan(pairs, training, seed, step)`, a sequence with one entry per pair, None where nothing is done;
-        and `apply_plan(plan, pixels)`, images (N, H, W, 3) processed by N such entries.
+        `augmentation_plan(pairs, training, seed, step)` returns a sequence with one entry per pair, None for no
+        augmentation. `apply_plan(plan, pixels)` applies N such entries to images (N, H, W, 3).
     workers : int
-        Threads that read and augment the next batch, and compute its targets, while this one is learnt. With 0 they take
-        turns. The result is the same.
+        Threads that read and augment the next batch, and compute its targets, during the current training step. With 0
+        this is done between the steps. The result does not depend on it.
+    name : str
+        Shown in the progress bar and in error messages.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
 
     @functools.lru_cache(maxsize=2)
     def batch_at(step):
-        """Rows of real and generated images, plan, flip and noise mask of each pair of a whole batch."""
+        """Rows of the real and the generated image, augmentation plan, flip and noise mask of each pair of a whole batch."""
         pairs = pairs_used[pair_batch(len(pairs_used), per_batch, seed, step)]
         plan = list(augmentation_plan(pairs, training, seed, step))
         flip = seeds.generator(seed, "flip", step).random(len(pairs)) < (0.5 if training.flip else 0)
@@ -93,7 +96,7 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
 
     @torch.no_grad()
     def inputs_at(step, part):
-        """Bytes of a part of a batch, augmented, and its targets; the two images of a pair are processed alike."""
+        """Augmented uint8 images of a part of a batch, and their targets. Both images of a pair get the same augmentation."""
         real, fake, plan, *_ = batch_at(step)
         whole = np.concatenate([part.of(real), part.of(fake)])
         shares = np.array_split(whole, max(1, workers))
@@ -113,7 +116,7 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
         x = images.to_tensor(pixels, accelerator.device)
         target = None if target is None else target.to(accelerator.device, non_blocking=True)
         flipped = torch.from_numpy(np.flatnonzero(np.tile(part.of(flip), 2))).to(accelerator.device)
-        if len(flipped):  # the noise of a mirror image is taken for the mirror image of the noise
+        if len(flipped):  # the target of a flipped image is taken to be the flipped target
             x[flipped] = x[flipped].flip(-1)
             if target is not None:
                 target[flipped] = target[flipped].flip(-1)
@@ -134,7 +137,7 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
     every = max(1, training.steps // CURVE_POINTS)
     if training.validate_every:
         every = math.gcd(every, training.validate_every)
-    # a thread does not know the GPU that its process works on
+    # a new thread does not inherit the current GPU of its process
     on_device = functools.partial(torch.cuda.set_device, torch.cuda.current_device()) if accelerator.device.type == "cuda" else None
     with ThreadPoolExecutor(max(1, workers)) as threads, ThreadPoolExecutor(1, initializer=on_device) as coming:
         run = threads.map if workers else map
@@ -149,7 +152,7 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
 
 
 def _one_step_ahead(make, steps, executor):
-    """`make(step, part)`, which is called in the executor's thread one step before its result is asked for."""
+    """Wrap `make(step, part)` so that the result of the next step is computed in the executor during the current one."""
     coming = {}
 
     def made(step, part):
@@ -162,17 +165,29 @@ def _one_step_ahead(make, steps, executor):
 
 
 def pair_batch(pairs, size, seed, step):
-    """Indices (size,) of the pairs of batch `step`: shuffled epochs laid end to end, cut into batches."""
+    """Indices (size,) of the pairs of batch `step`: shuffled epochs, concatenated and cut into batches."""
     positions = np.arange(step * size, (step + 1) * size)
     epochs = positions // pairs
     return np.concatenate([_epoch(pairs, seed, epoch)[positions[epochs == epoch] % pairs] for epoch in np.unique(epochs).tolist()])
 
 
 def noise_mask(plan, noise_on="both", consistent=False):
-    """Images included in the noise loss, bool (2, pairs): real ones, generated ones.
+    """Images included in the noise loss.
 
-    The target is that of the untouched image, so an augmented image is left out, unless `consistent`: then its noise is
-    to be predicted as if nothing had been done. noise_on: "both", "real" or "generated".
+    Parameters
+    ----------
+    plan : sequence
+        One entry per pair, None if the pair is not augmented.
+    noise_on : {"both", "real", "generated"}
+        Class of the images to include.
+    consistent : bool
+        Whether to include augmented images. Noise targets are computed on images without augmentation, so by default they
+        are valid only for pairs that are not augmented.
+
+    Returns
+    -------
+    array of bool, (2, pairs)
+        Row 0 for the real images, row 1 for the generated ones.
     """
     valid = np.array([consistent or entry is None for entry in plan], bool)
     return np.stack([valid & (noise_on != "generated"), valid & (noise_on != "real")])
@@ -184,12 +199,12 @@ def _epoch(pairs, seed, epoch):
 
 
 def _alternatives(count, size, seed, step):
-    """Which of a pair's generated images is used, (size,)."""
+    """Index of the generated image that is used of each pair, (size,)."""
     return np.zeros(size, int) if count == 1 else seeds.generator(seed, "alternatives", step).integers(count, size=size)
 
 
 def _pairs_used(data, limit, seed):
-    """Indices of the pairs trained on. Smaller sets are subsets of larger ones."""
+    """Indices of the training pairs. With a lower limit they are a subset of those with a higher one."""
     count = len(data.real)
     if count == 0:
         raise UserError("the benchmark has no training pairs; raise benchmark.use.train")
@@ -199,7 +214,7 @@ def _pairs_used(data, limit, seed):
 
 
 def _auroc(detector, data, accelerator):
-    """AUROC on the validation images, each process scoring its share of the batches."""
+    """AUROC on the validation images. Each process scores its share of the batches."""
     logit = np.zeros(len(data.val_label))
     starts = range(0, len(logit), VALIDATION_BATCH)
     for start in starts[accelerator.process_index::accelerator.num_processes]:

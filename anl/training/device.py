@@ -1,4 +1,4 @@
-"""The one place that chooses the device, the precision and the determinism of a training or an evaluation."""
+"""Device, precision and determinism of training and evaluation: the only module that sets them."""
 
 import contextlib
 import ctypes
@@ -38,12 +38,12 @@ def make_accelerator(precision="fp32"):
     Parameters
     ----------
     precision : {"bf16", "fp16", "fp32"}
-        Of autocast; see `effective_precision`.
+        Precision of autocast; see `effective_precision`.
 
     Raises
     ------
     UserError
-        If the precision is unknown, or fp16 and there is no GPU.
+        If the precision is unknown, or is fp16 and there is no GPU.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     device = default_device()
@@ -51,23 +51,28 @@ def make_accelerator(precision="fp32"):
     if used == "fp16" and device == "cpu":
         raise UserError("training.precision fp16 needs a GPU, and there is none here; choose bf16 or fp32")
     torch.use_deterministic_algorithms(True, warn_only=device == "cuda")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
-    torch.backends.cudnn.benchmark = False  # would choose kernels by timing
-    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32, as in scoring
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that slows training down
+    torch.backends.cudnn.benchmark = False  # benchmarking selects kernels by their measured time
+    torch.backends.cudnn.allow_tf32 = False  # as in scoring
     keep_freed_memory()
     mixed = "no" if used == "fp32" else used
-    # Accelerate fixes the precision for a whole Python process; here each training of a notebook has its own
+    # Accelerate fixes the precision once per Python process, but trainings in one notebook may differ in theirs
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed:
         AcceleratorState._reset_state()
     return Accelerator(mixed_precision=mixed, cpu=device == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)])
 
 
 def synchronise_batch_norm(model, accelerator):
-    """Let batch normalisation see the batch of all processes; returns the model, whose parameters stay the same objects.
+    """Compute batch-norm statistics over the batches of all processes.
 
-    On CUDA every batch norm becomes `nn.SyncBatchNorm`. It does not exist for CPUs (gloo): there each process normalises
-    its own share of a batch, and `anl.training.loop.fit` averages the running statistics over processes, so that all hold
-    the same model. Such a training differs from one in a single process; a line on stderr says so.
+    On CUDA every batch norm is replaced by `nn.SyncBatchNorm`, which does not exist for CPUs (gloo). On CPUs each process
+    normalises its share of a batch, and `anl.training.loop.fit` averages the running statistics over processes, so that all
+    have the same model. The result then differs from that of a single process; a line on stderr says so.
+
+    Returns
+    -------
+    nn.Module
+        The model. Its parameters are the same objects as before.
     """
     if accelerator.num_processes == 1:
         return model
@@ -83,7 +88,7 @@ def keep_freed_memory():
     """Let malloc keep freed memory in this process and its children.
 
     glibc returns blocks of a few megabytes, such as activations, to the system when they are freed; mapping and zeroing
-    them again for each layer takes up to half of the time of a network on a CPU. The user's own MALLOC_ settings win.
+    them again for each layer takes up to half of the time of a network on a CPU. MALLOC_ settings of the user are kept.
     """
     missing = {name: number for name, number in MALLOC_SETTINGS.items() if name not in os.environ}
     os.environ.update(dict.fromkeys(missing, str(MALLOC_LIMIT)))

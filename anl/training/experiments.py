@@ -1,6 +1,6 @@
-"""The runs of an experiment: which there are, where they lie, and training those that are missing, several at a time.
+"""The runs of an experiment: list them, locate their folders, and train the missing ones in parallel.
 
-Importing this module does not import torch, so that a command whose runs are all finished ends at once.
+Importing this module does not import torch, so that a command whose runs are all finished ends quickly.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ class Run:
 
     @property
     def name(self):
-        """Name of its folder. Equal in all experiments that contain this variant, so that they share the run."""
+        """Name of the run's folder. It is the same in all experiments that contain this variant, so that they share the run."""
         return f"{self.config.identity()}-s{self.seed}"
 
 
@@ -55,12 +55,12 @@ def run_folder(run, root="runs"):
 
 
 def prior_folder(config, name="prior"):
-    """Where a prior lies; a published one (`source`) leaves only its record there."""
+    """Folder of a prior. That of a published prior (`source`) contains only its record."""
     return Path(config.run.models) / "priors" / name
 
 
 def run_inputs(config):
-    """What a run is trained on besides its settings: the identities of its images and priors, as far as they are there."""
+    """Identities of the images and priors that a run is trained on. Those that do not exist yet are left out."""
     found = {}
     for name in config.priors:
         with contextlib.suppress(UserError):
@@ -72,9 +72,9 @@ def run_inputs(config):
 
 
 def experiment_runs(config, name, seeds=None):
-    """The runs of an experiment, seed by seed, so that the first seed of all variants is complete early.
+    """The runs of an experiment, a list of `Run`, ordered by seed so that the first seed of all variants finishes early.
 
-    `seeds` are by default those of each variant.
+    `seeds` replaces the seeds of each variant.
     """
     variants = config.variants(name)
     seeds_of = {variant: list(settings.seeds if seeds is None else seeds) for variant, settings in variants.items()}
@@ -83,7 +83,7 @@ def experiment_runs(config, name, seeds=None):
 
 
 def missing_runs(config, name, root="runs", seeds=None):
-    """The runs of an experiment that are not finished, or cannot be read. Of equal variants one is listed."""
+    """The runs of an experiment that are not finished or cannot be read. A run that several variants share is listed once."""
     unique = {run_folder(run, root): run for run in reversed(experiment_runs(config, name, seeds))}
     return [run for folder, run in reversed(unique.items()) if not _is_finished(folder, run)]
 
@@ -94,17 +94,17 @@ def _is_finished(folder, run):
     except UserError:
         return False
     known = isinstance(record, dict) and (record.get("identity"), record.get("seed")) == (run.config.identity(), run.seed)
-    return known and run_inputs(run.config).items() <= record.get("inputs", {}).items()
+    return known and run_inputs(run.config).items() <= (record.get("inputs") or {}).items()
 
 
 def read_curve(folder):
-    """The training curve of a run: step, learning_rate, losses, val_auroc where it was computed; empty if not trained."""
+    """The training curve of a run: step, learning_rate, losses, val_auroc where computed. Empty for a method without training."""
     path = Path(folder) / CURVE
     return pd.read_csv(path) if path.read_text(encoding="utf-8").strip() else pd.DataFrame({"step": [], "val_auroc": []})
 
 
 def experiment_record(config, name, root="runs", seeds=None):
-    """A DataFrame with a row for each finished run of an experiment, of its seeds and of `seeds`."""
+    """A DataFrame with a row per finished run of an experiment. `seeds` are included in addition to those of its variants."""
     rows, listed = [], [*experiment_runs(config, name), *experiment_runs(config, name, seeds)]
     for run in {(run.variant, run.seed): run for run in listed}.values():
         folder = run_folder(run, root)
@@ -125,10 +125,10 @@ def train_experiment(config, name, *, train_run, jobs=1, root="runs", seeds=None
     config, name, seeds
         See `experiment_runs`.
     train_run : callable (config, seed, folder)
-        Trains one run and writes its files into `folder`, which appears when it is complete. It must be possible to
-        pickle it. `run.json` is written here.
+        Trains one run and writes its files into `folder`, which is temporary and renamed when the run is complete. Must be
+        picklable. `run.json` is written by `train_experiment`.
     jobs : int
-        Processes, each of which trains one run after another with one thread, so that weights do not depend on `jobs`.
+        Number of worker processes. Each trains one run at a time with one thread, so weights do not depend on `jobs`.
         0 trains in this process: under `accelerate launch`, whose processes share each run, or in a debugger.
     root : path-like
         Runs are in `root/<profile>/<variant identity>-s<seed>`.
@@ -141,7 +141,8 @@ def train_experiment(config, name, *, train_run, jobs=1, root="runs", seeds=None
     Raises
     ------
     UserError
-        When a run fails: the others are stopped, leave their checkpoints, and go on when the command is run again.
+        If `jobs` is negative or a run fails. The other runs are then stopped and write checkpoints; the same command
+        resumes them.
     """
     if jobs < 0:
         raise UserError(f"--jobs {jobs} is negative; use 1 or more, or 0 to train in this process")
@@ -160,20 +161,20 @@ def _train_here(missing, experiment, train_run):
     from anl.training.device import make_accelerator
 
     make_accelerator()  # joins the other processes
-    # the main process's list: a slow disk could show the others another one
+    # all use the list of the main process: on a slow shared disk the others could find other runs missing
     for run, folder in broadcast_object_list([missing])[0]:
         _train(run, folder, experiment, train_run)
 
 
 def _train(run, folder, experiment, train_run):
-    """Train one run in this process; the folder appears when all is written."""
+    """Train one run in this process; its folder is created only when the run is complete."""
     import torch
     from torch import distributed
 
     from anl.training.device import default_device
 
     shared, started = distributed.is_initialized(), time.monotonic()
-    if shared and distributed.get_rank() > 0:  # the files are those of the main process
+    if shared and distributed.get_rank() > 0:  # only the main process keeps its files
         with tempfile.TemporaryDirectory() as discarded:
             train_run(run.config, run.seed, Path(discarded))
     else:
@@ -198,13 +199,13 @@ def _train_in_workers(missing, experiment, train_run, jobs):
     waiting, working = deque(missing), {}
     bar = tqdm(total=len(missing), desc=f"{experiment}: runs", disable=None if len(missing) > 1 else True, file=sys.stderr)
     try:
-        # one thread each; of several progress bars none could be read
+        # one thread per worker, and no progress bars if several would overwrite each other
         with _environment(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", **({"TQDM_DISABLE": "1"} if jobs > 1 else {})):
             for _ in range(min(jobs, len(missing))):
                 connection, end = context.Pipe()
                 worker = context.Process(target=_work, args=(end, experiment, train_run), daemon=True)
                 worker.start()
-                end.close()  # so that the worker's death ends the connection
+                end.close()  # so that recv raises EOFError if the worker dies
                 working[connection] = worker, *waiting[0]
                 connection.send(waiting.popleft())
         while working:
@@ -225,7 +226,7 @@ def _train_in_workers(missing, experiment, train_run, jobs):
 
 
 def _work(connection, experiment, train_run):
-    """Body of a worker: trains the runs it receives, and answers each with None or a line about what failed."""
+    """Body of a worker: trains the runs that it receives; sends None for each that succeeds, else an error message."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops the workers with SIGTERM
@@ -246,7 +247,7 @@ def _work(connection, experiment, train_run):
 
 
 def _answer(connection, worker):
-    """None if the worker's run is finished, or why it failed, in one line."""
+    """None if the worker finished its run, otherwise an error message of one line."""
     with contextlib.suppress(EOFError, ConnectionResetError):
         return connection.recv()
     worker.join()
@@ -257,7 +258,7 @@ def _answer(connection, worker):
 
 
 def _stop(workers):
-    """Ask workers to stop, which lets a training write its checkpoint; end those that do not."""
+    """Terminate workers, so that each writes a checkpoint; kill those that still run after GRACE seconds."""
     for worker, _ in workers:
         worker.terminate()
     limit = time.monotonic() + GRACE
@@ -266,13 +267,13 @@ def _stop(workers):
         if worker.is_alive():
             worker.kill()
             worker.join()
-        for unfinished in folder.parent.glob(f".{folder.name}.*.new"):  # of a killed worker
+        for unfinished in folder.parent.glob(f".{folder.name}.*.new"):  # left by a killed worker
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _environment(**values):
-    """Environment variables of the processes started inside."""
+    """Set environment variables for processes that are started in this context."""
     before = os.environ.copy()
     os.environ.update(values)
     try:

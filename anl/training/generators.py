@@ -1,4 +1,4 @@
-"""Priors and generators: models of photographs, trained where they are missing and kept with the settings they had."""
+"""Train the priors and generators that are missing, and store each with the settings that it was trained with."""
 
 import functools
 import sys
@@ -25,16 +25,26 @@ STATISTICS_BATCH = 64     # crops that a VAE's latent scale is measured on
 
 
 def generator_folder(config, name):
-    """Where a generator's weights lie: its `source`, or the folder it is trained into."""
+    """Folder of a generator's weights: its `source`, or the folder that training writes."""
     source = config.models[name].source
     return Path(source) if source else Path(config.run.models) / "generators" / name
 
 
 def make_priors(config, names=None):
-    """Train the priors of a profile, and the denoisers it compares them with, that are missing or had other settings.
+    """Train the priors and denoisers of a profile that are missing or were trained with other settings.
 
-    A prior with a `source` is located (downloaded if need be) and checked instead. `names` are `prior` and keys of
-    `other_priors`, by default all. Returns the folder of each, a dict of str to Path.
+    A prior with a `source` is not trained, but located (and downloaded if necessary) and checked.
+
+    Parameters
+    ----------
+    config : anl.config.Config
+    names : sequence of str, optional
+        `prior` and keys of `other_priors`; default: all.
+
+    Returns
+    -------
+    dict of str to Path
+        Folder of each prior.
 
     Raises
     ------
@@ -46,10 +56,18 @@ def make_priors(config, names=None):
 
 
 def make_generators(config, names=None):
-    """Train the generator models of a profile that are missing or had other settings.
+    """Train the generator models of a profile that are missing or were trained with other settings.
 
-    `names` are keys of `models`, by default all; the autoencoder of a latent model is made first if it is missing.
-    Returns the folder of each, a dict of str to Path.
+    Parameters
+    ----------
+    config : anl.config.Config
+    names : sequence of str, optional
+        Keys of `models`; default: all. The autoencoder of a latent model is trained first if it is missing.
+
+    Returns
+    -------
+    dict of str to Path
+        Folder of each model.
 
     Raises
     ------
@@ -65,10 +83,10 @@ def make_generators(config, names=None):
 
 
 def training_images(config, halved=False):
-    """What priors and generators learn from, a list of uint8 (H, W, 3).
+    """Images that priors and generators are trained on, a list of uint8 (H, W, 3).
 
-    The training photographs (`halved`: at the detector's scale, as the benchmark's patches), or the training images of
-    class real of a published data set.
+    These are the training photographs (with `halved` at half their size, the scale that the detector sees), or the real
+    training images of a published data set.
     """
     if config.benchmark.kind == "manifest":
         rows, root = published.rows(config.benchmark, config.seed), manifest.root_of(config.benchmark.manifest)
@@ -93,9 +111,9 @@ def weights_of(folder):
     return identity({path.relative_to(folder).as_posix(): sha256_of(path) for path in files})
 
 
-# ---- what a model is made with -----------------------------------------------------------------------------------------
+# ---- identity of a model -----------------------------------------------------------------------------------------------
 def _record(config, kind, name):
-    """The record of a model with the settings that decide its weights."""
+    """The settings that determine a model's weights, and their hash."""
     section = (config.models if kind == "generators" else _priors(config))[name]
     if section.source:
         settings = {"source": section.source, "revision": section.revision}
@@ -115,7 +133,7 @@ def _priors(config):
 
 
 def photograph_settings(data, index=None):
-    """What decides the pixels and splits of photographs: those of the data card, or of an index."""
+    """What determines the pixels and splits of the photographs of the data card, or of an index if one is given."""
     if index:
         about = {"index": sha256_of(index)}
     else:
@@ -138,7 +156,7 @@ def _decoder(config, name):
     return found[0] if found else "vae"
 
 
-# ---- making one model --------------------------------------------------------------------------------------------------
+# ---- training one model ------------------------------------------------------------------------------------------------
 def _make_prior(config, name, images):
     folder, record, section = prior_folder(config, name), _record(config, "priors", name), _priors(config)[name]
     if _is_current(folder, record):
@@ -149,7 +167,7 @@ def _make_prior(config, name, images):
         for note in [*loaded.notes(config.benchmark.size), *overlap_warnings(section.source)]:
             print(note, file=sys.stderr)
         return _write(folder, record)
-    # all priors draw from the stream "prior": another length of training or another loss starts from the same weights
+    # all priors use the random stream "prior", so that initial weights depend neither on the steps nor on the loss
     seed = config.seed + section.seed_offset
     seeds.fix(seed, "prior")
     unet = prior.build_prior(section.channels, section.layers_per_block)
@@ -200,7 +218,7 @@ def _make_generator(config, name, images):
 
 
 def _batches(images, section, seed, stream):
-    """The function from a step to its batch of crops; photographs are read when it is first called."""
+    """Function from a step to its batch of crops. Its first call reads the photographs."""
     sampler = functools.cache(lambda: crops.CropSampler(images(), section.crop, section.batch_size, seed, stream))
     return lambda step: sampler().batch(step)
 
@@ -215,12 +233,12 @@ def train_generative(name, models, loss, batch_at, config, *, seed, checkpoint=N
     Parameters
     ----------
     name : str
-        Names the random streams.
+        Name of the random streams; also shown in the progress bar and in error messages.
     models : dict of str to nn.Module
-        Without frozen networks that the loss needs, such as the decoder of a latent model.
+        The networks to train, without frozen ones that the loss needs, such as the decoder of a latent model.
     loss : callable (models, images, generator, step) -> scalar Tensor, or dict with "loss"
-        A mean over `images` (B, 3, H, W) in [-1, 1], on the device. `generator` is a torch.Generator on the CPU, a pure
-        function of seed, name, step and `Part`: noise does not depend on what was drawn before. `step` counts from 0.
+        A mean over `images` (B, 3, H, W) in [-1, 1], on the device. `generator` is a torch.Generator on the CPU that
+        depends only on seed, name, step and `Part`, not on earlier draws. `step` counts from 0.
     batch_at : callable (step) -> Tensor (B, 3, H, W)
         A pure function.
     config : anl.config.PriorConfig or GeneratorConfig
@@ -232,6 +250,11 @@ def train_generative(name, models, loss, batch_at, config, *, seed, checkpoint=N
     -------
     list of dict
         The curve, see `anl.training.loop.fit`.
+
+    Raises
+    ------
+    UserError
+        If a batch has fewer images than there are processes, or the loss is not finite.
     """
     accelerator = make_accelerator("fp32")  # the losses choose their own precision
     for model in models.values():
@@ -260,7 +283,7 @@ def train_generative(name, models, loss, batch_at, config, *, seed, checkpoint=N
 
 
 def _write(folder, record, save=None, curve=(), checkpoint=None):
-    """Put a model's folder in place, whole; of several processes the main one does."""
+    """Write a model's folder atomically, in the main process only, and remove its checkpoint."""
     accelerator = make_accelerator("fp32")
     if accelerator.is_main_process:
         with atomic_folder(folder, replace=True) as temporary:

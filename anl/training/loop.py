@@ -1,7 +1,7 @@
-"""The one training loop: AdamW, warm-up and cosine decay, exact resume, on one device or several processes.
+"""The training loop: AdamW, warm-up and cosine decay, exact resume, on one device or several processes.
 
-Batch k is a pure function of the seed and k. A run that was killed at any step and started again therefore passes
-through the same batches, and ends with the same bits, as one that was never interrupted.
+Batch k is a pure function of the seed and k. A run that is killed at any step and started again therefore sees the same
+batches as an uninterrupted run and ends with bit-identical weights.
 """
 
 import contextlib
@@ -47,10 +47,11 @@ class Checkpoint:
     Parameters
     ----------
     folder : path-like
-        No output of DVC, so that the file survives a failed stage.
+        Must not be an output of DVC, so that the file survives a failed stage.
     name : str
+        Start of the file's name.
     settings : JSON-able
-        Everything that decides the weights. Its hash is part of the file's name, so that the checkpoint of another
+        Everything that determines the weights. Its hash is part of the file's name, so that the checkpoint of another
         configuration is never resumed.
     """
 
@@ -69,7 +70,7 @@ class Checkpoint:
             return None
 
     def save(self, state):
-        """Write the state; a reader sees the old file or the new one, never half of it."""
+        """Write the state atomically."""
         with atomic_file(self.path) as temporary:
             torch.save(state, temporary)
 
@@ -92,29 +93,32 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
         over images, each part divides its sum by the size of the whole batch. Must depend on its arguments and the
         models only. Called under autocast.
     steps, learning_rate, weight_decay, warmup_steps, final_learning_rate
-        Updates of the weights, AdamW's settings, and those of `learning_rate_factor`.
+        Number of updates, settings of AdamW, and settings of `learning_rate_factor`.
     clip_norm : float
         Largest norm of the gradient; 0 for no limit.
     ema : float
-        Decay of the exponential moving average of weights and running statistics that is validated and returned
-        (Polyak and Juditsky, 1992), in [0, 1); 0 for the last weights. Early steps use a smaller decay.
+        Decay of the exponential moving average of weights and running statistics (Polyak and Juditsky, 1992), in [0, 1).
+        The average is used in `on_point` and returned. 0 uses the last weights. Early steps use a smaller decay.
     accelerator : accelerate.Accelerator
-        With several processes each computes every n-th row of a batch, and gradients are summed: the trajectory is that of
-        one process up to rounding.
+        With n processes each computes every n-th row of a batch, and gradients are summed. The weights are those of a
+        single process up to rounding.
     accumulate : int
-        Micro-batches of a process per update: less memory, the same gradient.
+        Micro-batches per update and process. More of them need less memory and give the same gradient.
     seed : int
         Seeds torch's global generator at each step, for dropout.
+    checkpoint : Checkpoint or None
+        Where the state is saved; training resumes from it.
     checkpoint_seconds : float
-        Time between checkpoints. Ctrl-C (or SIGTERM) finishes the current step and leaves one; a second stops at once.
+        Time between checkpoints. Ctrl-C (or SIGTERM) finishes the current step and saves one; a second signal stops at once.
     name : str
-        In the progress bar and in errors.
+        Shown in the progress bar and in error messages.
     every : int or None
         Steps between points of the curve; default: a hundredth of `steps`.
     on_point : callable (dict) -> dict or None
-        Called with each point in all processes, models in eval mode and with averaged weights; what it returns is added.
+        Called in all processes with each point of the curve, with the models in eval mode and with averaged weights. The
+        items that it returns are added to the point.
     samples_at : callable (step, part) -> list of str, or None
-        Names of the samples of a part, for the error message.
+        Names of the samples of a part, for error messages.
 
     Returns
     -------
@@ -124,10 +128,10 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
     Raises
     ------
     UserError
-        If a loss is not finite (the message names step and samples), or if the checkpoint was written by another number
+        If a loss is not finite (the message names step and samples), or if the checkpoint was written by a different number
         of processes.
     KeyboardInterrupt
-        After Ctrl-C, when the checkpoint is written.
+        After Ctrl-C or SIGTERM, once the checkpoint is written.
     """
     device, rank, processes = accelerator.device, accelerator.process_index, accelerator.num_processes
     for model in models.values():
@@ -135,7 +139,7 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
     _broadcast(models)
     parameters = [p for model in models.values() for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, fused=True)
-    # skips steps that overflow in fp16; unlike accelerator.prepare, which keeps a reference to every optimiser
+    # skips steps that overflow in fp16; accelerator.prepare would do so too, but keeps a reference to every optimiser
     optimiser = AcceleratedOptimizer(optimiser, device_placement=False, scaler=accelerator.scaler)
     tracked = parameters + _statistics(models)
     averages = [t.detach().clone() for t in tracked] if ema else []
@@ -172,7 +176,7 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
             losses, bad = {}, []
             for number in range(accumulate):
                 part = Part(rank + processes * number, parts)
-                torch.manual_seed(((seed * 1_000_003 + step) * 4099 + part.index) % 2**63)  # dropout resumes exactly, too
+                torch.manual_seed(((seed * 1_000_003 + step) * 4099 + part.index) % 2**63)  # so that dropout resumes exactly
                 with accelerator.autocast():
                     found = loss_at(step, part)
                 found = found if isinstance(found, dict) else {"loss": found}
@@ -184,7 +188,7 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
                     if value is not None:
                         losses[key] = losses.get(key, 0) + value.detach()
             due = accelerator.is_main_process and time.monotonic() - saved_at > checkpoint_seconds
-            # one small exchange a step, so that all processes stop and save at the same one
+            # one small all-reduce per step, so that all processes stop and save at the same step
             failed, stopping, due = sum_over_processes([bool(bad), bool(stop), due], accelerator)
             if failed:
                 raise _not_finite(name, step, bad, samples_at, rank, processes)
@@ -221,7 +225,7 @@ def fit(models, loss_at, *, steps, learning_rate, accelerator, weight_decay=1e-4
 def learning_rate_factor(step, steps, warmup_steps=50, final=0.02):
     """Share of the peak learning rate at `step` (from 0): linear warm-up, then a cosine down to `final`.
 
-    The warm-up takes `warmup_steps`, or a tenth of a shorter run.
+    The warm-up takes `warmup_steps`, but at most a tenth of `steps`.
 
     References
     ----------
@@ -247,7 +251,7 @@ def _resumable(checkpoint, processes):
 
 @contextlib.contextmanager
 def _signals():
-    """Collect SIGINT and SIGTERM in a list, so that a step is never cut in two; a second signal interrupts at once."""
+    """Collect SIGINT and SIGTERM in a list, so that the current step is finished; a second signal interrupts at once."""
     received = []
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield received
@@ -308,7 +312,7 @@ def _broadcast(models):
 
 
 def _sum_gradients(parameters):
-    """Replace each gradient by its sum over processes, in one exchange."""
+    """Replace each gradient by its sum over processes, in one all-reduce."""
     if not distributed.is_initialized():
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -319,8 +323,10 @@ def _sum_gradients(parameters):
 
 
 def _average_buffers(models):
-    """Average running statistics over processes: they differ where batch norm could not be synchronised. Other buffers are
-    those of the main process."""
+    """Average running statistics over processes, and copy other buffers from the main process.
+
+    Running statistics differ between processes if batch norm is not synchronised.
+    """
     if distributed.is_initialized():
         averaged = {id(buffer) for buffer in _statistics(models)}
         for buffer in (buffer for model in models.values() for buffer in model.buffers()):

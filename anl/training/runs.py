@@ -1,4 +1,4 @@
-"""One run from its configuration: benchmark, frozen models, noise targets, training, and the trained detector again."""
+"""Train a run from its configuration: benchmark, frozen models, noise targets, training, loading of the trained detector."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -38,7 +38,7 @@ from anl.training.experiments import (
 from anl.training.generators import generator_folder
 from anl.training.loop import Checkpoint
 
-__all__ = ["WEIGHTS", "Benchmark", "load_generator", "load_prior", "load_run", "make_all_targets", "make_targets",
+__all__ = ["WEIGHTS", "Benchmark", "load_generator", "load_prior", "load_run", "load_trained", "make_all_targets", "make_targets",
            "open_benchmark", "read_curve", "train", "train_run"]
 
 AUTOENCODERS = ("vae", "vq", "taef2")
@@ -49,17 +49,17 @@ IN_MEMORY = 4 * 2**30  # bytes of decoded images; larger sets are decoded batch 
 class Benchmark:
     """The images of a profile."""
 
-    rows: pd.DataFrame  # of the manifest, see `anl.data.embedded.COLUMNS`
-    folder: Path        # what their paths are relative to
+    rows: pd.DataFrame  # rows of the manifest, see `anl.data.embedded.COLUMNS`
+    folder: Path        # the rows' paths are relative to it
     size: int           # pixels on a side; larger images are cropped at the centre
-    workers: int = 0    # threads that decode, where the images do not fit into memory
+    workers: int = 0    # threads that decode images, if these do not fit into memory
 
     def pixels(self, rows):
         """Decoded images of some rows: uint8 (N, size, size, 3)."""
         return images.load_pixels(rows, self.folder, self.size)
 
     def array(self, rows):
-        """Like `pixels`, but an array-like that decodes when it is indexed if the images need more than 4 GiB."""
+        """Like `pixels`; if the images need more than 4 GiB, an array-like that decodes them when it is indexed."""
         large = len(rows) * self.size**2 * 3 > IN_MEMORY
         return _PixelFiles(rows.reset_index(drop=True), self) if large else self.pixels(rows)
 
@@ -88,15 +88,23 @@ class _PixelFiles:
 
 
 def open_benchmark(config, test_set=None):
-    """The images that a profile uses: its limits applied, the same for every run.
+    """The images that a profile uses, with its limits applied. They are the same for every run.
 
-    With `test_set`, a key of `benchmark.test_sets`, test images are those of this data set. Without it they are the
-    benchmark's own, or, where its index has none, those of the first other data set.
+    Parameters
+    ----------
+    config : anl.config.Config
+    test_set : str, optional
+        Key of `benchmark.test_sets` whose test images are used. Default: those of the benchmark's main data set, or, if it
+        has no test split, those of the first other data set.
+
+    Returns
+    -------
+    Benchmark
 
     Raises
     ------
     UserError
-        If the benchmark's folder is missing or damaged, or an image of a seen generator is lacking.
+        If the test set is unknown, the benchmark's folder is missing or damaged, or a seen generator has no training images.
     """
     section = config.benchmark
     rows = embedded.read_embedded(section.folder)
@@ -164,20 +172,21 @@ def _latent_prior(config, device):
 
 # ---- noise targets -----------------------------------------------------------------------------------------------------
 def make_targets(config, benchmark=None, device="cpu"):
-    """The noise targets of a variant's training images, computed once and kept in `run.targets`; variants share them.
+    """The noise targets of a variant's training images. They are cached in `run.targets`, and variants share the cache.
 
     Parameters
     ----------
     config : anl.config.Config
-        Of a variant.
+        Configuration of the variant.
     benchmark : Benchmark, optional
-        Default: the configuration's.
+        Default: that of the configuration.
     device : torch.device or str
         Where the frozen networks compute.
 
     Returns
     -------
-    float16 Tensor (N, C, h, w), `LiveTargets`, or None for a detector that learns no noise
+    float16 Tensor (N, C, h, w), LiveTargets, or None
+        None for a detector that learns no noise.
     """
     method, run = config.method, config.run
     if method.target == "none":
@@ -194,7 +203,7 @@ def make_targets(config, benchmark=None, device="cpu"):
 
 
 def make_all_targets(variants):
-    """Make the noise targets of several variants, so that the runs that need them find them."""
+    """Compute and cache the noise targets of several variants, so that their runs can read them."""
     benchmarks = {}
     for variant in variants:
         if variant.method.target != "none":
@@ -202,7 +211,7 @@ def make_all_targets(variants):
             benchmarks[key] = benchmarks.get(key) or open_benchmark(variant)
             make_targets(variant, benchmarks[key], make_accelerator().device)
     if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()  # the memory is needed by the processes that train
+        torch.cuda.empty_cache()  # the training processes need the memory
 
 
 def _target(config, device):
@@ -231,14 +240,15 @@ def train(config, name, *, jobs=None, seeds=None):
     name : str
         A key of `config.experiments`.
     jobs : int, optional
-        See `anl.training.experiments.train_experiment`. Default: `run.jobs`, and where that is 0 one for each core (one in
-        all on a GPU).
+        See `anl.training.experiments.train_experiment`. Default: `run.jobs`; if that is 0, one per core, or a single one if
+        there is a GPU.
     seeds : list of int, optional
         Default: those of the experiment.
 
     Returns
     -------
     list of anl.training.experiments.Run
+        All runs of the experiment.
     """
     if jobs is None:
         jobs = config.run.jobs or (1 if torch.cuda.is_available() else cores())
@@ -275,7 +285,7 @@ def _training_rows(config, benchmark):
 
 
 def _prepare(config, seed, benchmark, device):
-    """The untrained detector, its data and the options of `train_detector`; None for a method without training."""
+    """The untrained detector, its data and the options of `train_detector` (None for a method without training)."""
     rows = _training_rows(config, benchmark)
     real, fake = _pairs(rows, config.seed)
     val = benchmark.split("val", ["real", *config.benchmark.seen])
@@ -300,7 +310,7 @@ def _prepare_baseline(config, seed, data, rows, benchmark, device):
     augment = (processing.augmentation_plan, processing.apply_plan)
     if method.training:
         training = training.model_copy(update=method.training(options))
-    if method.represent and method.needs != "encoder":  # many calls of a network for each image: kept on disk
+    if method.represent and method.needs != "encoder":  # many network calls per image, so the results are cached on disk
         augment = (baselines.fixed_augmentation(processing.augmentation_plan), processing.apply_plan)
     if method.extra_images:
         extra = _extra_images(config, method, frozen, data.pixels, rows, device)
@@ -324,8 +334,8 @@ def _prepare_baseline(config, seed, data, rows, benchmark, device):
 def _pairs(rows, seed):
     """Rows of real training images (P,) and of the generated images of each (P, A).
 
-    Generators whose images have the pair of a real one give a column each. Images without pairs are paired in a random
-    order that depends on the seed alone.
+    Each generator whose images are paired with real ones gives one column. If no image is paired, real and generated images
+    are paired at random; the order depends on the seed only.
     """
     reals, fakes = rows.index[rows["label"] == 0].to_numpy(), rows[rows["label"] == 1]
     place = {pair: row for row, pair in zip(reals, rows.loc[reals, "pair"], strict=True) if pair}
@@ -334,8 +344,8 @@ def _pairs(rows, seed):
         columns.append(pd.Series(part.index, part["pair"].map(place)))
     if columns:
         if alone := sorted(set(fakes.loc[~fakes["pair"].isin(place), "generator"])):
-            raise UserError(f"images of '{alone[0]}' (benchmark.seen) belong to no real image, and those of other seen generators "
-                            "do; train on generators of one kind")
+            raise UserError(f"images of '{alone[0]}' (benchmark.seen) belong to no real image, but those of other seen "
+                            "generators do; train on paired or on unpaired generators only")
         table = pd.concat(columns, axis=1, join="inner").sort_index()
         return table.index.to_numpy(), table.to_numpy()
     rng = seeds.generator(seed, "unpaired")
@@ -345,7 +355,7 @@ def _pairs(rows, seed):
 
 
 def _extra_images(config, method, frozen, pixels, rows, device):
-    """Further generated training images of a baseline, uint8 (N, H, W, 3), kept in the cache."""
+    """Additional generated training images of a baseline, uint8 (N, H, W, 3); cached on disk."""
     options = {key: getattr(config.baselines, key) for key in method.parameters}
     key = identity({"method": method.name, "options": options, "images": rows["sha256"].tolist(), "seed": config.seed,
                     "frozen": baselines.frozen_hash(frozen), "size": config.benchmark.size})
@@ -364,7 +374,7 @@ def _extra_images(config, method, frozen, pixels, rows, device):
 
 
 def _teacher_features(config, name, seed, pixels, benchmark, device):
-    """Features (N, D) of the trained teacher on the untouched training images; it is trained first if it is missing."""
+    """Features (N, D) of the trained teacher on training images without augmentation. A missing teacher is trained first."""
     teacher = Run("", config.override(method={"baseline": name}), seed)
     path = run_folder(teacher, config.run.runs) / WEIGHTS
     if not path.is_file():
@@ -380,23 +390,33 @@ def _teacher_features(config, name, seed, pixels, benchmark, device):
 
 
 def _batches(pixels, count, device, label):
-    """The first images of an array as tensors (B, 3, H, W), with a progress bar."""
+    """The first `count` images of an array as tensors (B, 3, H, W), with a progress bar."""
     for start in tqdm(range(0, count, 64), desc=label, disable=None):
         yield images.to_tensor(pixels[np.arange(start, min(start + 64, count))], device)
 
 
 # ---- trained runs ------------------------------------------------------------------------------------------------------
 def load_run(folder, config, device="cpu"):
-    """The trained detector of a run's folder, in the form it takes at inference.
+    """Load the trained detector of a run, in its inference form.
 
-    `config` is that of its variant: it tells where the frozen models of a baseline are. The network takes images
-    (B, 3, H, W) in [-1, 1] and returns `anl.models.detector.Output`.
+    Parameters
+    ----------
+    folder : path-like
+        Folder of the run.
+    config : anl.config.Config
+        Configuration of the run's variant. It says where the frozen models of a baseline are.
+    device : torch.device or str
+
+    Returns
+    -------
+    nn.Module
+        Images (B, 3, H, W) in [-1, 1] -> `anl.models.detector.Output`.
     """
     return _load_network(Path(folder) / WEIGHTS, config, device)
 
 
 def load_trained(folder, config, device="cpu"):
-    """Like `load_run`, with the parts that only training needs: the noise head, for pictures of the predicted noise."""
+    """Like `load_run`, but with the parts that only training needs, such as the noise head, whose output a figure can show."""
     return _load_network(Path(folder) / WEIGHTS, config, device, inference=False)
 
 

@@ -1,8 +1,8 @@
 """Noise targets: what a detector learns to predict, computed once with frozen networks and cached.
 
-The method's target is the prior's noise on the clean image over its standard deviation on the training images. No noise
-is added to the image, so that a network that sees only the image can predict the target. Controls show what causes
-a gain.
+The method's target is the noise that the prior predicts for the clean image, divided by the standard deviation of this noise
+on the training images. No noise is added to the image, so that a network that sees only the image can predict the target.
+The other targets are controls, which show what causes a gain.
 """
 
 import hashlib
@@ -41,9 +41,9 @@ class Target:
 
     kind: str
     function: Callable
-    about: dict             # JSON-able: all that decides the result except the images
-    members: int = 1        # targets stacked along the channels; each is scaled by itself
-    average: bool = False   # whether the members are averaged after that
+    about: dict             # JSON-able: everything that determines the result except the images
+    members: int = 1        # targets stacked along the channels; each is scaled separately
+    average: bool = False   # whether the members are averaged after this scaling
 
     @torch.no_grad()
     def __call__(self, x, names):
@@ -58,11 +58,11 @@ def make_target(kind, prior, step, settings=None, *, seed, second=None):
     ----------
     kind : str
         - `prior`: the prior's noise at `step`.
-        - `denoiser`, `blind_denoiser`: the same, of a network trained as a denoiser.
-        - `multistep`: the same at several multiples of `step`, stacked.
-        - `ensemble`: mean of the noise of `prior` and `second`, each in its own standard deviation.
+        - `denoiser`, `blind_denoiser`: the noise that a network trained as a denoiser predicts at `step`.
+        - `multistep`: the prior's noise at several multiples of `step`, stacked.
+        - `ensemble`: mean of the noise of `prior` and `second`, each divided by its standard deviation.
         - `noised`: the prior's noise on the image with a draw of noise added.
-        - `error`: squared error of that prediction, a mean over draws (Luo et al.).
+        - `error`: squared error of the prediction of `noised`, averaged over draws (Luo et al.).
         - `shuffled`: the prior's noise of another image.
         - `highpass`: what a 3 x 3 binomial filter removes.
         - `wavelet`: what thresholding Haar coefficients removes (Donoho and Johnstone).
@@ -75,18 +75,19 @@ def make_target(kind, prior, step, settings=None, *, seed, second=None):
     settings : anl.config.MethodConfig or None
         Parameters of multistep, error, wavelet and ffdnet.
     seed : int
-        Random draws, weights of `random`, order of `shuffled`.
+        Seed of the random draws, of the weights of `random` and of the order of `shuffled`.
     second : NoisePrior or None
         The other member of `ensemble`.
 
     Raises
     ------
     UserError
-        If a step is not one of the prior's.
+        If the prior does not have a step.
 
     References
     ----------
-    Luo et al., "LaRE^2: Latent reconstruction error based method", CVPR 2024. Donoho and Johnstone, "Ideal spatial adaptation by wavelet shrinkage", Biometrika 1994.
+    Luo et al., "LaRE^2: Latent reconstruction error based method", CVPR 2024.
+    Donoho and Johnstone, "Ideal spatial adaptation by wavelet shrinkage", Biometrika 1994.
     """
     about = {"kind": kind, **{name: getattr(settings, name) for name in SETTINGS.get(kind, ())}}
     if kind == "highpass":
@@ -130,7 +131,7 @@ def make_target(kind, prior, step, settings=None, *, seed, second=None):
 
 
 def _about(prior):
-    """What decides a prior's noise: weights, schedule and precision."""
+    """What determines a prior's noise: weights, schedule and precision."""
     return {"weights": frozen_hash(prior), "precision": effective_precision(prior.precision, prior.device)}
 
 
@@ -141,18 +142,34 @@ def _removed(network, x, sigma):
 
 
 def highpass(x):
-    """What a 3 x 3 binomial filter removes from x (B, C, H, W): a fixed residual, mirrored at the borders."""
+    """What a 3 x 3 binomial filter removes from x (B, C, H, W), with reflection padding."""
     line = torch.tensor([1.0, 2.0, 1.0], device=x.device, dtype=x.dtype)
     kernel = (torch.outer(line, line) / 16).expand(x.shape[1], 1, 3, 3)
     return x - F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, groups=x.shape[1])
 
 
 def haar_residual(x, levels=3, threshold=3.0):
-    """What soft thresholding of the Haar wavelet coefficients removes from x (B, C, H, W), sides multiples of 2^levels.
+    """What soft thresholding of the Haar wavelet coefficients removes from x (B, C, H, W).
 
-    By linearity, this is the inverse transform of the coefficients clamped to the threshold. It is in standard deviations
-    of the noise, estimated per image and channel from the finest diagonal coefficients (their median absolute value over
-    0.6745).
+    By linearity, this is the inverse transform of the coefficients clamped to the threshold.
+
+    Parameters
+    ----------
+    x : Tensor (B, C, H, W)
+        H and W are multiples of 2^levels.
+    levels : int
+    threshold : float
+        In standard deviations of the noise. They are estimated per image and channel from the finest diagonal
+        coefficients, as their median absolute value divided by 0.6745.
+
+    Returns
+    -------
+    Tensor (B, C, H, W)
+
+    Raises
+    ------
+    UserError
+        If H or W is no multiple of 2^levels.
     """
     if x.shape[2] % 2**levels or x.shape[3] % 2**levels:
         raise UserError(f"images of {x.shape[3]} x {x.shape[2]} pixels cannot be halved {levels} times; lower "
@@ -188,7 +205,7 @@ def random_network(seed):
 
 
 def derangement(count, seed):
-    """For each of `count` images another one, none twice: int array (count,)."""
+    """Random permutation of `count` images without fixed points: int array (count,)."""
     if count < 2:
         raise UserError("the target 'shuffled' needs two training images; raise benchmark.use.train")
     order, index = seeds.generator(seed, "targets", "shuffled").permutation(count), np.empty(count, int)
@@ -200,10 +217,10 @@ def derangement(count, seed):
 class Normaliser:
     """Scales targets to unit standard deviation on the training images."""
 
-    mean: torch.Tensor          # float32 (C,); zero for `prior`, whose mean is small next to its deviation
-    member_scale: torch.Tensor  # float32 (members,): standard deviations, so that members of unlike amplitude count alike
+    mean: torch.Tensor          # float32 (C,); zero for `prior`, whose mean is small compared with its deviation
+    member_scale: torch.Tensor  # float32 (members,): standard deviation of each, so that all members have equal weight
     average: bool
-    scale: float = 1.0          # standard deviation of the whole
+    scale: float = 1.0          # standard deviation of the centred and scaled members
 
     def __call__(self, noise):
         """(B, C, h, w) -> float16 (B, C or C / members, h, w)."""
@@ -219,7 +236,7 @@ class Normaliser:
 
 def fit_normaliser(target, noise):
     """The `Normaliser` of a target's values on training images, noise (N, C, h, w)."""
-    parts = noise.split(256)  # all of it in double precision would take several times its memory
+    parts = noise.split(256)  # in parts, as double precision needs several times the memory
     mean = torch.zeros(noise.shape[1])
     if target.kind != "prior":
         mean = (sum(part.double().sum((0, 2, 3)) for part in parts) * (noise.shape[1] / noise.numel())).float()
@@ -237,7 +254,7 @@ def fit_normaliser(target, noise):
 
 
 def _deviation(parts):
-    """Standard deviation of each row of matrices (K, n) laid side by side, (K,) in double precision; their mean is near 0."""
+    """Row-wise standard deviation, (K,) in double precision, of concatenated matrices (K, n) whose mean is near 0."""
     count = total = squares = 0
     for part in parts:
         count, total, squares = count + part.shape[1], total + part.double().sum(1), squares + part.double().square().sum(1)
@@ -253,11 +270,13 @@ def compute_targets(target, images, names, *, seed, scale_images=0, batch_size=6
     images : callable (int array) -> Tensor (B, 3, H, W)
         Images of rows, in [-1, 1], on the device of the frozen networks.
     names : sequence of str (N,)
-        Names of the random draws.
+        Names of the images' random draws.
+    seed : int
+        Seed of the order of `shuffled`.
     scale_images : int
-        Images that the scale is computed from, spread evenly; 0 = all.
+        Number of images that the scale is computed from, evenly spaced; 0 = all.
     label : str or None
-        Of the progress bar; None for none.
+        Label of the progress bar; None for no progress bar.
 
     Returns
     -------
@@ -290,7 +309,7 @@ class LiveTargets:
         self.shape = (len(names), *self[[0]].shape[1:])
 
     def __getitem__(self, rows):
-        """float16 (len(rows), C, h, w) on the CPU, as of a cached tensor."""
+        """float16 (len(rows), C, h, w) on the CPU, as for a cached tensor."""
         return self.normaliser(self._noise(np.asarray(rows)))
 
     def _noise(self, rows):
@@ -305,7 +324,7 @@ def _noise(target, images, names, rows, batch_size, label=None):
 
 
 def _scale_rows(count, limit):
-    """Rows that decide the scale: all, or `limit` of them, spread evenly."""
+    """Rows that the scale is computed from: all, or `limit` of them, evenly spaced."""
     return np.linspace(0, count - 1, limit).round().astype(int) if 0 < limit < count else np.arange(count)
 
 
@@ -315,13 +334,14 @@ def load_targets(folder, name, target, images, rows, *, seed, scale_images=0, ba
     Parameters
     ----------
     folder, name : path-like, str
-        The cache is `folder/name-KEY.safetensors`.
+        The cache file is `folder/name-KEY.safetensors`.
     target, images, seed, scale_images, batch_size
         See `compute_targets`.
     rows : pandas.DataFrame
-        Training images: image_id, sha256, split, and pair, which names their draws where it is not empty.
+        Training images, with the columns image_id, sha256, split and pair. Random draws are named by pair, or by image_id
+        if pair is empty.
     most_bytes : float
-        Larger targets are not kept: `LiveTargets` are returned.
+        If the targets need more, they are not cached, and `LiveTargets` are returned.
 
     Returns
     -------
@@ -339,14 +359,14 @@ def load_targets(folder, name, target, images, rows, *, seed, scale_images=0, ba
     label = name + (f" t={target.about['step']}" if "step" in target.about else "")
     values, scale = compute_targets(target, images, names, label=label, **options)
     with atomic_file(path) as temporary:
-        # one metadata entry: safetensors writes several in no fixed order
+        # a single metadata entry, because safetensors writes several in no fixed order
         about = json.dumps({"key": key, "scale": scale})
         save_file({"target": values.contiguous()}, temporary, metadata={"anl": about})
     return values
 
 
 def cache_key(target, rows, scale_images=0):
-    """Hash of everything that decides the cached numbers: images and their order, networks, settings."""
+    """Hash of everything that determines the cached numbers: images and their order, networks, settings."""
     columns = ["image_id", "pair", "sha256", "split"]
     images = hashlib.sha256(json.dumps(rows[columns].astype(str).to_numpy().tolist()).encode()).hexdigest()
     return identity({"about": target.about, "images": images, "scale_images": scale_images, "members": target.members})
@@ -358,5 +378,5 @@ def _read(path, key, count):
         with safe_open(path, framework="pt") as file:
             values = file.get_tensor("target")
             return values if json.loads(file.metadata()["anl"])["key"] == key and len(values) == count else None
-    except Exception:  # missing, truncated or not a target file: computed again
+    except Exception:  # missing, truncated or not a target file: the caller computes it again
         return None

@@ -64,6 +64,7 @@ def test_formats_that_reveal_the_class_are_found():
     tables = audit.audit(table)
     assert (tables["format_probe"]["balanced_accuracy"] > 0.99).all() and tables["format_probe"]["suspect"].all()
     assert any(line.startswith("a: metadata alone (declared) separate the classes") for line in audit.findings(tables))
+    assert audit.format_probe(rows(30, group="one")).empty  # a single group cannot be cross-validated
     counts = tables["format_counts"]
     assert counts[["format", "jpeg_quality", "images"]].to_numpy().tolist() == [["PNG", 0, 100], ["JPEG", 96, 100]]
 

@@ -1,4 +1,4 @@
-"""The page "Try it": what it is fed, the copy of its runtime, and its scores in a real browser, offline."""
+"""The demo: what it is fed, the copy of its runtime, and its scores in a real browser, offline."""
 
 import base64
 import contextlib
@@ -150,7 +150,7 @@ def answer_of(folder, script, tmp_path, timeout=200):
     send = f"fetch('http://127.0.0.1:{server.server_address[1]}/', {{ method: 'POST', mode: 'no-cors', body: JSON.stringify(answer) }})"
     run = (f"<script>window.addEventListener('load', async () => {{ const answer = await (async () => {{ {script} }})()"
            f".catch((problem) => String(problem.stack)); {send}; }});</script>")
-    write_text(folder / "demo.html", f'<!doctype html><meta charset="utf-8"><title>Try it</title>{body}{run}')
+    write_text(folder / "demo.html", f'<!doctype html><meta charset="utf-8"><title>Demo</title>{body}{run}')
     with open(tmp_path / "log", "w+", encoding="utf-8") as log:
         browser = subprocess.Popen([CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path}/profile", (folder / "demo.html").as_uri()],
                                    stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,

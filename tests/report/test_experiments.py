@@ -139,8 +139,8 @@ def test_the_reference_is_read_and_named(project, page):
     experiments.save_table("results/caltech/tables", "cross_generator", {"main": table})
     notes = [experiments.load_reference(config, "cross_generator", name).attrs["note"] for name in ("main", "old")]
     assert notes == ["profile caltech", older.attrs["note"]]  # the first profile that has the experiment
-    experiments.draw(experiments.forest, None, reference=older, alt="Points of an older metric.")
-    assert "image/png" in shown[-2][0]
+    experiments.draw(experiments.forest, None, reference=older, alt="Points of another metric.")
+    assert "hold nothing for this figure" in shown[-1][0].data
     experiments.draw(experiments.forest, None, reference=reference, view="raw", alt="Points.")
     assert "profile wild" in shown[-1][0].data and shown[-2][1]["image/png"]["alt"].startswith("Points.")
 

@@ -33,19 +33,20 @@ def build(name, detector, size, options, frozen=None, *, cache=None, seed=0, cha
     name : str
         A key of `BASELINES`.
     detector : dict
-        Of which `backbone`, `stride`, `stem_width` and `pretrained` are used.
+        Settings of the detector; `backbone`, `stride`, `stem_width` and `pretrained` are used.
     size : int
         Pixels on a side of the training crops.
     options : dict
         The section `baselines` of the configuration; only what this method reads is used and kept.
     frozen : NoisePrior, list of autoencoders, Encoder, or None
-        What `BASELINES[name].needs` names. Without it the detector has weights but cannot score images.
+        The frozen model of the kind `BASELINES[name].needs`. Without it the detector has weights but cannot score
+        images.
     cache : path-like or None
-        Folder in which representations are kept; None computes them each time.
+        Folder in which representations are kept. None: they are computed each time.
     seed : int
-        Initial weights.
-    channels, frozen_sha256
-        Of a saved detector's representation and frozen model; default: of `frozen`.
+        Seed of the initial weights.
+    channels, frozen_sha256 : int, str
+        Channels of the representation and hash of the frozen model, as saved with a detector; default: those of `frozen`.
 
     Returns
     -------
@@ -69,7 +70,8 @@ def build(name, detector, size, options, frozen=None, *, cache=None, seed=0, cha
                             "with; restore that model or train the detector again")
         channels, frozen_sha256 = baseline.channels(frozen), found
         represent = baseline.represent and baseline.represent(frozen, used)
-        if represent and cache is not None and baseline.needs != "encoder":  # one call, of images that are augmented anew each time
+        # an encoder is not cached: it is one call, and training images are augmented anew each time
+        if represent and cache is not None and baseline.needs != "encoder":
             precision = effective_precision(frozen.precision, frozen.device) if hasattr(frozen, "precision") else "fp32"
             represent = FeatureCache(represent, cache, name, weights=found, precision=precision,
                                      parameters={key: used[key] for key in baseline.parameters})
@@ -84,7 +86,7 @@ def build(name, detector, size, options, frozen=None, *, cache=None, seed=0, cha
 def builder(find_frozen, cache=None):
     """The function that `anl.models.checkpoint.load` needs for networks of kind "baseline".
 
-    find_frozen(needs, options) returns the frozen model that a saved baseline reads, or None. cache: see `build`.
+    find_frozen : function (needs, options) -> the frozen model of a saved baseline, or None. cache : see `build`.
     """
     def rebuild(**settings):
         baseline = get(settings["name"])

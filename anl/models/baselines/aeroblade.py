@@ -1,4 +1,4 @@
-"""AEROBLADE: no training; an image that one of several autoencoders reconstructs well is called generated."""
+"""AEROBLADE, without training: an image that one of several autoencoders reconstructs well is classified as generated."""
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ def errors(models, options):
 
 
 class SmallestError(nn.Module):
-    """Errors (B, K, H, W) -> logit = -log of the smallest of the K mean errors; the map is that error's share."""
+    """Errors (B, K, H, W) -> logit = -log of the smallest of the K mean errors; the map is that error, normalised."""
 
     def forward(self, errors):
         means = errors.mean((2, 3))

@@ -23,8 +23,8 @@ class FeatureCache:
     folder, name : path-like, str
         Root of the cache, and name of the sub-folder.
     weights, precision, parameters : str, str, dict
-        All that decides a result besides the pixels: the frozen model's `weights_hash`, what it computes in, and
-        whatever else; JSON-able.
+        Everything besides the pixels that a result depends on: the frozen model's `weights_hash`, its precision, and
+        other settings (JSON-able).
     """
 
     def __init__(self, function, folder, name, *, weights, precision, parameters):

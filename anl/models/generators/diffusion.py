@@ -1,7 +1,8 @@
 """Pixel diffusion, latent diffusion and flow matching: networks, losses, and samplers from an image or from noise.
 
-From an image (SDEdit: Meng et al., ICLR 2022) it is noised to a fraction `strength` of the schedule and denoised from
-there, so that content stays and only the model's fingerprint is added.
+To sample from an image (SDEdit: Meng et al., ICLR 2022), it is noised to a fraction `strength` of the schedule and
+denoised from there. Its content is kept, and the model's fingerprint is added.
+
 Every `generator` here is a CPU torch.Generator, or a list with one for each image of the batch; a list makes an image
 independent of the batch it is in. Draws are made on the CPU and moved, so they are the same for every device.
 """
@@ -71,7 +72,7 @@ def denoise_from(unet, x, generator, *, sampler, strength, inference_steps, mask
     """Noise an image to `strength` of the schedule and denoise it, everywhere or where `mask` is true.
 
     With a mask, the known part is replaced after every step by the image at that step's noise (Lugmayr et al., CVPR
-    2022, eq. 8), so that the new part is drawn to fit it.
+    2022, eq. 8), so that the regenerated part fits it.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Learned super-resolution: an image is downsampled and a network restores it, inventing the octaves that were lost.
+"""Learned super-resolution: an image is downsampled, and a network restores it and synthesises the lost detail.
 
 A residual network after EDSR (Lim et al., CVPRW 2017) adds detail to a bicubic enlargement. L1 alone would leave it
 softer than photographs; a loss on local texture statistics (after Sajjadi et al., ICCV 2017) restores the strength of

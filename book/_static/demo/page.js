@@ -1,4 +1,4 @@
-/* "Try it": what the reader sees and does. picture.js reads pictures, scoring.js scores them; samples.js and model.js, which
+/* The demo: what the reader sees and does. picture.js reads pictures, scoring.js scores them; samples.js and model.js, which
    `anl export --to demo` writes, hold the detector and its numbers. */
 document.addEventListener("DOMContentLoaded", () => {
   "use strict";
