@@ -10,8 +10,8 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
+from anl.data import REAL
 from anl.data.duplicates import near_pairs
-from anl.data.manifest import REAL
 
 GRID = 8  # pixels between the block boundaries of JPEG
 FOLDS = 5

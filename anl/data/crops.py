@@ -12,9 +12,8 @@ import pandas as pd
 from PIL import Image
 
 from anl import seeds
-from anl.data import images
+from anl.data import REAL, images
 from anl.data.decode import decode
-from anl.data.manifest import REAL
 from anl.io import UserError
 
 SPLITS = ("train", "val", "test")

@@ -18,9 +18,9 @@ import pyarrow
 from tqdm import tqdm
 
 from anl import seeds
-from anl.data import crops
+from anl.data import REAL, crops
 from anl.data.decode import decode
-from anl.data.manifest import REAL, file_path
+from anl.data.manifest import file_path
 from anl.data.processing import FORMATS, encode
 from anl.io import UserError, atomic_file, atomic_folder, identity, read_json, reason, write_json
 

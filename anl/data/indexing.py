@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from anl.data import layouts, manifest, parquet
+from anl.data import REAL, layouts, manifest, parquet
 from anl.data.decode import SUFFIXES, Refused, decode_bytes, read_bytes, read_header
 from anl.data.duplicates import perceptual_hash
 from anl.data.generator_names import canonical, family
@@ -232,7 +232,7 @@ def _describe_group(path, name, split, columns, dataset, decode, group):
     rows = []
     for row in parquet.group_rows(path, group, columns):
         maker = canonical(row.generator)
-        generator = maker if row.label else manifest.REAL
+        generator = maker if row.label else REAL
         where = Place(row.label, generator, family(generator), word, "" if row.label else maker, "")
         place = parquet.row_name(name, row.index, schema, columns.image), where, partial(bytes, row.data)
         rows += _describe([place], dataset, decode)

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from anl.data import REAL
 from anl.data.generator_names import canonical, family
-from anl.data.manifest import REAL
 from anl.io import UserError
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",

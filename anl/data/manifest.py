@@ -25,7 +25,6 @@ import pyarrow.parquet as pq
 
 from anl.io import UserError, atomic_file, reason
 
-REAL = "real"
 ROW_GROUP = 65536
 SCHEMA = pa.schema([
     ("path", pa.string()), ("sha256", pa.string()), ("label", pa.int8()), ("generator", pa.string()),

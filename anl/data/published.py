@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from anl.data import crops, manifest
-from anl.data.manifest import REAL, file_path, path_text
+from anl.data import REAL, crops, manifest
+from anl.data.manifest import file_path, path_text
 from anl.io import UserError, sha256_of
 
 KEPT = ("path", "sha256", "label", "generator", "family", "dataset", "split", "source_real", "width", "height", "format",

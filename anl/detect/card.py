@@ -18,10 +18,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from anl.data import REAL
 from anl.io import UserError, atomic_folder, identity, printable, read_json, reason, rounded, sha256_of, write_json
 
 CARD, WEIGHTS = "card.json", "model.safetensors"
-REAL = "real"    # the generator's name of real images in a benchmark
 FILES = "files"  # condition: the whole photograph as its original file
 CHUNK = 1024     # images that are scored at a time when packing
 UNDECIDED = 1 / 3  # largest share of validation pictures, where each class weighs one half

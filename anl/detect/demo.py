@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from anl.data import REAL
 from anl.data.decode import MAX_BYTES, MAX_PIXELS, decode
 from anl.data.images import to_tensor
 from anl.data.processing import encode
 from anl.detect import maps
-from anl.detect.card import FILES, REAL
+from anl.detect.card import FILES
 from anl.detect.onnx_file import INPUT, export_onnx, open_session
 from anl.detect.tiles import MAX_CROPS
 from anl.io import UserError, write_text

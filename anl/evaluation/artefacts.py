@@ -12,8 +12,8 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from anl.data import REAL
 from anl.evaluation import bootstrap
-from anl.evaluation.calibration import REAL
 from anl.evaluation.compare import COLUMNS
 from anl.evaluation.metrics import Sample, auroc
 

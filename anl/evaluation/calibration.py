@@ -7,11 +7,10 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
+from anl.data import REAL
 from anl.evaluation import bootstrap
 from anl.evaluation.metrics import ECE_BINS, Sample, check, equal_mass_bins, nll
 from anl.io import UserError
-
-REAL = "real"
 
 
 class Calibration(NamedTuple):

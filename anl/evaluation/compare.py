@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from anl.data import REAL
 from anl.evaluation import bootstrap
-from anl.evaluation.calibration import REAL, Calibration, as_list, calibrate_run
+from anl.evaluation.calibration import Calibration, as_list, calibrate_run
 from anl.evaluation.metrics import CALIBRATED, Sample, Scores, check, metric, paired_wins
 from anl.io import UserError
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from anl.data import REAL
 from anl.evaluation import bootstrap
-from anl.evaluation.calibration import REAL
 from anl.evaluation.compare import TABLE_COLUMNS, measure
 from anl.io import UserError
 

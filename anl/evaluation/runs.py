@@ -4,7 +4,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 from tqdm.auto import tqdm
 
-from anl.evaluation.calibration import REAL
+from anl.data import REAL
 from anl.evaluation.scoring import score_benchmark
 from anl.evaluation.tables import read_scores, scores_identity, scores_key, scores_name, scores_path, write_scores
 from anl.io import identity, sha256_of

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from anl.data import processing
+from anl.data import REAL, processing
 from anl.data.images import to_tensor
 from anl.io import UserError
 
@@ -133,7 +133,7 @@ def score_benchmark(model, rows, pixels, *, variant, run_seed, seen, held_out=()
     DataFrame
         A row per image and view: `anl.evaluation.compare.COLUMNS`.
     """
-    from anl.evaluation.calibration import REAL, as_list  # not at the top: it imports scipy, which delays `anl detect`
+    from anl.evaluation.calibration import as_list  # not at the top: it imports scipy, which delays `anl detect`
     from anl.evaluation.compare import COLUMNS
 
     rows = rows.reset_index(drop=True)

@@ -15,7 +15,7 @@ from IPython.display import HTML, Markdown, display
 from tqdm.auto import tqdm
 
 from anl.config import load_config
-from anl.data import processing
+from anl.data import REAL, processing
 from anl.evaluation.compare import TABLE_COLUMNS, UNSEEN, best_of, compare, measure
 from anl.evaluation.tables import disjoint_models, read_experiment, read_scores, scores_key, write_scores
 from anl.io import UserError, atomic_file, identity, sha256_of
@@ -216,7 +216,7 @@ def scalar_scores(config, *, images):
     from anl.training.runs import load_prior, open_benchmark
 
     benchmark, prior = open_benchmark(config), load_prior(config)
-    rows = benchmark.rows[(benchmark.rows["split"] == "test") | benchmark.rows["generator"].isin(["real", *config.benchmark.seen])]
+    rows = benchmark.rows[(benchmark.rows["split"] == "test") | benchmark.rows["generator"].isin([REAL, *config.benchmark.seen])]
     rows = crops.use_rows(rows, {split: min(most, images) for split, most in config.benchmark.most.items()}, config.seed)
     pixels = benchmark.pixels(rows)
     energy = clean_noise(prior, pixels, config.method.step).square().mean((1, 2, 3)).log().numpy()

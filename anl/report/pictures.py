@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from anl.data import REAL
 from anl.report.figures import GREY, THEME, colours
 
 GAIN = 8  # amplification of a difference between two images
@@ -20,7 +21,7 @@ def partners(rows, generator, count):
 
     rows: manifest rows; `pair` joins a real image and its regenerations, "" where there is none.
     """
-    real = rows[(rows["generator"] == "real") & (rows["pair"] != "")].drop_duplicates("pair").set_index("pair", drop=False)
+    real = rows[(rows["generator"] == REAL) & (rows["pair"] != "")].drop_duplicates("pair").set_index("pair", drop=False)
     chosen = evenly(rows[rows["generator"] == generator], count)
     return [(real.loc[row["pair"]] if row["pair"] in real.index else None, row) for _, row in chosen.iterrows()]
 

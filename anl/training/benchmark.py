@@ -14,10 +14,10 @@ import torch
 from PIL import Image, JpegImagePlugin
 
 from anl import seeds
-from anl.data import crops, embedded, images, manifest, photos, published
+from anl.data import REAL, crops, embedded, images, manifest, photos, published
 from anl.data.decode import Refused, read_bytes, refusal
 from anl.data.duplicates import near_groups
-from anl.data.manifest import REAL, file_path, path_text
+from anl.data.manifest import file_path, path_text
 from anl.io import UserError, identity
 from anl.models import generators
 from anl.training.device import make_accelerator

@@ -23,8 +23,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from anl import __version__
+from anl.data import REAL
 from anl.data.embedded import IDENTITIES, PUBLISHED
-from anl.data.manifest import REAL
 from anl.io import UserError, atomic_folder, read_json, reason, sha256_of, write_json
 
 __all__ = ["CURVE", "WEIGHTS", "Run", "experiment_record", "experiment_runs", "missing_runs", "prior_folder", "read_curve",

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from anl import seeds
 from anl.config import NETWORK_TARGETS, STEPLESS_TARGETS
-from anl.data import crops, embedded, images, processing
+from anl.data import REAL, crops, embedded, images, processing
 from anl.io import UserError, atomic_file, cores, identity, pick
 from anl.models import baselines, checkpoint, generators
 from anl.models.baselines.univfd import Encoder
@@ -281,14 +281,14 @@ def train_run(config, seed, folder):
 
 
 def _training_rows(config, benchmark):
-    return benchmark.split("train", ["real", *config.benchmark.seen])
+    return benchmark.split("train", [REAL, *config.benchmark.seen])
 
 
 def _prepare(config, seed, benchmark, device):
     """The untrained detector, its data and the options of `train_detector` (None for a method without training)."""
     rows = _training_rows(config, benchmark)
     real, fake = _pairs(rows, config.seed)
-    val = benchmark.split("val", ["real", *config.benchmark.seen])
+    val = benchmark.split("val", [REAL, *config.benchmark.seen])
     data = TrainingData(benchmark.array(rows), rows["label"].to_numpy(np.float32), rows["image_id"].tolist(), real,
                         fake, None, benchmark.array(val), val["label"].to_numpy(np.float32))
     if config.method.baseline:
