@@ -23,6 +23,17 @@ def together(*parts):
     return pd.concat(parts, ignore_index=True) if parts else None
 
 
+def inference_costs(table, variants):
+    """Multiply-adds of methods at inference relative to ANL, dict variant -> ratio; {} if `table` is None.
+
+    table: section `peers` of `anl bench`. Methods that are not in it run the plain detector at inference, as ANL does.
+    """
+    if table is None:
+        return {}
+    counted = table.drop_duplicates("variant").set_index("variant")["multiply_adds_over_anl"]
+    return {name: float(counted.get(name, 1.0)) for name in variants}
+
+
 def glue_ratio(name, table, column, **where):
     """Make a ratio with its quartiles available to the prose."""
     found = ratio_rows(table, column, "", "", **where)

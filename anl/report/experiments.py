@@ -21,11 +21,20 @@ from anl.evaluation.tables import disjoint_models, read_experiment, read_scores,
 from anl.io import UserError, atomic_file, identity, sha256_of
 from anl.report import figures
 from anl.report.claims import counted, select, text_of
-from anl.report.figures import by_strength, curve, forest, heatmap, image_grid, reliability, seen_against_unseen
+from anl.report.figures import (
+    against_cost,
+    by_strength,
+    curve,
+    forest,
+    heatmap,
+    image_grid,
+    reliability,
+    seen_against_unseen,
+)
 from anl.report.notebooks import PAGE_DPI
 from anl.training.experiments import WEIGHTS, run_folder
 
-__all__ = ["UNSEEN", "Markdown", "add_main", "attention_study", "by_method", "by_strength", "choose", "compare_variants",
+__all__ = ["UNSEEN", "Markdown", "add_main", "against_cost", "attention_study", "by_method", "by_strength", "choose", "compare_variants",
            "curve", "display", "draw", "forest", "gain_table", "glue", "glue_picture", "glue_row", "heatmap", "image_grid", "interval_text",
            "load_config", "load_reference", "load_scores", "pd", "perturbed_scores", "provenance", "related", "reliability", "rows",
            "save_table", "scalar_scores", "seen_against_unseen", "settings", "show", "show_best", "show_differences", "show_table",

@@ -175,6 +175,35 @@ def seen_against_unseen(table, groups, *, seen, metric="auroc", view=None, refer
 
 
 @matplotlib.rc_context(THEME)
+def against_cost(table, costs, *, metric="auroc", view=None, generator="unseen", xlabel="", reference=None):
+    """A metric against the cost of a variant, on a logarithmic axis: a named point per variant.
+
+    costs: dict variant -> cost; variants without one are left out.
+    """
+    rows, behind = _rows(table, metric, view, generator), _behind(reference, metric, view, generator)
+    rows = rows[rows["variant"].isin(costs)].sort_values("mean")
+    if rows.empty:
+        raise UserError(f"the table holds none of the variants {', '.join(costs)}")
+    figure = Figure(figsize=(5.6, 4.8), layout="constrained")
+    axis = figure.subplots()
+    axis.set(xscale="log", xlabel=xlabel, ylabel=f"{METRIC_NAMES.get(metric, metric)}, {generator}")
+    axis.margins(x=0.25)
+    behind = behind if behind is None else behind[behind["variant"].isin(costs)]
+    for part, colour in ((behind, LIGHT), (rows, COLOURS[0])):
+        if part is not None:
+            axis.errorbar(part["variant"].map(costs), part["mean"], yerr=_errors(part), color=colour, marker="o", linestyle="", elinewidth=0.6)
+    apart = np.ptp(axis.get_ylim()) / 32  # the height of a name: names at similar costs must not overlap
+    cost = rows["variant"].map(costs)
+    for _, points in rows.groupby((4 * np.log10(cost)).round()):
+        height, right = -np.inf, 1.12 * cost[points.index].max()
+        for name, mean in zip(points["variant"], points["mean"]):
+            height = max(mean, height + apart)
+            axis.annotate(name, (right, height), va="center", fontsize=7, color=GREY)
+    _name_reference(figure, behind)
+    return figure
+
+
+@matplotlib.rc_context(THEME)
 def by_strength(table, *, metric="auroc", generator="unseen", baseline=None, reference=None):
     """A metric against the strength of each kind of perturbation: a panel per kind, a line per variant.
 

@@ -32,3 +32,8 @@ def test_texts_say_what_was_not_measured(glued):
     costs.glue_number("d", TABLE, "speed", variant="plain")
     costs.glue_number("e", TABLE, "speed", variant="gate")
     assert glued == {"a": "1.25 [1.10, 1.40]", "b": "1.00", "c": "(not measured)", "d": "1,230", "e": "(not measured)"}
+
+def test_a_method_that_was_not_measured_runs_the_plain_detector():
+    table = pd.DataFrame({"variant": ["anl", "dnf", "anl", "dnf"], "multiply_adds_over_anl": [1.0, 33.0] * 2})
+    assert costs.inference_costs(table, ["anl", "dnf", "drct"]) == {"anl": 1, "dnf": 33, "drct": 1}
+    assert costs.inference_costs(None, ["anl"]) == {}

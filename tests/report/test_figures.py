@@ -36,6 +36,18 @@ def test_a_forest_draws_each_mean_and_interval_and_the_reference_behind():
     assert figures.forest(table(), reference=table().assign(metric="ap")).get_supxlabel() == ""
 
 
+def test_a_metric_against_cost_places_each_variant_and_names_it_once():
+    near = table(variants=("plain", "t=1", "t=10", "t=100")).assign(mean=[0.6, 0.601, 0.7, 0.8] * 2)
+    axis = figures.against_cost(near, {"plain": 1.0, "t=1": 1.0, "t=10": 30.0, "absent": 2.0}, xlabel="cost").axes[0]
+    assert axis.get_xscale() == "log" and axis.get_xlabel() == "cost"
+    points = [tuple(point) for line in axis.lines for point in line.get_xydata()]
+    assert sorted(points) == [(1.0, 0.6), (1.0, 0.601), (30.0, 0.7)]
+    names = {text.get_text(): text.get_position() for text in axis.texts}
+    assert set(names) == {"plain", "t=1", "t=10"} and names["t=1"][1] - names["plain"][1] > 0.005  # do not overlap
+    with pytest.raises(UserError, match="none of the variants absent"):
+        figures.against_cost(near, {"absent": 2.0})
+
+
 def test_a_curve_places_variants_by_their_number_and_the_baseline_as_a_line():
     figure = figures.curve(table(), baseline="plain", xlabel="diffusion step t")
     axis = figure.axes[0]
