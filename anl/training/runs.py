@@ -310,7 +310,7 @@ def _prepare_baseline(config, seed, data, rows, benchmark, device):
     augment = (processing.augmentation_plan, processing.apply_plan)
     if method.training:
         training = training.model_copy(update=method.training(options))
-    if method.represent and method.needs != "encoder":  # many network calls per image, so the results are cached on disk
+    if method.represent:  # slow, so the results are cached on disk
         augment = (baselines.fixed_augmentation(processing.augmentation_plan), processing.apply_plan)
     if method.extra_images:
         extra = _extra_images(config, method, frozen, data.pixels, rows, device)

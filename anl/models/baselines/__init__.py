@@ -70,8 +70,7 @@ def build(name, detector, size, options, frozen=None, *, cache=None, seed=0, cha
                             "with; restore that model or train the detector again")
         channels, frozen_sha256 = baseline.channels(frozen), found
         represent = baseline.represent and baseline.represent(frozen, used)
-        # an encoder is not cached: it is one call, and training images are augmented anew each time
-        if represent and cache is not None and baseline.needs != "encoder":
+        if represent and cache is not None:
             precision = effective_precision(frozen.precision, frozen.device) if hasattr(frozen, "precision") else "fp32"
             represent = FeatureCache(represent, cache, name, weights=found, precision=precision,
                                      parameters={key: used[key] for key in baseline.parameters})

@@ -82,6 +82,6 @@ UNIVFD = Baseline(
     name="UnivFD", reference="Ojha et al., Towards universal fake image detectors that generalize across generative "
                              "models, CVPR 2023",
     fidelity="The configured timm encoder in place of CLIP ViT-L/14; crops are enlarged to the encoder's size, where "
-             "the published ones are not resized; our harmless processing in place of blur and JPEG.",
+             "the published ones are not resized; our augmentation, drawn once for each image, in place of blur and JPEG.",
     build=LinearProbe, needs="encoder", represent=lambda encoder, options: encoder,
     channels=lambda encoder: encoder.channels, parameters=("encoder",))

@@ -179,3 +179,4 @@ def test_a_cached_baseline_scores_as_one_without_a_cache(name, frozen, tmp_path)
     with torch.no_grad():
         assert np.allclose(cached(x).logit, make(name, frozen).eval()(x).logit, atol=0.02)
         assert torch.equal(cached(x).logit, cached(x).logit)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == len(x)
