@@ -292,6 +292,7 @@ def test_claims_are_decided_and_checked_against_the_ledger(anl, folder):
     status, _, error = anl("claims", "--check")
     assert status == 1 and "is contradicted: gain: 'gain' was supported, is contradicted" in error
     assert pd.read_csv("results/smoke/claims.csv")["verdict"].tolist() == ["supported"]  # --check writes nothing
+    assert "profile small decides no claim; see results/smoke/claims.csv" in anl("--profile", "small", "claims")[1]
 
 
 # ---- use ---------------------------------------------------------------------------------------------------------------

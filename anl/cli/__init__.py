@@ -198,7 +198,12 @@ def claims(ctx: typer.Context,
     if tables:
         ledger.check_registered(registered, config.profile, result(config, REGISTERED))
     found, path = ledger.evaluate(registered, tables, config.profile), result(config, "claims.csv")
-    print_frame(found[["title", "kind", "measure", "verdict", "value", "low", "high"]], f"profile {config.profile}")
+    if (found["verdict"] == ledger.NOT_RUN).all():
+        deciding = dict.fromkeys(name for claim in registered for name in claim.profiles)
+        print(f"profile {config.profile} decides no claim; see "
+              + ", ".join(f"{config.run.results}/{name}/claims.csv" for name in deciding))
+    else:
+        print_frame(found[["title", "kind", "measure", "verdict", "value", "low", "high"]], f"profile {config.profile}")
     if check:
         done = subprocess.run(["git", "show", f"HEAD:./{path.as_posix()}"], capture_output=True, text=True, check=False)
         before = ledger.read_ledger(path if done.returncode else io.StringIO(done.stdout))
