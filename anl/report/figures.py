@@ -233,8 +233,8 @@ def by_strength(table, *, metric="auroc", generator="unseen", baseline=None, ref
         axis.set(title=kind, xlabel=STRENGTHS[kind])
     for axis in axes[len(kinds):]:
         axis.remove()
-    for name, shift in zip(colour, (0.02, 0.12, 0.22, 0.32)):
-        axes[0].annotate(name, (0.03, shift), xycoords="axes fraction", color=colour[name])
+    for number, name in enumerate(colour):
+        axes[0].annotate(name, (0.03, 0.02 + 0.1 * number), xycoords="axes fraction", color=colour[name])
     figure.supylabel(f"{METRIC_NAMES.get(metric, metric)}, {generator}", fontsize=9)
     _name_reference(figure, behind)
     return figure

@@ -122,5 +122,7 @@ def test_a_panel_per_perturbation_with_the_untouched_images_as_a_line():
     assert axis.xaxis_inverted() and not figure.axes[1].xaxis_inverted()
     assert sum(list(line.get_xdata()) == [50, 90] for line in axis.lines) == 2
     assert any(np.allclose(line.get_ydata(), 0.7) and line.get_linestyle() == ":" for line in axis.lines)
+    many = figures.by_strength(table(variants=tuple("abcde"), views=views))
+    assert {text.get_text() for text in many.axes[0].texts} == set("abcde")
     with pytest.raises(UserError, match="no perturbed images"):
         figures.by_strength(table())
