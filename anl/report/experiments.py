@@ -163,7 +163,7 @@ def perturbed_scores(config, name="main", *, seeds):
     from anl.training.runs import load_run, open_benchmark, train
 
     scores = load_scores(config, name)
-    chosen = sorted(scores["seed"].unique())[:seeds]
+    chosen = sorted(scores["seed"].unique().tolist())[:seeds]
     scores, runs = scores[scores["seed"].isin(chosen)], train(config, name, seeds=chosen)
     views = [processing.name_of(kind, value) for kind, values in config.evaluation.perturbations.items() for value in values]
     folders = [run_folder(run, config.run.runs) for run in runs]

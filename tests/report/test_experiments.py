@@ -207,6 +207,17 @@ def test_one_number_is_a_detector_in_a_real_project(tmp_path):
     assert found.loc[("noise energy", "unseen"), "seeds"] == 1
 
 
+def test_perturbed_images_are_scored_once_for_the_first_seeds(tmp_path, monkeypatch):
+    config = make_project(tmp_path, evaluation={"perturbations": {"jpeg": [40], "noise": [20]}})
+    found = experiments.perturbed_scores(config, "main", seeds=1)
+    assert set(found["seed"]) == {0} and set(found["variant"]) == {"plain", "anl"}
+    test = found[found["split"] == "test"].set_index(["variant", "image_id"])
+    raw, *others = (test.loc[test["view"] == view, "logit"].sort_index() for view in ("raw", "jpeg_40", "noise_20"))
+    assert all(raw.index.equals(other.index) and (raw != other).mean() > 0.9 for other in others)
+    monkeypatch.setattr("anl.evaluation.scoring.score", None)  # the second time they are read
+    pd.testing.assert_frame_equal(experiments.perturbed_scores(config, "main", seeds=1), found)
+
+
 def studied(config, name, *, pairs):
     metrics = ("entropy", "effective_support", "deletion minus rising", "extra_parameters", "extra_multiply_adds")
     return pd.DataFrame([{"variant": variant, "generator": "ddim", "view": "raw", "metric": metric, "mean": 0.5, "low": 0.4, "high": 0.6,
