@@ -237,7 +237,11 @@ def _decide(claim, rule, tables, profile):
             raise UserError(f"claim {claim.id}: table {rule.table} has no column 'p', which the correction needs; make it again "
                             "with anl.evaluation.compare")
         against = (sign * (value - bound) < 0) & (holm(chosen["p"]) < 0.05)
-    return row | {"verdict": CONTRADICTED if against.any() else UNDECIDED}
+    if not against.any():
+        return row | {"verdict": UNDECIDED}
+    opposed = chosen[against].iloc[(sign * (value - bound))[against].argmin()]  # a row that contradicts, the furthest on its side
+    return row | {"verdict": CONTRADICTED, "value": float(opposed[rule.column]), "low": float(opposed[ends[0]]),
+                  "high": float(opposed[ends[1]]), "seeds": opposed.get("seeds"), "n": opposed.get("n")}
 
 
 def _rule_text(claim, rule):

@@ -78,7 +78,7 @@ def write_project(root):
     for name in ("samples.js", "model.js"):  # written by `anl export --to demo`; without them the page says so
         (root / "book/_static/demo" / name).write_text("")
     (root / "data").mkdir()
-    for name in ("data/photos.csv", "dvc.yaml"):
+    for name in ("data/photos.csv", "dvc.yaml", "claims.yaml"):
         shutil.copyfile(ROOT / name, root / name)
     config = load_config(profile="small").override(profile="tiny")
     (root / "params.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
