@@ -198,6 +198,8 @@ class Answers(Directive):
         config = load_config(root / "params.yaml")
         ledgers = claims.read_ledgers(root / config.run.results, config.profile)
         headline = [claim.id for claim in claims.read_claims(root / "claims.yaml") if claim.headline]
+        for path in (root / "claims.yaml", *(root / config.run.results / name / "claims.csv" for name in ledgers)):
+            self.state.document.settings.env.note_dependency(str(path))  # read the page again when a verdict changes
         parent = nodes.container()
         self.state.nested_parse(StringList(claims.answers(ledgers, headline), "claims"), self.content_offset, parent)
         return parent.children
