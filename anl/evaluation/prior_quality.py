@@ -1,4 +1,4 @@
-"""Quality of a prior: its denoising error compared with the best Gaussian filter, and its noise on clean images."""
+"""Quality of a prior: its denoising error compared with the best Gaussian filter; its noise on clean images, and the detector's."""
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,8 @@ def denoising_table(prior, validation, test, group, steps, *, seed, replicates, 
     UserError
         If the prior works on latents, because its errors are not in grey levels.
     """
-    _need_pixels(prior)
+    if prior.factor != 1:
+        raise UserError("this table is in grey levels and the prior works on latents; use a prior of pixels")
     draws = bootstrap.draw_groups(group, replicates, seed)
     rows = []
     for step in steps:
@@ -58,32 +59,6 @@ def denoising_table(prior, validation, test, group, steps, *, seed, replicates, 
             found = bootstrap.interval([value], drawn[None], len(draws.names))
             row |= {name: float(value), f"{name}_low": float(found.low), f"{name}_high": float(found.high)}
         rows.append({**row, "gaussian_width": width, "n": len(test)})
-    return pd.DataFrame(rows)
-
-
-def amplitude_table(prior, pixels, steps, batch_size=32):
-    """Standard deviation of the prior's noise on clean images, a row per step and class.
-
-    Parameters
-    ----------
-    prior, steps
-        As of `denoising_table`.
-    pixels : dict
-        Class -> uint8 (N, H, W, 3).
-
-    Returns
-    -------
-    DataFrame
-        step, images (the class), standard_deviation, grey_levels (how far the prior would move a pixel to denoise it), n.
-    """
-    _need_pixels(prior)
-    rows = []
-    for step in steps:
-        alpha = float(prior.alphas_cumprod[prior.check_step(step) - 1])
-        for name, images in pixels.items():
-            spread = float(clean_noise(prior, images, step, batch_size).double().std())
-            rows.append({"step": step, "images": name, "standard_deviation": spread,
-                         "grey_levels": spread * (1 / alpha - 1) ** 0.5 * GREY_LEVELS, "n": len(images)})
     return pd.DataFrame(rows)
 
 
@@ -110,11 +85,6 @@ def correlation(prediction, target):
 def smooth(images, width):
     """Gaussian filter over the last two axes, reflected at the border; width 0 changes nothing."""
     return images if width == 0 else gaussian_filter(images, (0,) * (images.ndim - 2) + (width, width), mode="mirror")
-
-
-def _need_pixels(prior):
-    if prior.factor != 1:
-        raise UserError("this table is in grey levels and the prior works on latents; use a prior of pixels")
 
 
 def _noised(prior, pixels, step, seed, name):

@@ -328,7 +328,7 @@ def show_differences(variants):
         show_table(differs, "Settings that differ between the variants; all others are equal.")
 
 
-def show_best(table, candidate, rivals=None, *, view, caption, prefix=""):
+def show_best(table, candidate, rivals=None, *, view, caption, metric="auroc", prefix=""):
     """Display how a variant compares with its rivals, and glue verdict, above, below, rivals, rival and closest.
 
     table: of `compare_variants` with the candidate as baseline, or None. `rival` is the rival with the largest value and
@@ -336,7 +336,7 @@ def show_best(table, candidate, rivals=None, *, view, caption, prefix=""):
     """
     texts = dict.fromkeys(["verdict", "above", "below", "rivals", "rival", "closest"], NOT_MEASURED)
     if table is not None:
-        best = best_of(table, candidate, rivals, view=view)
+        best = best_of(table, candidate, rivals, metric=metric, view=view)
         closest = best.table.loc[best.table["difference"].idxmin()]
         texts = {"verdict": best.verdict, "above": best.above, "below": best.below, "rivals": len(best.table),
                  "rival": closest["rival"], "closest": interval_text(closest, "difference")}

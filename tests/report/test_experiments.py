@@ -110,6 +110,11 @@ def test_scores_of_another_configuration_are_made_again(project, monkeypatch):
     assert called == [("main", None), ("main", [0])]
 
 
+def rows_reversed(table):
+    """A comparison table with the sign of its differences changed."""
+    return table.assign(difference=-table["difference"], difference_low=-table["difference_high"], difference_high=-table["difference_low"])
+
+
 def test_an_experiment_that_the_profile_lacks_is_explained(project, page):
     shown, glued = page
     config = project("small")
@@ -124,6 +129,10 @@ def test_an_experiment_that_the_profile_lacks_is_explained(project, page):
     table = experiments.compare_variants(config, experiments.load_scores(config, "main"), "anl")
     experiments.show_best(table, "anl", view="matched", caption="caption")
     assert glued["verdict"] == "best" and glued["rival"] == "plain" and glued["rivals"] == "1"
+    reversed_rows = rows_reversed(table[table["metric"] == "auroc"]).assign(metric="balanced_accuracy")
+    both = pd.concat([table[table["metric"] == "auroc"], reversed_rows])
+    experiments.show_best(both, "anl", view="matched", metric="balanced_accuracy", prefix="accuracy_", caption="caption")
+    assert glued["accuracy_verdict"] == "not best" and glued["accuracy_below"] == "1" and glued["verdict"] == "best"
 
 
 def test_the_reference_is_read_and_named(project, page):
