@@ -113,7 +113,8 @@ def curve(table, *, metric="auroc", generator="unseen", view=None, log=True, xla
     """A metric against a number in which the variants differ, for example the diffusion step.
 
     The number is read from the end of a variant's name, as in `t=10`; variants without one are left out. `baseline` names a
-    variant that is drawn as a horizontal line, with its interval as a band. See `forest` for the other parameters.
+    variant that is drawn as a horizontal line, with its interval as a band. See `forest` for the other parameters. A
+    logarithmic axis is linear between 0, if that is drawn, and the smallest other number.
     """
     rows = _rows(table, metric, view, generator)
     x = _numbers(rows["variant"])
@@ -130,7 +131,11 @@ def curve(table, *, metric="auroc", generator="unseen", view=None, log=True, xla
     drawn = set(_line(axis, behind, theirs, LIGHT)) if theirs else set()
     drawn = sorted(drawn | set(_line(axis, rows, x, COLOURS[0])))
     _name_reference(figure, behind)
-    axis.set(ylabel=f"{METRIC_NAMES.get(metric, metric)}, {generator}", xlabel=xlabel or "", xscale="log" if log else "linear")
+    axis.set(ylabel=f"{METRIC_NAMES.get(metric, metric)}, {generator}", xlabel=xlabel or "")
+    if log and drawn[0] == 0:
+        axis.set_xscale("symlog", linthresh=next(value for value in drawn if value > 0))
+    elif log:
+        axis.set_xscale("log")
     axis.set_xticks(drawn, [f"{value:g}" for value in drawn])
     axis.minorticks_off()
     return figure
@@ -207,13 +212,15 @@ def against_cost(table, costs, *, metric="auroc", view=None, generator="unseen",
 def by_strength(table, *, metric="auroc", generator="unseen", baseline=None, reference=None):
     """A metric against the strength of each kind of perturbation: a panel per kind, a line per variant.
 
-    The views of the table are `raw`, drawn as a dotted line, and perturbations such as `jpeg_90`.
+    The views of the table are `raw`, drawn as a dotted line, and perturbations such as `jpeg_90`. Kinds that only the
+    reference has get a panel, too.
     """
-    rows = _strengths(table[(table["metric"] == metric) & (table["generator"] == generator)])
-    behind = _behind(reference, metric, None, generator)
-    behind = None if behind is None else _strengths(behind)
-    kinds = [kind for kind in dict.fromkeys(rows["kind"]) if kind != "raw"]
-    if not kinds:
+    rows, behind = (None if part is None else _strengths(part[(part["metric"] == metric) & (part["generator"] == generator)])
+                    for part in (table, reference))
+    if behind is not None and behind.empty:
+        behind = None
+    kinds = [kind for kind in dict.fromkeys([*rows["kind"], *([] if behind is None else behind["kind"])]) if kind != "raw"]
+    if not set(rows["kind"]) - {"raw"}:
         raise UserError(f"the table has no perturbed images with {metric} of generator '{generator}'; score them first")
     colour = colours(rows["variant"], baseline)
     columns = min(3, len(kinds))

@@ -56,6 +56,9 @@ def test_a_curve_places_variants_by_their_number_and_the_baseline_as_a_line():
     line = next(line for line in axis.lines if list(line.get_xdata()) == [1, 10])
     assert np.allclose(line.get_ydata(), [0.7, 0.8])
     assert any(np.allclose(line.get_ydata(), 0.6) for line in axis.lines)
+    with_zero = figures.curve(table(variants=("lambda=0", "lambda=0.3", "lambda=30"))).axes[0]
+    places = with_zero.transData.transform([(value, 0.5) for value in (0, 0.3, 30)])[:, 0]
+    assert np.diff(places).min() > 20  # pixels, so that no label covers another
     axis = figures.curve(table(variants=("plain", "lambda=1", "lambda=0.5")), log=False).axes[0]
     assert [text.get_text() for text in axis.get_xticklabels()] == ["0.5", "1"]
 
@@ -124,5 +127,10 @@ def test_a_panel_per_perturbation_with_the_untouched_images_as_a_line():
     assert any(np.allclose(line.get_ydata(), 0.7) and line.get_linestyle() == ":" for line in axis.lines)
     many = figures.by_strength(table(variants=tuple("abcde"), views=views))
     assert {text.get_text() for text in many.axes[0].texts} == set("abcde")
+    reference = table(variants=("plain", "anl"), views=("raw", "jpeg_95", "jpeg_60", "webp_90"))
+    behind = figures.by_strength(table(variants=("plain", "anl"), views=views), reference=reference)
+    assert [axis.get_title(loc="left") for axis in behind.axes] == ["jpeg", "blur", "webp"]
+    drawn = [list(line.get_xdata()) for line in behind.axes[0].lines if line.get_color() == figures.LIGHT]
+    assert drawn.count([60, 95]) == 2 and "light grey" in behind.get_supxlabel()
     with pytest.raises(UserError, match="no perturbed images"):
         figures.by_strength(table())
