@@ -368,7 +368,10 @@ def glue_row(name, table, column="mean", reference=None, **where):
         found = rows(part, **where)
         texts.append("" if found is None or pd.isna(found.iloc[0][column]) else interval_text(found.iloc[0], column))
     own, other = texts
-    glue(name, (own or NOT_MEASURED) + (f" (committed results, {reference.attrs['note']}: {other})" if other and other != own else ""))
+    if not own and other:
+        glue(name, f"{other} (committed results, {reference.attrs['note']})")
+    else:
+        glue(name, (own or NOT_MEASURED) + (f" (committed results, {reference.attrs['note']}: {other})" if other not in ("", own) else ""))
 
 
 def provenance(config, name=None, command=None):
