@@ -34,7 +34,7 @@ from anl.models.detector import Detector, anl_loss
 from anl.models.generators.diffusion import noise_scheduler
 from anl.models.prior import NoisePrior, build_prior
 from anl.training.detector import TrainingData, train_detector
-from anl.training.device import keep_freed_memory, make_accelerator
+from anl.training.device import keep_freed_memory, make_accelerator, processor_name
 from anl.training.experiments import train_experiment
 from anl.training.targets import compute_targets, make_target
 
@@ -469,12 +469,7 @@ def _memory_mb(reset=False):
 # ---- the machine -------------------------------------------------------------------------------------------------------
 def _machine(device):
     """Properties of the machine that times depend on. `load` is the load average of the last minute, per core."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        processor = platform.processor() or platform.machine()
-    return {"processor": processor, "cores": cores(), "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    return {"processor": processor_name(), "cores": cores(), "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
             "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version(),
             "load": os.getloadavg()[0] / cores() if hasattr(os, "getloadavg") else None}
 

@@ -139,6 +139,9 @@ def train(ctx: typer.Context, experiment: str = EXPERIMENT,
         path, record = result(config, "runs", f"{experiment}.csv"), experiments.experiment_record(config, experiment, root, chosen)
         write_csv(path, record)
         print(f"{path}: {len(record)} runs")
+        if again := experiments.trained_twice(record, path.parent):
+            print(f"anl train: warning: {path.parent} lists run {again[0]} with other weights, too; score all experiments that share "
+                  "it again before you compare them", file=sys.stderr)
 
 
 @app.command()

@@ -83,8 +83,7 @@ class Config(Section):
             need(re.fullmatch(r"[a-z0-9_]+", name), kind, "its name must be lower case letters, digits and _")
             need(name not in {*TARGETS, "prior", *self.models} - set(NETWORK_TARGETS), kind,
                   "is the name of a target or model; choose another one")
-            objective = name if name in NETWORK_TARGETS else "diffusion"
-            need(self.other_priors[name].objective == objective, f"{kind}.objective", f"must be {objective}")
+            need(name not in NETWORK_TARGETS or self.other_priors[name].objective == name, f"{kind}.objective", f"must be {name}")
         need(self.prior.objective == "diffusion", "prior.objective", "must be diffusion")
         for name, family in self.families.items():
             self._check_family(f"families.{name}", name, family)
@@ -195,6 +194,10 @@ class Config(Section):
         other = method.second_prior if target == "ensemble" else target
         return [*(["prior"] if needed else []), *([other] if other in self.other_priors else [])]
 
+    def is_denoiser(self, name):
+        """Whether `other_priors` has a denoiser of that name, which is used at the noise level it was trained for."""
+        return name in self.other_priors and self.other_priors[name].objective != "diffusion"
+
     def _without_effect(self):
         """Dotted keys of the settings that do not affect this variant."""
         method, target, baseline, training = self.method, self.method.target, self.method.baseline, self.training
@@ -206,7 +209,7 @@ class Config(Section):
             (self.benchmark.kind == "manifest", ["data"]),
             (target == "none", ["method.loss_weight", "method.detach", "method.scale_images"]),
             (target == "none" and baseline != "distildire", ["method.noise_on", "method.consistent"]),
-            (target in ("none", *STEPLESS_TARGETS), ["method.step"]),
+            (target in ("none", *STEPLESS_TARGETS) or self.is_denoiser(target), ["method.step"]),
             (target != "multistep", ["method.multistep"]),
             (target != "ensemble", ["method.second_prior"]),
             (target != "error", ["method.error_draws"]),

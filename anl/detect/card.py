@@ -52,6 +52,7 @@ class Calibration(_Part):
 class Training(_Part):
     profile: str
     seen: list[str]                          # generators trained on
+    held_out: list[str] = []                 # not trained on, but used for validation and calibration
     unseen: list[str]
     data: str
     run: dict[str, Any] = {}                 # the run's record: identity, seed, versions
@@ -192,8 +193,9 @@ def describe(network, weights, *, config, scores, run=None, licence=LICENCE):
     """The Card of a network in inference form, from its weights' file and its scores; see `pack`."""
     seen = list(config.benchmark.seen)
     rule = calibrate(scores, [*seen, *config.benchmark.held_out], config.evaluation.target_fpr)
-    training = Training(profile=config.profile, seen=seen, data=config.benchmark.manifest or config.data.card,
-                        unseen=sorted(set(scores["generator"]) - {REAL, *seen}), run=rounded(run or {}))
+    held_out = config.benchmark.held_out
+    training = Training(profile=config.profile, seen=seen, held_out=held_out, data=config.benchmark.manifest or config.data.card,
+                        unseen=sorted(set(scores["generator"]) - {REAL, *seen, *held_out}), run=rounded(run or {}))
     return Card(weights_sha256=sha256_of(weights), settings={"kind": network.kind, **network.settings}, size=config.benchmark.size,
                 training=training, measured=_measure(scores, seen, rule), limits=LIMITS, licence=licence, **rule)
 

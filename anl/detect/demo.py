@@ -107,7 +107,7 @@ def samples(card, config):
     on first. Each patch is the first by name from the first test group that was not used before. The list is ordered by the
     hash of their bytes, so that the position reveals nothing.
     """
-    generators = [name for name in dict.fromkeys([*card.training.seen, *card.training.unseen]) if name in config.families]
+    generators = [name for name in dict.fromkeys([*card.training.seen, *card.training.held_out, *card.training.unseen]) if name in config.families]
     with _benchmark(card, config, generators) as benchmark:
         return _chosen(card, config, benchmark, generators)
 

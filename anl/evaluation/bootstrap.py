@@ -111,10 +111,10 @@ def stack(intervals):
     return Interval(*map(np.array, zip(*intervals)))
 
 
-def draw_groups(group, replicates, seed, kind=None):
+def draw_groups(group, replicates, seed, kind=None, stream=()):
     """Draw whole groups with replacement.
 
-    The draw depends only on the seed and the sorted names, so two tables of the same photographs get the same draw.
+    The draw depends only on the seed, the stream and the sorted names, so two tables of the same photographs get the same draw.
 
     Parameters
     ----------
@@ -127,6 +127,8 @@ def draw_groups(group, replicates, seed, kind=None):
         Kind of each image, for example its generator. Groups with the same set of kinds form a stratum and are resampled
         within it, so that in an unpaired benchmark the size of each class stays fixed. Strata with fewer than 20 groups
         are merged into the largest one.
+    stream : tuple of str
+        Further names of the random stream. Draws of different photographs are independent only if their streams differ.
 
     Returns
     -------
@@ -134,7 +136,7 @@ def draw_groups(group, replicates, seed, kind=None):
     """
     names, member = np.unique(np.asarray(group, str), return_inverse=True)
     stratum = np.zeros(len(names), int) if kind is None else _strata(member, np.asarray(kind, str), len(names))
-    rng = streams.generator(seed, "bootstrap")
+    rng = streams.generator(seed, "bootstrap", *stream)
     counts = np.empty((len(names), replicates), np.float32)
     for value in np.unique(stratum):
         inside = np.flatnonzero(stratum == value)

@@ -50,9 +50,8 @@ def calibrate(label, logit, target_fpr):
     check(label, logit)
     if len(np.unique(label)) < 2:
         raise UserError("validation scores lack real or generated images; score validation images of both classes")
-    real = np.sort(logit[label == 0])[::-1]
-    threshold = float(real[int(target_fpr * len(real) + 1e-9)])  # so that at most this many reals are above it
     sample = Sample.of(label, logit)
+    threshold = float(thresholds(sample.real, target_fpr, np.ones((sample.groups, 1)))[0])
 
     def loss(log_temperature):
         sample.temperature = np.exp(log_temperature)
@@ -62,13 +61,27 @@ def calibrate(label, logit, target_fpr):
     return Calibration(threshold, float(np.exp(best.x)))
 
 
+def thresholds(real, target_fpr, counts):
+    """The smallest of the scores of real images with a false-positive rate of at most `target_fpr`, in each replicate, (R,).
+
+    real: `anl.evaluation.metrics.Scores`. counts: array (groups, R), the weight of each group in each replicate.
+    """
+    allowed = target_fpr * real.total(counts) + 1e-9
+    return real.logit[np.minimum((real.cumulative(counts)[1:] <= allowed).sum(0), len(real) - 1)]
+
+
 def calibrate_run(scores, seen, target_fpr):
     """Apply `calibrate` to the validation scores of one run: real images and those of seen generators, in view `raw`.
 
     Raises UserError as `calibrate`.
     """
-    chosen = (scores["split"] == "val") & (scores["view"] == "raw") & scores["generator"].isin([REAL, *as_list(seen)])
-    return calibrate(scores["label"][chosen], scores["logit"][chosen], target_fpr)
+    chosen = validation_rows(scores, [REAL, *as_list(seen)])
+    return calibrate(chosen["label"], chosen["logit"], target_fpr)
+
+
+def validation_rows(scores, generators):
+    """The rows that a run is calibrated on: validation images of these generators in view `raw`."""
+    return scores[(scores["split"] == "val") & (scores["view"] == "raw") & scores["generator"].isin(generators)]
 
 
 def as_list(seen):

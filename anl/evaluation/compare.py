@@ -8,8 +8,8 @@ import pandas as pd
 
 from anl.data import REAL
 from anl.evaluation import bootstrap
-from anl.evaluation.calibration import Calibration, as_list, calibrate_run
-from anl.evaluation.metrics import CALIBRATED, Sample, Scores, check, metric, paired_wins
+from anl.evaluation.calibration import Calibration, as_list, calibrate_run, thresholds, validation_rows
+from anl.evaluation.metrics import CALIBRATED, THRESHOLDED, Sample, Scores, check, metric, paired_wins
 from anl.io import UserError
 
 UNSEEN = "unseen"
@@ -17,6 +17,7 @@ METRICS = ("auroc", "pairwise_accuracy", "average_precision", "balanced_accuracy
 COLUMNS = ["variant", "seed", "image_id", "group", "pair", "generator", "split", "view", "label", "logit"]
 TABLE_COLUMNS = ["variant", "generator", "view", "metric", "mean", "low", "high", "difference", "difference_low",
                  "difference_high", "p", "seeds", "n"]  # of `compare`
+REDRAWN = 512  # replicates whose thresholds are computed at a time
 CHUNK = 2**19  # images times replicates that are processed at a time, so that they fit into the processor's cache
 
 
@@ -80,7 +81,7 @@ class Best(NamedTuple):
 
 
 def compare(scores, baseline=None, *, metrics=METRICS, seen, disjoint=None, views=None, replicates=1000, seed=0,
-            target_fpr=0.05, level=0.95):
+            target_fpr=0.05, held_out=(), level=0.95):
     """Tidy table of metrics with intervals over photographs and seeds, and paired differences from a baseline.
 
     Parameters
@@ -96,14 +97,17 @@ def compare(scores, baseline=None, *, metrics=METRICS, seen, disjoint=None, view
         Generators in training.
     disjoint : dict, optional
         generator -> trained model that it uses; by default every generator counts as a separate model. The row of generator
-        `unseen` is a mean over the models that no seen generator uses. The value of a model is the mean over its generators;
+        `unseen` is a mean over the models that no seen or held-out generator uses. The value of a model is the mean over its generators;
         for `pairwise_accuracy`, over those that have pairs.
     views : sequence of str, optional
         By default all views of the test images.
     replicates, seed : int
         Number of replicates and base seed of the bootstrap.
     target_fpr : float
-        False-positive rate of the threshold on validation reals.
+        False-positive rate of the threshold on validation reals. Intervals of metrics at the threshold also cover the
+        draw of the validation photographs; those of metrics at the temperature do not.
+    held_out : sequence of str
+        Generators whose validation images were used to choose between runs: not trained on, but not unseen either.
     level : float
         Nominal coverage of the intervals.
 
@@ -120,7 +124,7 @@ def compare(scores, baseline=None, *, metrics=METRICS, seen, disjoint=None, view
         If a column is missing, the baseline is unknown, or variants were scored on different images or have different seeds.
     """
     measured = measure(scores, metrics=metrics, seen=seen, disjoint=disjoint, views=views, replicates=replicates,
-                       seed=seed, target_fpr=target_fpr)
+                       seed=seed, target_fpr=target_fpr, held_out=held_out)
     if baseline is not None and baseline not in measured.seeds:
         raise UserError(f"baseline '{baseline}' has no scores; choose one of {_listed(measured.seeds)}")
     keys = list(measured.values)
@@ -196,8 +200,11 @@ def holm(p_values):
     return result
 
 
-def measure(scores, *, metrics=METRICS, seen, disjoint=None, views=None, replicates=1000, seed=0, target_fpr=0.05):
+def measure(scores, *, metrics=METRICS, seen, disjoint=None, views=None, replicates=1000, seed=0, target_fpr=0.05,
+            held_out=(), stream=()):
     """Every metric of every variant, seed, generator and view, with bootstrap replicates; parameters as of `compare`.
+
+    stream: as of `anl.evaluation.bootstrap.draw_groups`, for the test images.
 
     Returns
     -------
@@ -213,9 +220,10 @@ def measure(scores, *, metrics=METRICS, seen, disjoint=None, views=None, replica
     test = test[test["view"].isin(views)]
     check(test["label"].to_numpy(), test["logit"].to_numpy(float))
     fixed = _calibrations(scores, test, seen, target_fpr) if functions.keys() & CALIBRATED else {}
+    redrawn = _redrawn_thresholds(scores, fixed, target_fpr, replicates, seed) if functions.keys() & THRESHOLDED else {}
     kinds = test[["group", "generator", "view"]].drop_duplicates()
-    draws = bootstrap.draw_groups(kinds["group"], replicates, seed, kinds["generator"])
-    means = _models(test["generator"].unique(), as_list(seen), disjoint or {})
+    draws = bootstrap.draw_groups(kinds["group"], replicates, seed, kinds["generator"], stream)
+    means = _models(test["generator"].unique(), [*as_list(seen), *held_out], disjoint or {})
     found, images = {}, {}  # found: (variant, view) -> {seed: metrics}
     generators, rows = _coded(test)
     for (variant, run, view), part in rows.groupby([test["variant"], test["seed"], test["view"]], sort=False, observed=True):
@@ -227,7 +235,7 @@ def measure(scores, *, metrics=METRICS, seen, disjoint=None, views=None, replica
             raise UserError(f"'{variant}' seed {run} was scored on other images than the first variant in view "
                             f"'{view}'; score all variants on the same benchmark")
         samples = _by_generator(columns, generators, len(draws.names), fixed.get((variant, run), Calibration(0.0, 1.0)))
-        found.setdefault((variant, view), {})[run] = _measured(samples, functions, draws.counts, means)
+        found.setdefault((variant, view), {})[run] = _measured(samples, functions, draws.counts, means, redrawn.get((variant, run)))
 
     names = list(test["variant"].unique())
     seeds = {name: tuple(sorted({run for view in views for run in found.get((name, view), ())})) for name in names}
@@ -253,16 +261,21 @@ def _photographs(kinds, means, draws):
     return sizes
 
 
-def _measured(samples, functions, counts, means):
-    """(generator, metric) -> array (1 + R,), the metric itself and its replicates, of one run in one view."""
+def _measured(samples, functions, counts, means, redrawn=None):
+    """(generator, metric) -> array (1 + R,), the metric itself and its replicates, of one run in one view.
+
+    redrawn: threshold of each replicate, (R,), instead of the one of the samples.
+    """
     found = {}
     reals = samples.get(REAL)
     images = max(max(len(sample.real), len(sample.fake)) for sample in samples.values())
     step = max(16, CHUNK // max(images, 1))
     # the metric itself, then the replicates in chunks; each chunk is used for all generators
-    chunks = [np.ones((len(counts), 1)), *(counts[:, start:start + step] for start in range(0, counts.shape[1], step))]
-    for chunk in chunks:
+    places = [slice(start, start + step) for start in range(0, counts.shape[1], step)]
+    chunks = [(np.ones((len(counts), 1)), None), *((counts[:, place], None if redrawn is None else redrawn[place]) for place in places)]
+    for chunk, threshold in chunks:
         for generator, sample in samples.items():
+            sample.threshold = sample.threshold if threshold is None else threshold
             for name, function in functions.items():
                 if (name == "fpr") == (sample is reals):
                     found.setdefault((generator, name), []).append(function(sample, chunk))
@@ -317,8 +330,25 @@ def _calibrations(scores, test, seen, target_fpr):
     return fixed
 
 
+def _redrawn_thresholds(scores, fixed, target_fpr, replicates, seed):
+    """{(variant, seed): array (R,)}: the threshold in each replicate, from validation photographs drawn with replacement.
+
+    All runs share the draws, so that paired differences of metrics at a threshold cover its uncertainty, too.
+    """
+    real = validation_rows(scores, [REAL])
+    draws = bootstrap.draw_groups(real["group"].unique(), replicates, seed, stream=("validation",))
+    group = pd.Series(np.searchsorted(draws.names, real["group"].astype(str)), real.index)
+    found = {}
+    for key, part in real.groupby(["variant", "seed"], sort=False, observed=True):
+        if key in fixed:
+            ordered = Scores(part["logit"].to_numpy(float), group[part.index].to_numpy())
+            found[key] = np.concatenate([thresholds(ordered, target_fpr, draws.counts[:, start:start + REDRAWN])
+                                         for start in range(0, replicates, REDRAWN)])
+    return found
+
+
 def _models(generators, seen, disjoint):
-    """Unseen generators as lists, one list per trained model that no seen generator uses."""
+    """Generators as lists, one list per trained model that none of the `seen` ones uses."""
     used, models = {disjoint.get(name, name) for name in seen}, {}
     for name in generators:
         model = disjoint.get(name, name)

@@ -57,7 +57,7 @@ def category_errors(scores, baseline, *, view, least=20, level=0.95, **options):
     if len(names) < 2:
         return None
     validation = scores[scores["split"] == "val"]
-    measured = {name: measure(pd.concat([validation, test[category == name]]), metrics=("fpr",), views=[view], **options)
+    measured = {name: measure(pd.concat([validation, test[category == name]]), metrics=("fpr",), views=[view], stream=(name,), **options)
                 for name in names}
     found = {}
     for variant in measured[names[0]].seeds:

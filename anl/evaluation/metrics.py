@@ -49,6 +49,11 @@ class Scores:
         """Mean of `values` (n,) under the weights, (R,); NaN where nothing was drawn."""
         return self.weighted_sum(values, counts) / self.total(counts)
 
+    def share_above(self, threshold, counts):
+        """Share of the images above a threshold, one number or one per replicate, (R,); NaN where nothing was drawn."""
+        above = np.searchsorted(-self.logit, -np.broadcast_to(threshold, counts.shape[1]), side="left")
+        return self.cumulative(counts)[above, np.arange(counts.shape[1])] / self.total(counts)
+
     def total(self, counts):
         """Sum of the weights of all images in each replicate, (R,)."""
         return self.weighted_sum(np.ones(len(self)), counts)
@@ -64,8 +69,8 @@ class Sample:
     wins : Scores or None
         For paired images, one entry per generated image: `logit` is 1 if it scored above the real image of its pair, 0 if
         below, 1/2 for a tie; see `paired_wins`.
-    threshold : float
-        Logit above which an image is called generated.
+    threshold : float or array, (R,)
+        Logit above which an image is called generated, in each replicate if there are several.
     temperature : float
         Divisor of the logits before they become probabilities.
     groups : int
@@ -203,13 +208,13 @@ def average_precision(sample, counts):
 @_metric
 def tpr(sample, counts):
     """True-positive rate at the threshold: the share of generated images that are called generated."""
-    return sample.fake.weighted_mean(sample.fake.logit > sample.threshold, counts)
+    return sample.fake.share_above(sample.threshold, counts)
 
 
 @_metric
 def fpr(sample, counts):
     """False-positive rate at the threshold: the share of real images that are called generated."""
-    return sample.real.weighted_mean(sample.real.logit > sample.threshold, counts)
+    return sample.real.share_above(sample.threshold, counts)
 
 
 @_metric
@@ -260,7 +265,8 @@ def equal_mass_bins(probability, bins=ECE_BINS):
 
 METRICS = {"auroc": auroc, "pairwise_accuracy": pairwise_accuracy, "average_precision": average_precision,
            "balanced_accuracy": balanced_accuracy, "tpr": tpr, "fpr": fpr, "nll": nll, "brier": brier, "ece": ece}
-CALIBRATED = {"balanced_accuracy", "tpr", "fpr", "nll", "brier", "ece"}  # need the validation threshold or temperature
+THRESHOLDED = {"balanced_accuracy", "tpr", "fpr"}
+CALIBRATED = THRESHOLDED | {"nll", "brier", "ece"}  # need the validation threshold or temperature
 
 
 def metric(name):

@@ -32,6 +32,10 @@ NOT_A_NUMBER = re.compile(r"(?<![\w.])nan(?![\w.])", re.IGNORECASE)
 UNSHOWN = re.compile(r"<style.*?</style>|<[^>]*>", re.DOTALL)  # a table's styles, and tags with their links
 SAVED_TO = re.compile(r"""^save_to\s*=\s*["']results/([\w-]+)/tables/?["']""", re.MULTILINE)
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
+MODEL_WORDS = {"pixel": "diffusion in pixels", "flow": "flow matching in pixels", "latent": "diffusion in the latent space of the autoencoder",
+               "vae": "variational autoencoder", "vq": "autoencoder with a codebook, trained against a discriminator",
+               "superres": "super-resolution of the downscaled image", "unconditional": "diffusion in pixels, from noise",
+               "taef2": "tiny autoencoder for the latents of FLUX.2, as published"}
 EARLY, LATE = 100, 900  # before the table of contents is read; after MathJax has been added
 
 
@@ -115,9 +119,10 @@ def settings(root, config):
     def span(bounds):
         return f"{bounds[0]:g} to {bounds[1]:g}"
 
-    training, method, benchmark = config.training, config.method, config.benchmark
+    training, method, benchmark, caltech = config.training, config.method, config.benchmark, load_config(profile="caltech")
     return {"profile": f"`{config.profile}`", "seen": listed(benchmark.seen),
-            "families": listed(name for name in config.families if name not in benchmark.seen),
+            "caltech_shrink": span(caltech.benchmark.shrink), "caltech_steps": f"{caltech.training.steps:,}",
+            "attention_weight": f"{method.attention_weight:g}",
             "size": str(benchmark.size), "double_size": str(benchmark.cut), "least_factor": f"{config.data.least_factor:g}",
             "step": str(method.step), "attention": f"`{method.attention}`", "loss_weight": f"{method.loss_weight:g}",
             "backbone": f"`{config.detector.backbone}`", "stride": str(config.detector.stride),
@@ -167,6 +172,24 @@ def data_set_table(_root, _config):
                           "Access": source.access, "Licence": html.escape(source.licence)} for source in registry.load().values()])
 
 
+def family_table(_root, config):
+    """The generators of a profile and of `caltech`: what each does, and with which others it shares a network."""
+    profiles = {part.profile: part for part in (config, load_config(profile="caltech"))}
+    families = {name: family for part in profiles.values() for name, family in part.families.items() if family.model in part.models}
+    kinds = {name: model.kind or name for part in profiles.values() for name, model in part.models.items()}
+    rows = []
+    for name, family in families.items():
+        how = [MODEL_WORDS.get(kinds[family.model], kinds[family.model])]
+        how += [f"{family.sampler.upper()} sampler"] if family.sampler else []
+        how += [f"strength {family.strength:g}"] if family.strength else []
+        how += [f"{family.inference_steps} steps"] if family.inference_steps else []
+        how += [] if family.paired else ["regenerates no photograph"]
+        shares = [f"<code>{other}</code>" for other, its in families.items() if other != name and its.networks & family.networks]
+        rows.append({"Generator": f"<code>{name}</code>", "What it does": "; ".join(how), "Shares a network with": ", ".join(shares),
+                     "In profile": ", ".join(f"<code>{key}</code>" for key, part in profiles.items() if name in part.families)})
+    return pd.DataFrame(rows)
+
+
 def stage_table(root, _config):
     """The stages of the pipeline in their order: command, and what it makes."""
     stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -206,7 +229,7 @@ class Answers(Directive):
 
 
 TABLES = {"card": card_table, "licences": licence_table, "photographs": photograph_table, "data-sets": data_set_table,
-          "stages": stage_table, "packages": package_table}
+          "families": family_table, "stages": stage_table, "packages": package_table}
 
 
 def _directive(table):

@@ -5,9 +5,11 @@ rows with a mean, an interval and a paired difference. A rule with an interval h
 the bound (`supported`), below it (`contradicted`), or contains it (`undecided`).
 """
 
+import textwrap
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,7 +23,8 @@ WORST_FIRST = (NOT_RUN, CONTRADICTED, UNDECIDED, SUPPORTED)
 ANSWERS = {SUPPORTED: "Held", CONTRADICTED: "Did not hold", UNDECIDED: "Undecided"}
 CONFIRMATORY = "confirmatory"
 START, END = "<!-- claims:start -->", "<!-- claims:end -->"
-LEDGER_COLUMNS = ["claim", "title", "kind", "profile", "verdict", "measure", "value", "low", "high", "seeds", "n", "rule"]
+WRAP = 62  # characters in a line of a figure's label
+LEDGER_COLUMNS = ["claim", "title", "kind", "profile", "verdict", "measure", "row", "value", "low", "high", "seeds", "n", "rule"]
 
 
 class Rule(BaseModel):
@@ -148,12 +151,14 @@ def register(claims, profile, path):
 
 
 def check_registered(claims, profile, path):
-    """Raise UserError if a confirmatory claim was added or changed after `register`."""
+    """Raise UserError if a confirmatory claim was added, changed or withdrawn after `register`."""
     found = _registered(claims, profile)
-    known = read_json(path, f"mark the claims of profile {profile} exploratory, or run `anl score`") if found else {}
+    known = read_json(path, f"mark the claims of profile {profile} exploratory, or run `anl score`") if found or Path(path).is_file() else {}
+    when = f"after the test images of profile {profile} were first scored ({path})"
     if late := [claim for claim, value in found.items() if known.get(claim) != value]:
-        raise UserError(f"claim {late[0]} was added or changed after the test images of profile {profile} were first scored ({path}); "
-                        "restore it, or mark it exploratory")
+        raise UserError(f"claim {late[0]} was added or changed {when}; restore it, or mark it exploratory under another id")
+    if gone := [claim for claim in known if claim not in found]:
+        raise UserError(f"claim {gone[0]} was withdrawn {when}; restore it as it was, confirmatory and for that profile")
 
 
 def evaluate(claims, tables, profile):
@@ -222,7 +227,8 @@ def _decide(claim, rule, tables, profile):
     near, far = (chosen[end].astype(float) if known else value for end in ends[::sign])
     margin = sign * (near - bound)
     worst = chosen.iloc[margin.argmin()]  # the claim is about all rows, so the least favourable one is shown
-    row |= {"value": float(worst[rule.column]), "seeds": worst.get("seeds"), "n": worst.get("n")}
+    several = [column for column, values in rule.where.items() if isinstance(values, list)]
+    row |= {"row": _words(worst, several), "value": float(worst[rule.column]), "seeds": worst.get("seeds"), "n": worst.get("n")}
     if rule.at_most is not None:
         return row | {"verdict": held if margin.min() >= 0 else CONTRADICTED}
     if known:
@@ -236,12 +242,19 @@ def _decide(claim, rule, tables, profile):
         if "p" not in chosen:
             raise UserError(f"claim {claim.id}: table {rule.table} has no column 'p', which the correction needs; make it again "
                             "with anl.evaluation.compare")
-        against = (sign * (value - bound) < 0) & (holm(chosen["p"]) < 0.05)
+        unknown = np.full(len(missing), np.nan)  # rivals that were not measured count as comparisons, too
+        adjusted = holm(np.concatenate([chosen["p"].astype(float), unknown]))[:len(chosen)]
+        against = (sign * (value - bound) < 0) & (adjusted < 0.05)
     if not against.any():
         return row | {"verdict": UNDECIDED}
     opposed = chosen[against].iloc[(sign * (value - bound))[against].argmin()]  # a row that contradicts, the furthest on its side
-    return row | {"verdict": CONTRADICTED, "value": float(opposed[rule.column]), "low": float(opposed[ends[0]]),
+    return row | {"verdict": CONTRADICTED, "row": _words(opposed, several), "value": float(opposed[rule.column]), "low": float(opposed[ends[0]]),
                   "high": float(opposed[ends[1]]), "seeds": opposed.get("seeds"), "n": opposed.get("n")}
+
+
+def _words(row, columns):
+    """What tells a row from the others that a rule selects, such as `srm`; None if it selects one."""
+    return " ".join(str(row[column]) for column in columns) or None
 
 
 def _rule_text(claim, rule):
@@ -271,6 +284,24 @@ def detectable(ledger):
     """
     error = (ledger["high"] - ledger["low"]) / 2 / norm.ppf(0.975)
     return (norm.ppf(0.975) + norm.ppf(0.8)) * error.where(ledger["verdict"] == UNDECIDED)
+
+
+def as_intervals(claims, ledger):
+    """Rows of a ledger with an interval, as differences for `anl.report.figures.forest` whose positive side supports the claim.
+
+    They are distances from the bound of the rule. A claim with several rules has a row for each, named by its measure.
+    """
+    rules = {(claim.id, rule.measure): rule for claim in claims for rule in claim.rules}
+    rows = []
+    for row in ledger[ledger["low"].notna()].to_dict("records"):
+        rule = rules[row["claim"], row["measure"]]
+        sign, bound = (1, rule.above) if rule.above is not None else (-1, rule.below)
+        ends = sorted(sign * (row[end] - bound) for end in ("low", "high"))
+        several = [measure for claim, measure in rules if claim == row["claim"]]
+        name = row["title"] if len(several) == 1 else row["measure"]
+        rows.append({"variant": "\n".join(textwrap.wrap(name, WRAP)), "generator": row["profile"], "view": "",
+                     "metric": "favour of the claim", "difference": sign * (row["value"] - bound), "difference_low": ends[0], "difference_high": ends[1]})
+    return pd.DataFrame(rows)
 
 
 def differences(reference, ledger):
@@ -369,10 +400,12 @@ def answers(ledgers, headline=()):
 
 
 def _answer(rule):
-    """`Title. Measure: 0.1 [0.05, 0.15] (profile, 10 seeds x 1,039 photographs)`."""
+    """`Title. Measure (here srm): 0.1 [0.05, 0.15] (profile, 10 seeds x 1,039 photographs)`; the row is the one that decides."""
     known = pd.notna(rule["seeds"]) and pd.notna(rule["n"]) and pd.notna(rule["low"])  # without an interval it was counted
     counts = f", {counted(rule['seeds'], 'seed')} x {int(rule['n']):,} photographs" if known else ""
     measure = rule["measure"][0].upper() + rule["measure"][1:]
+    if known and pd.notna(rule["row"]):
+        measure += f" (here {rule['row'].replace('_', ' ')})"
     return f"{rule['title']}. {measure}: {text_of(rule)} (`{rule['profile']}`{counts})"
 
 

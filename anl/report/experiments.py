@@ -99,7 +99,7 @@ def add_main(config, scores, *variants):
 def settings(config):
     """The keyword arguments that `compare` and `measure` share, from the configuration."""
     evaluation = config.evaluation
-    return {"seen": config.benchmark.seen, "disjoint": disjoint_models(config), "replicates": evaluation.bootstrap,
+    return {"seen": config.benchmark.seen, "held_out": config.benchmark.held_out, "disjoint": disjoint_models(config), "replicates": evaluation.bootstrap,
             "seed": config.seed, "target_fpr": evaluation.target_fpr}
 
 
@@ -158,13 +158,14 @@ def perturbed_scores(config, name="main", *, seeds):
 
     seeds: how many of the experiment's seeds at most; the weights of their runs are needed, not only committed scores.
     """
+    from anl.evaluation.runs import experiment_scores
     from anl.evaluation.scoring import score, treatment
     from anl.training.device import default_device
     from anl.training.runs import load_run, open_benchmark, train
 
-    scores = load_scores(config, name)
-    chosen = sorted(scores["seed"].unique().tolist())[:seeds]
-    scores, runs = scores[scores["seed"].isin(chosen)], train(config, name, seeds=chosen)
+    chosen = sorted(set.intersection(*(set(variant.seeds) for variant in config.variants(name).values())))[:seeds]
+    # not the committed scores: threshold and perturbed images need the same weights
+    scores, runs = experiment_scores(config, name, seeds=chosen), train(config, name, seeds=chosen)
     views = [processing.name_of(kind, value) for kind, values in config.evaluation.perturbations.items() for value in values]
     folders = [run_folder(run, config.run.runs) for run in runs]
     benchmark, device = open_benchmark(config), default_device()
@@ -295,14 +296,33 @@ def rows(table, **where):
         return None
 
 
-def show_table(table, caption, columns=None, digits=3):
+def show_table(table, caption, columns=None, digits=3, reference=None):
     """Display a table with a caption and a link to its unrounded CSV; a value and its interval share a column.
 
-    table: DataFrame or None, for which nothing is displayed; columns: those to show, in their order. A generator, view or
-    metric that all rows have in common moves to the caption.
+    Parameters
+    ----------
+    table : DataFrame or None
+        A generator, view or metric that all rows have in common moves to the caption.
+    columns : list of str, optional
+        Those to show, in their order.
+    reference : DataFrame, optional
+        The same rows of a committed table (`load_reference`): folded below the table, or in its place if `table` is None.
+        Nothing is displayed if both are None.
     """
-    if table is None:
-        return
+    found = [] if table is None else [_html(table, caption, columns, digits)]
+    if reference is not None:
+        note = f"committed results, {reference.attrs['note']}"
+        committed = _html(reference, f"{caption} These are {note}." if table is None else caption, columns, digits)
+        if table is None:
+            found.append(committed)
+        elif committed != found[0]:
+            found.append(f"<details><summary>The same: {note}</summary>{committed}</details>")
+    if found:
+        display({"text/html": "".join(found), "text/plain": caption}, raw=True)
+
+
+def _html(table, caption, columns, digits):
+    """A table as `show_table` displays it, as HTML."""
     common = [name for name in ("generator", "view", "metric") if name in table and columns is None and table[name].nunique() == 1]
     caption = " ".join([caption, *(f"{name.capitalize()}: {table[name].iloc[0]}." for name in common)])
     table = table.drop(columns=common)
@@ -315,8 +335,7 @@ def show_table(table, caption, columns=None, digits=3):
     data = base64.b64encode(table.to_csv(index=False, float_format="%.6g").encode()).decode()
     link = f'<a download="table.csv" href="data:text/csv;base64,{data}">CSV</a>'
     style = text.reset_index(drop=True).style.hide(axis="index").format(precision=digits, na_rep="", escape="html")
-    style = style.set_caption(f"{caption} {link}").set_uuid(identity([caption, data]))
-    display({"text/html": style.to_html(), "text/plain": caption}, raw=True)
+    return style.set_caption(f"{caption} {link}").set_uuid(identity([caption, data])).to_html()
 
 
 def show_differences(variants):
@@ -328,21 +347,38 @@ def show_differences(variants):
         show_table(differs, "Settings that differ between the variants; all others are equal.")
 
 
-def show_best(table, candidate, rivals=None, *, view, caption, metric="auroc", prefix=""):
-    """Display how a variant compares with its rivals, and glue verdict, above, below, rivals, rival and closest.
+def show_best(table, candidate, *, view, caption, metric="auroc", prefix="", reference=None):
+    """Display how a variant compares with all others of a table but `plain`, and glue the answer in words as `answer`.
 
-    table: of `compare_variants` with the candidate as baseline, or None. `rival` is the rival with the largest value and
-    `closest` the candidate's difference from it; `prefix` is put before these names.
+    table, reference: of `compare_variants` with the candidate as baseline, and its committed counterpart, or None; `prefix`
+    is put before the name of the answer, which leads with the committed results.
     """
-    texts = dict.fromkeys(["verdict", "above", "below", "rivals", "rival", "closest"], NOT_MEASURED)
-    if table is not None:
-        best = best_of(table, candidate, rivals, metric=metric, view=view)
-        closest = best.table.loc[best.table["difference"].idxmin()]
-        texts = {"verdict": best.verdict, "above": best.above, "below": best.below, "rivals": len(best.table),
-                 "rival": closest["rival"], "closest": interval_text(closest, "difference")}
-        show_table(best.table, caption)
-    for name, text in texts.items():
-        glue(prefix + name, text)
+    texts, tables = [], []
+    for part in (table, reference):
+        compared = rows(part, metric=metric, view=view, generator=UNSEEN)
+        rivals = [] if compared is None else [name for name in compared["variant"].unique() if name not in (candidate, "plain")]
+        best = best_of(part, candidate, rivals, metric=metric, view=view) if rivals else None
+        texts.append("" if best is None else _in_words(best))
+        tables.append(None if best is None else best.table)
+    if tables[1] is not None:
+        tables[1].attrs["note"] = reference.attrs["note"]
+    show_table(tables[0], caption, reference=tables[1])
+    glue(f"{prefix}answer", _with_committed(*texts, reference))
+
+
+def _in_words(best):
+    """`best: above 3 and below 0 of 3 others ..., 0.101 [0.052, 0.150], n = ... against the strongest, highpass`."""
+    closest = best.table.loc[best.table["difference"].idxmin()]
+    return (f"{best.verdict}: above {best.above} and below {best.below} of {counted(len(best.table), 'other')} after Holm's correction, "
+            f"{interval_text(closest, 'difference')} against the strongest, {closest['rival']}")
+
+
+def _with_committed(own, other, reference):
+    """A text and its committed counterpart, which comes first, because it rests on more images; either may be empty."""
+    if not other or other == own:
+        return own or NOT_MEASURED
+    note = f"committed results, {reference.attrs['note']}"
+    return f"{other} ({note}; this run: {own})" if own else f"{other} ({note})"
 
 
 def interval_text(row, column="mean"):
@@ -362,16 +398,12 @@ def glue_picture(name, figure, alt):
 
 
 def glue_row(name, table, column="mean", reference=None, **where):
-    """`glue` the first row that matches `where`: value, interval and n, then those of the reference; a note if there is none."""
+    """`glue` the first row that matches `where`, with interval and n; where the reference has one, that row comes first."""
     texts = []
     for part in (table, reference):
         found = rows(part, **where)
         texts.append("" if found is None or pd.isna(found.iloc[0][column]) else interval_text(found.iloc[0], column))
-    own, other = texts
-    if not own and other:
-        glue(name, f"{other} (committed results, {reference.attrs['note']})")
-    else:
-        glue(name, (own or NOT_MEASURED) + (f" (committed results, {reference.attrs['note']}: {other})" if other not in ("", own) else ""))
+    glue(name, _with_committed(*texts, reference))
 
 
 def provenance(config, name=None, command=None):

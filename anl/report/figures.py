@@ -80,7 +80,9 @@ def forest(table, *, metric="auroc", generators=None, view=None, baseline=None, 
     behind = _behind(reference, metric, view)
     behind = None if behind is None else _value(behind, value)
     colour = colours(variants, baseline)
-    figure = Figure(figsize=(1.6 + 2.1 * len(panels), 0.9 + 0.32 * len(variants)), layout="constrained")
+    lines = [name.split("\n") for name in variants]  # of the labels
+    beside, row = max(1.6, 0.4 + 0.075 * max(len(line) for label in lines for line in label)), max(0.32, 0.18 * max(map(len, lines)))
+    figure = Figure(figsize=(beside + 2.1 * len(panels), 0.9 + row * len(variants)), layout="constrained")
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axis, generator in zip(axes, panels):
         mine = rows[rows["generator"] == generator].set_index("variant")

@@ -185,8 +185,18 @@ class _Embedded(_Maker):
         splits = None  # drawn by data.split, unless the index has all three
         if dataset or set(crops.SPLITS) <= set(rows["split"]):
             splits = {photo.id: "test" if dataset else split for photo, split in zip(found, rows["split"], strict=True)}
+            found = _apart(found, splits)
         data = self.config.data.model_copy(update={"folder": str(root)})
         return embedded.cut_patches(found, data, self.benchmark, self.seed, splits)
+
+
+def _apart(found, splits):
+    """Photographs without those of which a near-duplicate is in a split that matters more: test, then validation, then training."""
+    order = {split: place for place, split in enumerate(("test", "val", "train"))}
+    first = {}
+    for photo in found:
+        first[photo.cluster] = min(first.get(photo.cluster, len(order)), order.get(splits[photo.id], len(order)))
+    return [photo for photo in found if order.get(splits[photo.id], len(order)) == first[photo.cluster]]
 
 
 class _Published(_Maker):
@@ -207,7 +217,7 @@ class _Published(_Maker):
         for name, family in self.config.families.items():
             if family.model == "published":
                 continue
-            old = self.kept(name, self.family_identity(name, made_with))
+            old = self.kept(name, self.family_identity(name, identity([made_with, self.benchmark.size])))
             done = set() if old is None else set(old["image_id"])
             chosen = models[[self.sample_id(name, real) not in done for real in models["image_id"]]]
             self.add(name, old, None if chosen.empty else self.samples(name, family, chosen))

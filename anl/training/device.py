@@ -4,7 +4,9 @@ import contextlib
 import ctypes
 import datetime
 import os
+import platform
 import sys
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -77,11 +79,21 @@ def synchronise_batch_norm(model, accelerator):
     if accelerator.num_processes == 1:
         return model
     if accelerator.device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        from timm.layers import convert_sync_batchnorm
+
+        return convert_sync_batchnorm(model)  # timm's, which keeps the activation inside its own batch norms
     if accelerator.is_main_process and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         print(f"batch norm sees 1/{accelerator.num_processes} of each batch: CPU processes cannot share its statistics. "
               "Use --jobs instead of several processes for results that equal those of one process", file=sys.stderr)
     return model
+
+
+def processor_name():
+    """The processor's model. Rounding, and so the result of a training, differs between processors."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
 
 
 def keep_freed_memory():

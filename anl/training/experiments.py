@@ -117,6 +117,18 @@ def experiment_record(config, name, root="runs", seeds=None):
     return pd.DataFrame(rows)
 
 
+def trained_twice(record, folder):
+    """Names of runs that other experiments list with other weights: they were trained again since, by other code or elsewhere.
+
+    record: of `experiment_record`. folder: holds the records of all experiments of a profile, NAME.csv.
+    """
+    own, found = dict(zip(record.get("run", []), record.get("sha256", []))), set()
+    for path in sorted(Path(folder).glob("*.csv")):
+        other = pd.read_csv(path, dtype=str)
+        found |= {run for run, weights in zip(other.get("run", []), other.get("sha256", [])) if own.get(run, weights) != weights}
+    return sorted(found)
+
+
 def train_experiment(config, name, *, train_run, jobs=1, root="runs", seeds=None):
     """Train every variant and seed of an experiment that is not finished yet.
 
@@ -171,7 +183,7 @@ def _train(run, folder, experiment, train_run):
     import torch
     from torch import distributed
 
-    from anl.training.device import default_device
+    from anl.training.device import default_device, processor_name
 
     shared, started = distributed.is_initialized(), time.monotonic()
     if shared and distributed.get_rank() > 0:  # only the main process keeps its files
@@ -182,7 +194,7 @@ def _train(run, folder, experiment, train_run):
             train_run(run.config, run.seed, temporary)
             write_json(temporary / RECORD, {
                 "identity": run.config.identity(), "inputs": run_inputs(run.config), "seed": run.seed, "variant": run.variant, "experiment": experiment,
-                "profile": run.config.profile, "device": default_device(),
+                "profile": run.config.profile, "device": default_device(), "processor": processor_name(),
                 "threads": torch.get_num_threads(), "processes": distributed.get_world_size() if shared else 1,
                 "wall_seconds": time.monotonic() - started,
                 "versions": {"anl": __version__, "torch": torch.__version__, "python": platform.python_version()}})

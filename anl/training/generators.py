@@ -117,6 +117,8 @@ def _record(config, kind, name):
     section = (config.models if kind == "generators" else _priors(config))[name]
     if section.source:
         settings = {"source": section.source, "revision": section.revision}
+        if kind == "priors" and Path(section.source).is_dir():
+            settings["weights"] = weights_of(section.source)
     else:
         settings = {"config": section.model_dump(mode="json", exclude_none=True, exclude={"precision"}), "seed": config.seed}
         if section.steps:

@@ -31,7 +31,6 @@ from anl.training.experiments import (
     missing_runs,
     prior_folder,
     read_curve,
-    run_folder,
     run_inputs,
     train_experiment,
 )
@@ -219,7 +218,8 @@ def _target(config, device):
     method, kind, step, prior, second = config.method, config.method.target, config.method.step, None, None
     if kind in config.other_priors:
         prior = load_prior(config, kind, device)
-        kind, step = (kind, config.other_priors[kind].noise_step) if kind in NETWORK_TARGETS else ("prior", step)
+        step = config.other_priors[kind].noise_step if config.is_denoiser(kind) else step
+        kind = kind if kind in NETWORK_TARGETS else "prior"
     elif kind == "ffdnet":
         from anl.models.ffdnet import load_ffdnet
 
@@ -374,11 +374,9 @@ def _extra_images(config, method, frozen, pixels, rows, device):
 
 
 def _teacher_features(config, name, seed, pixels, benchmark, device):
-    """Features (N, D) of the trained teacher on training images without augmentation. A missing teacher is trained first."""
+    """Features (N, D) of a teacher on training images without augmentation. It is trained first, or read from the cache."""
     teacher = Run("", config.override(method={"baseline": name}), seed)
-    path = run_folder(teacher, config.run.runs) / WEIGHTS
-    if not path.is_file():
-        path = Path(config.run.cache) / "teachers" / f"{teacher.name}.safetensors"
+    path = Path(config.run.cache) / "teachers" / f"{teacher.name}-{identity(run_inputs(teacher.config))}.safetensors"
     if not path.is_file():
         detector, data, options = _prepare(teacher.config, seed, benchmark, device)
         detector, _ = train_detector(detector, data, method=teacher.config.method, seed=seed, name=f"teacher {name}",

@@ -172,3 +172,24 @@ def test_unknown_names_are_refused(scores):
     for changes in ({"baseline": "x"}, {"views": ["x"]}, {"metrics": ["x"]}):
         with pytest.raises(UserError, match="choose"):
             compare(scores, **{**OPTIONS, **changes})
+
+
+def test_intervals_at_a_threshold_cover_the_draw_of_the_validation_photographs():
+    rng, inside = np.random.default_rng(0), []
+    images = pd.DataFrame([{"image_id": f"{split}-{kind}-{number}", "generator": kind, "split": split, "group": f"{split}-{kind}-{number}",
+                            "pair": "", "label": int(kind != "real"), "variant": "anl", "seed": 0, "view": "raw"}
+                           for split in ("val", "test") for kind in ("real", "ddim") for number in range(100)])
+    for repetition in range(100):
+        scores = images.assign(logit=rng.standard_normal(len(images)) + images["label"])
+        fpr = measure(scores, metrics=("fpr",), seen="ddim", replicates=200, seed=repetition, target_fpr=0.2)
+        key = ("anl", "real", "raw", "fpr")
+        found = bootstrap.interval(fpr.values[key], fpr.replicates[key], 100)
+        inside.append(found.low <= 0.2 <= found.high)  # the expected rate of a threshold drawn with the photographs
+    assert 0.88 <= np.mean(inside) <= 1.0
+
+
+def test_a_generator_used_for_selection_is_not_unseen(scores):
+    kept, dropped = (compare(scores, metrics=("auroc",), held_out=names, **OPTIONS) for names in ((), ("vae",)))
+    chosen = {"variant": "anl", "generator": "unseen", "view": "raw"}
+    assert row(dropped, **chosen)["mean"] == pytest.approx(row(kept, **(chosen | {"generator": "ddpm"}))["mean"])
+    assert row(dropped, **chosen)["mean"] != pytest.approx(row(kept, **chosen)["mean"])

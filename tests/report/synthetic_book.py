@@ -18,12 +18,12 @@ from filelock import FileLock
 from anl.config import load_config
 from anl.report import figures, notebooks
 from anl.report.book import notebook_pages
-from anl.report.claims import write_ledger
+from anl.report.claims import LEDGER_COLUMNS, write_ledger
 from tests.conftest import ROOT
 
-LEDGER = [("generalises", "Noise learning helps", "confirmatory", "tiny", "supported", "AUROC, ANL minus plain", 0.0412, 0.0123, 0.0701,
+LEDGER = [("generalises", "Noise learning helps", "confirmatory", "tiny", "supported", "AUROC, ANL minus plain", None, 0.0412, 0.0123, 0.0701,
            3, 33, "95 % interval above 0"),
-          ("best", "The first step is best", "exploratory", "tiny", "not run", "AUROC, t = 1 minus others", None, None, None, None, None,
+          ("best", "The first step is best", "exploratory", "tiny", "not run", "AUROC, t = 1 minus others", None, None, None, None, None, None,
            "95 % interval above 0")]
 GLUED = re.compile(r"\{glue:text\}`(\w+)`")
 ELSEWHERE = re.compile(r"```\{glue:\} (\w+)\n:doc: pages/(\w+)\.ipynb")
@@ -82,10 +82,9 @@ def write_project(root):
         shutil.copyfile(ROOT / name, root / name)
     config = load_config(profile="small").override(profile="tiny")
     (root / "params.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
-    columns = ["claim", "title", "kind", "profile", "verdict", "measure", "value", "low", "high", "seeds", "n", "rule"]
     for profile in ("tiny", "caltech"):
         (root / "results" / profile).mkdir(parents=True)
-        write_ledger(root / "results" / profile / "claims.csv", pd.DataFrame(LEDGER, columns=columns))
+        write_ledger(root / "results" / profile / "claims.csv", pd.DataFrame(LEDGER, columns=LEDGER_COLUMNS))
     (root / "book/pages").mkdir()
     for name in notebook_pages(root / "book"):
         source = ROOT / "notebooks" / f"{name}.ipynb"

@@ -52,7 +52,11 @@ def test_a_confirmatory_claim_must_be_registered_before_test_images_are_scored(t
     assert not path.exists()
     claims.register([first, loose], "small", path)
     claims.check_registered([first, loose], "small", path)
-    claims.check_registered([first], "other", path)  # does not decide it
+    claims.check_registered([first], "other", tmp_path / "other.json")  # does not decide it
+    softened = claims.Claim.model_validate(CLAIM | {"id": "first", "kind": "exploratory"})
+    for left in ([loose], [loose, softened]):
+        with pytest.raises(UserError, match="claim first was withdrawn after the test images of profile small were first scored"):
+            claims.check_registered(left, "small", path)
     late = claims.Claim.model_validate(CLAIM | {"id": "late", "kind": "confirmatory"})
     changed = claims.Claim.model_validate(CLAIM | {"id": "first", "kind": "confirmatory", "rules": [RULE | {"above": 0.1}]})
     for claim in (late, changed):

@@ -128,14 +128,24 @@ def test_an_experiment_that_the_profile_lacks_is_explained(project, page):
     assert "No results" in shown[-1][0].data
     experiments.glue_row("gain", None, variant="anl")
     experiments.show_best(None, "anl", view="raw", caption="caption", prefix="jpeg_")
-    assert glued["gain"] == glued["jpeg_closest"] == experiments.NOT_MEASURED
+    assert glued["gain"] == glued["jpeg_answer"] == experiments.NOT_MEASURED
+
+
+def test_the_answer_about_all_rivals_leads_with_the_committed_one(project, page):
+    _, glued = page
+    config = project("small")
     table = experiments.compare_variants(config, experiments.load_scores(config, "main"), "anl")
+    table = pd.concat([table, table[table["variant"] == "plain"].assign(variant="rival")])  # `plain` itself is no rival
     experiments.show_best(table, "anl", view="matched", caption="caption")
-    assert glued["verdict"] == "best" and glued["rival"] == "plain" and glued["rivals"] == "1"
-    reversed_rows = rows_reversed(table[table["metric"] == "auroc"]).assign(metric="balanced_accuracy")
-    both = pd.concat([table[table["metric"] == "auroc"], reversed_rows])
-    experiments.show_best(both, "anl", view="matched", metric="balanced_accuracy", prefix="accuracy_", caption="caption")
-    assert glued["accuracy_verdict"] == "not best" and glued["accuracy_below"] == "1" and glued["verdict"] == "best"
+    own = glued["answer"]
+    assert own.startswith("best: above 1 and below 0 of 1 other after Holm's correction, 0.") and own.endswith("against the strongest, rival")
+    committed = rows_reversed(table)
+    committed.attrs["note"] = "profile caltech"
+    experiments.show_best(table, "anl", view="matched", prefix="both_", caption="caption", reference=committed)
+    assert glued["both_answer"].startswith("not best: above 0 and below 1 of 1 other")
+    assert glued["both_answer"].endswith(f"(committed results, profile caltech; this run: {own})")
+    experiments.show_best(None, "anl", view="matched", prefix="committed_", caption="caption", reference=committed)
+    assert glued["committed_answer"].endswith("(committed results, profile caltech)")
 
 
 def test_the_reference_is_read_and_named(project, page):
@@ -181,6 +191,27 @@ def test_a_table_shows_rounded_intervals_and_links_the_numbers(page):
     experiments.show_table(table, "AUROC.")
     assert shown[-1] == shown[-2]
     assert experiments.interval_text(table.iloc[0], "difference") == "0.050 [0.010, 0.090], n = 3 seeds x 33 photographs"
+
+
+def test_committed_results_are_folded_below_a_table_or_take_its_place(page):
+    shown, _ = page
+    table = pd.DataFrame([{"variant": "anl", "mean": 0.8, "low": 0.7, "high": 0.9}])
+    committed = table.assign(mean=0.75)
+    committed.attrs["note"] = "profile caltech"
+    experiments.show_table(table, "AUROC.", reference=committed)
+    own, folded = shown[-1][0]["text/html"].split("<details>")
+    assert "0.800 [0.700, 0.900]" in own and "0.750" not in own
+    assert "committed results, profile caltech</summary>" in folded and "0.750 [0.700, 0.900]" in folded
+    experiments.show_table(None, "AUROC.", reference=committed)
+    alone = shown[-1][0]["text/html"]
+    assert "<details>" not in alone and "These are committed results, profile caltech." in alone and "0.750" in alone
+    same = table.copy()
+    same.attrs["note"] = "profile caltech"
+    experiments.show_table(table, "AUROC.", reference=same)
+    assert "<details>" not in shown[-1][0]["text/html"]  # a profile whose results are the committed ones
+    before = len(shown)
+    experiments.show_table(None, "AUROC.")
+    assert len(shown) == before
 
 
 def test_variants_are_grouped_by_method_in_the_order_of_their_setting():

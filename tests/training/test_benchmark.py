@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -172,6 +173,12 @@ def test_photographs_of_an_index_and_another_data_set(copy):
     assert reals["group"][photo == "cat1/again.jpg"].tolist() == reals["group"][photo == "cat0/0.png"].tolist() != []
     formats = rows[rows["pair"] != ""].groupby("pair")[["format", "jpeg_quality"]].nunique(dropna=False)
     assert (formats == 1).all(axis=None)
+
+
+def test_near_duplicates_of_a_test_photograph_are_left_out_of_training():
+    photos = [SimpleNamespace(id=name, cluster=cluster) for name, cluster in zip("abcdef", "xxyyzz", strict=True)]
+    splits = dict(zip("abcdef", ["train", "test", "val", "train", "train", "train"], strict=True))
+    assert [photo.id for photo in benchmark._apart(photos, splits)] == ["b", "c", "e", "f"]
 
 
 def test_published_files_and_images_of_our_generators(tmp_path):

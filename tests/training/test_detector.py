@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -12,7 +13,7 @@ from anl.data.processing import apply_plan, augmentation_plan
 from anl.io import UserError
 from anl.models.detector import Detector, Output
 from anl.training.detector import TrainingData, noise_mask, pair_batch, train_detector
-from anl.training.device import make_accelerator
+from anl.training.device import make_accelerator, synchronise_batch_norm
 from anl.training.loop import Checkpoint
 
 METHOD = SimpleNamespace(loss_weight=1.0, attention_weight=0.1, noise_on="both", consistent=False)
@@ -251,3 +252,12 @@ def test_impossible_settings_are_one_clear_line():
 def test_non_finite_loss_names_images():
     with pytest.raises(UserError, match=r"not finite at step 1 \(samples image-\d, image-\d, image-\d, image-\d\)"):
         train(loss=lambda output, *_, **__: {"loss": output.logit.mean() * float("inf")})
+
+
+def test_batch_norms_keep_their_activation_when_gpus_share_them():
+    network = timm.create_model("tf_efficientnet_lite0", num_classes=1).eval()
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = network(x)
+        shared = synchronise_batch_norm(network, SimpleNamespace(num_processes=2, device=torch.device("cuda")))
+        assert any(isinstance(module, nn.SyncBatchNorm) for module in shared.modules()) and torch.equal(shared(x), before)

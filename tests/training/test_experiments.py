@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -182,6 +183,15 @@ def test_an_interrupted_command_stops_its_workers(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(Settings(str(tmp_path), of={"b": 2.0}), fail_or_wait)
     assert (tmp_path / "checkpoint").exists() and list((tmp_path / "runs" / "tiny").iterdir()) == []
+
+
+def test_runs_with_other_weights_in_another_experiment_are_named(tmp_path):
+    record = pd.DataFrame({"run": ["a-s0", "b-s0"], "sha256": ["1", "2"]})
+    for name, shas in (("same", ["1", "2"]), ("other", ["1", "3"])):
+        record.assign(sha256=shas).to_csv(tmp_path / f"{name}.csv", index=False)
+    assert experiments.trained_twice(record, tmp_path) == ["b-s0"]
+    assert experiments.trained_twice(record.assign(run=["c-s0", "d-s0"]), tmp_path) == []
+    assert experiments.trained_twice(pd.DataFrame([]), tmp_path) == []
 
 
 def test_negative_jobs_are_an_error():

@@ -124,13 +124,15 @@ def plain_detector(detector, size, channels=3, seed=0, front_end="image"):
 
 
 def fixed_augmentation(augmentation_plan):
-    """Wrap `anl.data.processing.augmentation_plan` so that a pair always gets the same augmentation, if it gets one.
+    """Wrap `anl.data.processing.augmentation_plan` so that a pair always gets the same operations, in the same order.
 
-    Slow representations can then be cached. Whether a pair is augmented is still drawn in each step.
+    Slow representations can then be cached. How many operations a pair gets, if any, is still drawn in each step.
     """
     def plan(pairs, training, seed, step):
-        always = training.model_copy(update={"augment_probability": 1.0})
+        def fixed(pair, count):
+            always = training.model_copy(update={"augment_probability": 1.0, "augment_most": count})
+            return augmentation_plan([pair], always, seed, f"pair {int(pair)}")[0]
+
         drawn = augmentation_plan(pairs, training, seed, step)
-        return [None if entry is None else augmentation_plan([pair], always, seed, f"pair {int(pair)}")[0]
-                for pair, entry in zip(pairs, drawn, strict=True)]
+        return [None if entry is None else fixed(pair, len(entry)) for pair, entry in zip(pairs, drawn, strict=True)]
     return plan

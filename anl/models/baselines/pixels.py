@@ -24,9 +24,9 @@ SRM = Baseline(
 
 
 def strong_augmentation(options):
-    """Training settings: blur of up to `strong_blur` pixels, and JPEG down to quality `strong_jpeg`."""
-    return {"augment_probability": options["strong_probability"], "blur_radius": [0.0, options["strong_blur"]],
-            "jpeg_quality": [options["strong_jpeg"], 100], "resize_scale": [1.0, 1.0]}
+    """Training settings: blur of up to `strong_blur` pixels, or JPEG down to quality `strong_jpeg`."""
+    return {"augment_probability": options["strong_probability"], "augmentations": ["blur", "jpeg"], "augment_most": 1,
+            "blur_radius": [0.0, options["strong_blur"]], "jpeg_quality": [options["strong_jpeg"], 100]}
 
 
 BLUR_JPEG = Baseline(

@@ -137,7 +137,7 @@ def test_the_loss_of_a_baseline_without_a_further_term_is_cross_entropy(frozen):
 
 def test_blur_jpeg_replaces_the_augmentation_alone():
     assert BASELINES["blur_jpeg"].training(OPTIONS) == {
-        "augment_probability": 0.75, "blur_radius": [0.0, 3.0], "jpeg_quality": [30, 100], "resize_scale": [1.0, 1.0]}
+        "augment_probability": 0.75, "augmentations": ["blur", "jpeg"], "augment_most": 1, "blur_radius": [0.0, 3.0], "jpeg_quality": [30, 100]}
 
 
 def test_the_configuration_lists_the_settings_that_a_baseline_reads():
@@ -171,6 +171,11 @@ def test_processing_of_a_pair_is_fixed_and_whether_it_happens_is_not():
         assert 8 < sum(entry is None for entry in column) < 32
     assert all(second == third for _, second, third in steps)
     assert len({entry for step in steps for entry in step if entry}) == 2
+
+    several = training.model_copy(update={"augment_most": 3})
+    counts = [[len(entry or ()) for entry in plan(range(8), several, 0, step)] for step in range(40)]
+    usual = [[len(entry or ()) for entry in processing.augmentation_plan(range(8), several, 0, step)] for step in range(40)]
+    assert counts == usual and max(map(max, counts)) == 3  # as many operations as other methods get
 
 
 @pytest.mark.parametrize("name", ["dire", "univfd"])
