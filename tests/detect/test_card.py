@@ -51,6 +51,7 @@ def test_held_out_generators_calibrate_too(config, tmp_path):
     held = config.override(benchmark={"held_out": ["vae"]})
     one, both = (cards.write(tiny(), tmp_path / name, config=chosen, scores=scores) for name, chosen in (("a", config), ("b", held)))
     assert (one.calibration.n_generated, both.calibration.n_generated) == (40, 80) and both.midpoint < one.midpoint
+    assert (one.training.held_out, both.training.held_out) == ([], ["vae"]) and "vae" in one.training.unseen and "vae" not in both.training.unseen
 
 
 def test_the_probability_is_calibrated_for_half_real_and_half_generated(folder, scores):

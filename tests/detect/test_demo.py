@@ -102,14 +102,14 @@ def test_a_detector_of_larger_crops_gets_samples_of_its_size(tmp_path):
     place = profiles.write_photographs(tmp_path, 20)
     config = profiles.embedded_profile(place)
     generators.make_generators(config)
-    trained = types.SimpleNamespace(seen=["elsewhere", "vae"], unseen=["ddim"])
+    trained = types.SimpleNamespace(seen=["elsewhere", "vae"], held_out=[], unseen=["ddim"])
     chosen = demo.samples(types.SimpleNamespace(size=32, training=trained), config)
     assert sorted(patch["generator"] for patch in chosen) == ["ddim", "real", "real", "vae"]
     assert {decode(base64.b64decode(patch["png"])).shape for patch in chosen} == {(32, 32, 3)}
     assert [patch["of"] for patch in chosen if patch["generator"] == "vae"] == ["made by vae, trained on"]
     assert sorted(path.name for path in place.iterdir()) == ["models", "photos", "photos.csv"]  # its benchmark is gone
     make_benchmark(config)
-    unknown = types.SimpleNamespace(seen=["elsewhere"], unseen=[])
+    unknown = types.SimpleNamespace(seen=["elsewhere"], held_out=[], unseen=[])
     assert demo.samples(types.SimpleNamespace(size=32, training=unknown), config) == []
 
 
