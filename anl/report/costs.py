@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from anl.report.experiments import glue, rows
+from anl.report.experiments import rows
 
 NOT_MEASURED = "(not measured)"
 
@@ -34,17 +34,22 @@ def inference_costs(table, variants):
     return {name: float(counted.get(name, 1.0)) for name in variants}
 
 
-def glue_ratio(name, table, column, **where):
-    """Make a ratio with its quartiles available to the prose."""
+def ratio_text(table, column, **where):
+    """A ratio with its quartiles, as text; `NOT_MEASURED` if no row fits."""
     found = ratio_rows(table, column, "", "", **where)
     if found is None:
-        return glue(name, NOT_MEASURED)
+        return NOT_MEASURED
     ratio = found.iloc[0]
     spread = f" [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio["low"] < ratio["high"] else ""
-    return glue(name, f"{ratio['mean']:.2f}{spread}")
+    return f"{ratio['mean']:.2f}{spread}"
 
 
-def glue_number(name, table, column, **where):
-    """Make a number available to the prose, with three significant digits."""
+def number_text(table, column, **where):
+    """A number with three significant digits, as text; `NOT_MEASURED` if no row fits."""
     found = rows(table, **where)
-    glue(name, NOT_MEASURED if found is None else f"{float(f'{found[column].iloc[0]:.3g}'):,.15g}")
+    return NOT_MEASURED if found is None else f"{float(f'{found[column].iloc[0]:.3g}'):,.15g}"
+
+
+def measured(*sentences):
+    """Those of the sentences that state no missing number, as one text."""
+    return " ".join(sentence for sentence in sentences if NOT_MEASURED not in sentence) or "Not measured yet; anl bench does so."

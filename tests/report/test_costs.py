@@ -1,17 +1,8 @@
 """Costs as rows of a figure and as texts."""
 
 import pandas as pd
-import pytest
 
 from anl.report import costs
-
-
-@pytest.fixture
-def glued(monkeypatch):
-    texts = {}
-    monkeypatch.setattr(costs, "glue", texts.__setitem__)
-    return texts
-
 
 TABLE = pd.DataFrame({"variant": ["plain", "anl"], "ratio": [1.0, 1.25], "ratio_low": [1.0, 1.1], "ratio_high": [1.0, 1.4],
                       "speed": [1234.5, 98.76]})
@@ -25,13 +16,14 @@ def test_quartiles_become_the_ends_of_an_interval_and_counts_have_none():
     assert len(costs.together(None, found, found)) == 4 and costs.together(None) is None
 
 
-def test_texts_say_what_was_not_measured(glued):
-    costs.glue_ratio("a", TABLE, "ratio", variant="anl")
-    costs.glue_ratio("b", TABLE, "ratio", variant="plain")
-    costs.glue_ratio("c", None, "ratio")
-    costs.glue_number("d", TABLE, "speed", variant="plain")
-    costs.glue_number("e", TABLE, "speed", variant="gate")
-    assert glued == {"a": "1.25 [1.10, 1.40]", "b": "1.00", "c": "(not measured)", "d": "1,230", "e": "(not measured)"}
+def test_texts_say_what_was_not_measured_and_answers_leave_it_out():
+    ratios = [costs.ratio_text(TABLE, "ratio", variant="anl"), costs.ratio_text(TABLE, "ratio", variant="plain"), costs.ratio_text(None, "ratio")]
+    assert ratios == ["1.25 [1.10, 1.40]", "1.00", costs.NOT_MEASURED]
+    numbers = [costs.number_text(TABLE, "speed", variant=name) for name in ("plain", "gate")]
+    assert numbers == ["1,230", costs.NOT_MEASURED]
+    assert costs.measured(*(f"Takes {text} s." for text in numbers)) == "Takes 1,230 s."
+    assert costs.measured(numbers[1]) == "Not measured yet; anl bench does so."
+
 
 def test_a_method_that_was_not_measured_runs_the_plain_detector():
     table = pd.DataFrame({"variant": ["anl", "dnf", "anl", "dnf"], "multiply_adds_over_anl": [1.0, 33.0] * 2})
