@@ -1,5 +1,8 @@
 """Attention-guided noise learning: a detector of generated images that learns from a diffusion prior, and its evaluation."""
 
+from anl.io import UserError
+
+__all__ = ["UserError", "load_detector"]
 __version__ = "0.1.0"
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 __all__ = ["UserError", "atomic_file", "atomic_folder", "cores", "identity", "pick", "printable", "read_json", "reason",
            "rounded", "sha256_of", "suggestion", "write_json", "write_text"]
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+IN_THE_WAY = {errno.EEXIST: "a file has the name of a folder in that path", errno.ENOTDIR: "a file has the name of a folder in that path",
+              errno.EISDIR: "that is a folder"}
 
 
 class UserError(Exception):
@@ -117,6 +119,8 @@ def _disk_errors(path):
     except OSError as problem:
         if problem.errno not in DISK_ERRORS:
             raise
+        if problem.errno in IN_THE_WAY:
+            raise UserError(f"cannot write {path}: {IN_THE_WAY[problem.errno]}; choose another name") from problem
         raise UserError(f"cannot write {path}: {problem.strerror}; free some space or check the folder's permissions, then "
                         "run the same command again") from problem
 

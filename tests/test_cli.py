@@ -70,6 +70,9 @@ def test_every_command_has_help(anl, command):
     ("--profile small train step", 2, "anl train: there is no experiment 'step'; did you mean 'step_t'?"),
     ("--profile small score zzz", 2, "choose one of main, step_t"),
     ("--profile small train main --seeds 1;2", 2, "--seeds 1;2: write whole numbers with commas"),
+    ("--profile small train main --seeds -1", 2, "--seeds -1: a seed is from 0 to 2^32 - 1"),
+    ("--profile small --set profile=../x train main", 2, "'profile' names a folder: at most 100 letters"),
+    ("--profile smal verify", 2, "anl verify: unknown profile 'smal'"),
     ("--profile small --set method.stp=1 train main", 2, "unknown key 'stp'; did you mean 'step'?"),
     ("train main", 2, "params.yaml cannot be read; write it with `anl profile small`"),
     ("data fetch cifak", 2, "anl data fetch: there is no data set 'cifak'; did you mean 'cifake'?"),
@@ -259,6 +262,14 @@ def test_a_notebook_is_a_page_or_an_experiment(anl, notebooks, monkeypatch, befo
     assert anl(*before, "notebook", "step_t", *after)[0] == 0
     assert called == [("notebooks/step_t.ipynb", Path(target), parameters)]
     assert "did you mean 'step_t'" in anl("notebook", "step")[2]
+
+
+@pytest.mark.parametrize("out", ["README.md", "notebooks/step_t.ipynb", "notebooks/../notebooks/new.ipynb", "folder.ipynb"])
+def test_a_notebook_replaces_neither_its_source_nor_another_file(anl, notebooks, monkeypatch, out):
+    Path("folder.ipynb").mkdir()
+    monkeypatch.setattr("anl.report.notebooks.run_notebook", None)
+    status, _, error = anl("notebook", "step_t", "--out", out)
+    assert status == 2 and "name a file that ends in .ipynb, outside of notebooks/" in error and one_line(error)
 
 
 def test_a_notebook_sees_the_limited_profile(anl, notebooks, monkeypatch):

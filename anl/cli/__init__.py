@@ -171,6 +171,8 @@ def notebook(ctx: typer.Context, name: str = typer.Argument(metavar="NAME", help
 
     parameters, chosen, config = parse_settings(settings), ctx.find_root().obj, configuration(ctx)
     page = not parameters and chosen == Options()
+    if out is not None and (out.suffix != ".ipynb" or out.is_dir() or out.resolve().parent == Path("notebooks").resolve()):
+        raise UserError(f"--out {out}: name a file that ends in .ipynb, outside of notebooks/, whose notebooks are the sources")
     out = out or (Path("book/pages") if page else result(config, "notebooks")) / f"{name}.ipynb"
     if not parameters:
         parameters["save_to"] = result(config, "tables").as_posix()
@@ -239,6 +241,8 @@ def verify(ctx: typer.Context,
     chosen = ctx.find_root().obj
     if chosen.limit or chosen.settings:
         raise UserError("`anl verify` reruns what is committed: leave out --limit and --set")
+    if chosen.profile:
+        configuration(ctx)  # a mistake in its name is found before anything is cloned
     table = module.verify(stages or (), profile=chosen.profile, keep=keep, dirty=dirty, relative=relative,
                           absolute=absolute, say=lambda line: print(line, file=sys.stderr, flush=True))
     print_frame(table, "outputs")

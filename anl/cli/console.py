@@ -40,9 +40,12 @@ def has_configuration(ctx):
 def parse_seeds(text):
     """'0,2' -> [0, 2]; None stays None."""
     try:
-        return None if text is None else [int(part) for part in dict.fromkeys(text.split(","))]
+        seeds = [] if text is None else [int(part) for part in dict.fromkeys(text.split(","))]
     except ValueError:
         raise UserError(f"--seeds {text}: write whole numbers with commas, for example --seeds 0,1,2") from None
+    if outside := [seed for seed in seeds if not 0 <= seed < 2**32]:
+        raise UserError(f"--seeds {outside[0]}: a seed is from 0 to 2^32 - 1; correct it")
+    return None if text is None else seeds
 
 
 def result(config, *parts):

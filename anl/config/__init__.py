@@ -77,6 +77,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _cross_checks(self):
         benchmark, method = self.benchmark, self.method
+        need(re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", self.profile), "profile", "names a folder: at most 100 letters, digits, _, - and .")
         distinct("seeds", self.seeds)
         for name in self.other_priors:
             kind = "other_priors." + name

@@ -19,6 +19,7 @@ from anl.io import UserError, printable
 FIELDS = ("path", "verdict", "probability", "logit", "crops", "width", "height", "frames", "generated_share", "problem", "detector")
 FORMATS = ("table", "json", "csv")
 NOT_READ = "not read"
+BEGIN = b'{"path": "'  # of a line of --format json
 
 
 def run_detect(paths, *, detector=None, revision=None, device=None, form="table", resume=None, maps=None,
@@ -63,11 +64,12 @@ def run_detect(paths, *, detector=None, revision=None, device=None, form="table"
         raise UserError(f"--format {printable(str(form))} is unknown; choose one of {', '.join(FORMATS)}")
     if batch_size < 1 or workers < 1:
         raise UserError("--batch-size and --workers must be at least 1; raise them")
+    check_outputs(paths, resume, maps)
     found = find(paths, sys.stdin.buffer if "-" in paths else (), recursive)
     from anl.detect import card as cards  # not above: --help and mistakes need not wait for torch
     from anl.detect.detector import load_detector
 
-    loaded = load_detector(detector, choose_device(device), revision)
+    loaded = load_detector(detector, device, revision)
     if explain:
         print(cards.explain(loaded.card), file=sys.stderr if paths else sys.stdout)
     if not paths:
@@ -104,19 +106,16 @@ def run_detect(paths, *, detector=None, revision=None, device=None, form="table"
     return int(counts[NOT_READ] > 0)
 
 
-def choose_device(name=None):
-    """The device called `name`; default: the GPU if there is one. Raises UserError if there is no such device."""
-    import torch
-
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if str(name).startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: there is no GPU here; leave it out, or choose cpu")
-    try:
-        torch.empty(0, device=name)
-    except RuntimeError:
-        raise UserError(f"--device {printable(str(name))} is not a device here; choose cpu or cuda") from None
-    return name
+def check_outputs(paths, resume=None, maps=None):
+    """Raise UserError if the file to resume or the folder of maps cannot be one, or if that folder is an input, too."""
+    for option, value in (("--resume", resume), ("--map", maps)):
+        if value is not None and not os.fspath(value):
+            raise UserError(f"{option} is empty; name a {'file' if option == '--resume' else 'folder'}, or leave it out")
+    if maps is not None and os.path.lexists(maps) and not os.path.isdir(maps):
+        raise UserError(f"--map {printable(os.fspath(maps))} is a file; name a folder")
+    inputs = {os.path.realpath(path if os.path.isdir(path) else os.path.dirname(path) or ".") for path in paths if path != "-"}
+    if maps is not None and os.path.realpath(maps) in inputs:
+        raise UserError(f"--map {printable(os.fspath(maps))} is a folder of the pictures to score; name another one")
 
 
 def score_files(detector, wanted, batch_size, workers, maps=None):
@@ -241,7 +240,7 @@ class Table:
         first = f"{row['verdict'] or NOT_READ:<10} {two_digits(row['probability']):>13}  {name}"
         more = f": {printable(row['problem'])}" if row["problem"] else ""
         if row["frames"]:
-            more = f": {row['generated_share']:.0%} of {len(row['frames'])} frames look generated"
+            more = f": {row['generated_share']:.0%} of {len(row['frames'])} frames above 0.5"
         self.stream.write(f"{first}{more}\n")
         self.stream.flush()
 
@@ -288,6 +287,14 @@ def describe_counts(counts, earlier=0, out=None):
     return f"{number} file{'s' if number > 1 else ''}: " + "; ".join(filter(None, (read, unread))) + before
 
 
+def _is_json(line):
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
 def read_resumed(path, detector):
     """({path: verdict or NOT_READ}, file opened to append) of JSON lines; a last line that was cut short is removed.
 
@@ -298,11 +305,13 @@ def read_resumed(path, detector):
         if os.path.exists(path):
             with open(path, "rb") as file:
                 for number, line in enumerate(file, 1):
-                    if not line.endswith(b"\n"):
+                    if not line.endswith(b"\n") and (line.startswith(BEGIN) or BEGIN.startswith(line)) and not _is_json(line):
                         break
                     try:
                         row = json.loads(line)
                         row = {key: row[key] for key in FIELDS}
+                        if not line.endswith(b"\n"):
+                            break
                     except (ValueError, KeyError, TypeError):
                         raise UserError(f"{path}, line {number}, is not a line of `anl detect --format json`; name another file, or "
                                         "move this one away") from None

@@ -17,7 +17,7 @@ from anl.data.images import to_tensor
 from anl.detect import card as cards
 from anl.detect.tiles import tile
 from anl.evaluation.scoring import full_precision, score
-from anl.io import UserError, reason, sha256_of
+from anl.io import UserError, printable, reason, sha256_of
 from anl.models import checkpoint
 
 DEFAULT = Path("models") / "detector"
@@ -174,6 +174,8 @@ class ImageDetector(ModelHubMixin, library_name="anl", tags=["generated-image-de
 
         Memory holds one image and one batch of crops at a time.
         """
+        if batch_size < 1:
+            raise UserError(f"a batch of {batch_size} crops is empty; raise batch_size")
         single = not isinstance(images, (list, tuple)) and not hasattr(images, "__next__")
         tiled = ((None, self.tile(image)) for image in ([images] if single else images))
         scored = [found for _, found in self.stream(tiled, batch_size)]
@@ -226,6 +228,22 @@ class ImageDetector(ModelHubMixin, library_name="anl", tags=["generated-image-de
         return load_detector(name if known else f"hf://{name}", device, revision)
 
 
+def choose_device(name=None):
+    """The device called `name`; default: the GPU if there is one. Raises UserError if there is no such device."""
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"there is no GPU for the device '{name}' here; leave it out, or choose cpu")
+        if kind in ("cpu", "cuda"):
+            torch.empty(0, device=name)
+            return name
+    except (RuntimeError, TypeError):
+        pass
+    raise UserError(f"'{printable(str(name))}' is not a device here; choose cpu or cuda")
+
+
 def load_detector(path_or_id=None, device="cpu", revision=None):
     """Load a packaged detector from a folder or the Hugging Face hub.
 
@@ -233,7 +251,8 @@ def load_detector(path_or_id=None, device="cpu", revision=None):
     ----------
     path_or_id : path-like or str, optional
         A folder, or `hf://owner/name`. Default: `models/detector`.
-    device : str
+    device : str or None
+        `cpu` or `cuda`; None: the GPU if there is one.
     revision : str, optional
         Full commit (40 hex digits); required for a hub id.
 
@@ -251,7 +270,7 @@ def load_detector(path_or_id=None, device="cpu", revision=None):
     >>> anl.load_detector().score("data/photos/Cat.png").verdict  # doctest: +SKIP
     'undecided'
     """
-    path = str(DEFAULT if path_or_id is None else path_or_id)
+    path, device = str(DEFAULT if path_or_id is None else path_or_id), choose_device(device)
     if os.path.isdir(path):
         if revision is not None:
             raise UserError(f"{path} is a folder, which has no revision; leave the revision out")
@@ -263,7 +282,8 @@ def load_detector(path_or_id=None, device="cpu", revision=None):
     if not HUB_ID.fullmatch(repo):
         raise UserError(f"{path} is not a hub id; write {SCHEME}owner/name")
     if not COMMIT.fullmatch(str(revision)):
-        raise UserError(f"{path} needs revision=<40-hex commit>, not {revision!r}: a branch can change its weights later")
+        given = "" if revision is None else f", not '{printable(str(revision))}'"
+        raise UserError(f"{path} needs a revision, the full commit of 40 hex digits{given}: a branch can change its weights later")
     try:
         folder = snapshot_download(repo, revision=revision, allow_patterns=[cards.CARD, cards.WEIGHTS])
     except Exception as problem:  # the hub's client and the network have many errors
@@ -277,10 +297,15 @@ def as_pixels(image):
     if isinstance(image, (str, os.PathLike)):
         return decode(image)
     if isinstance(image, Image.Image):
+        if getattr(image, "is_animated", False) or not all(image.size):
+            raise UserError(f"a PIL image of {getattr(image, 'n_frames', 1)} frames and {image.width} x {image.height} pixels is refused; give "
+                            "one frame, copied")
         try:
             return to_rgb(ImageOps.exif_transpose(image))  # as its file would be read
         except Refused as problem:
             raise UserError(f"a PIL image of mode {image.mode} is refused: {problem}; convert it to RGB") from None
+        except (OSError, ValueError, AttributeError) as problem:  # truncated, or closed
+            raise UserError(f"a PIL image cannot be read ({reason(problem)}); open its file again") from None
     if isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise UserError(f"a tensor of shape {tuple(image.shape)} is not an image; give (3, H, W)")

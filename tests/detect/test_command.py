@@ -75,6 +75,12 @@ def test_a_list_on_standard_input_is_read_once_each(detect, pictures, monkeypatc
     assert status == 0 and len(out.splitlines()) == 1
 
 
+def test_a_list_separated_by_zero_bytes_is_not_read(detect, pictures, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(f"{pictures}/a.png\0{pictures}/b.jpg\0".encode())))
+    status, out, _ = detect("-", form="json")
+    assert status == 1 and json.loads(out)["problem"] == "not a path; give one path a line"
+
+
 def test_a_killed_run_goes_on_where_it_stopped(detect, pictures, tmp_path, folder):
     kept = tmp_path / "scores.jsonl"
     _, whole, _ = detect(pictures, form="json")
@@ -86,6 +92,11 @@ def test_a_killed_run_goes_on_where_it_stopped(detect, pictures, tmp_path, folde
     (tmp_path / "notes.txt").write_text("hello\n")
     with pytest.raises(UserError, match="line 1, is not a line of `anl detect --format json`"):
         detect(pictures, resume=tmp_path / "notes.txt")
+    for text in ("my only copy", '{"a": 1}', '{"path": "x"}'):  # without a newline at its end, but no line that was cut short
+        (tmp_path / "notes.txt").write_text(text)
+        with pytest.raises(UserError, match="line 1, is not a line of `anl detect --format json`"):
+            detect(pictures, resume=tmp_path / "notes.txt")
+        assert (tmp_path / "notes.txt").read_text() == text
     kept.write_text(whole.replace(cards.read(folder).identity, "0" * 12))
     with pytest.raises(UserError, match="is a score of another detector"):
         detect(pictures, resume=kept)
@@ -112,7 +123,7 @@ def test_a_video_is_scored_by_its_frames_whatever_its_name(detect, pictures, fol
     assert rows["b.mp4"]["logit"] == rows["b.jpg"]["logit"] and rows["b.jpg"]["frames"] is rows["b.jpg"]["generated_share"] is None
     assert "a video that cannot be decoded" in rows["sound.mp4"]["problem"] and status == 1
     _, table, _ = detect(pictures / "clip.mp4")
-    assert "of 16 frames look generated" in table
+    assert "of 16 frames above 0.5" in table
     _, out, _ = detect(pictures / "clip.mp4", form="csv")
     assert next(csv.DictReader(io.StringIO(out)))["frames"] == "16"
     score = load_detector(folder).score(pictures / "clip.mp4")
@@ -135,6 +146,16 @@ def test_explain_needs_no_pictures(detect, pictures):
 def test_mistakes_are_one_line(folder, paths, options, message):
     with pytest.raises(UserError, match=message):
         command.run_detect(paths, detector=folder, **options)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"maps": ""}, "--map is empty"), ({"resume": ""}, "--resume is empty"), ({"maps": "pictures/a.png"}, "is a file; name a folder"),
+    ({"maps": "pictures"}, "is a folder of the pictures to score")])
+def test_maps_and_scores_need_a_place_of_their_own(detect, pictures, monkeypatch, options, message):
+    monkeypatch.chdir(pictures.parent)
+    for path in ("pictures", "pictures/a.png"):
+        with pytest.raises(UserError, match=message):
+            detect(path, **options)
 
 
 def test_an_interrupt_ends_with_its_status(detect, pictures, monkeypatch):

@@ -73,6 +73,28 @@ def test_what_is_not_an_image_is_refused(detector, image, message):
         detector.score(image)
 
 
+def test_animations_broken_pil_images_and_empty_batches_are_refused(detector, picture, tmp_path):
+    frames = [Image.fromarray(picture), Image.fromarray(picture[::-1].copy())]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(picture).save(tmp_path / "whole.jpg")
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[:-len(whole) // 4])
+    closed = Image.open(tmp_path / "whole.jpg")
+    closed.close()
+    for image, message in ((Image.open(tmp_path / "x.gif"), "2 frames"), (Image.new("RGB", (0, 4)), "0 x 4 pixels"),
+                           (Image.open(tmp_path / "cut.jpg"), "cannot be read"), (closed, "cannot be read")):
+        with pytest.raises(UserError, match=message):
+            detector.score(image)
+    with pytest.raises(UserError, match="a batch of 0 crops is empty"):
+        detector.score(picture, batch_size=0)
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", 3.5, *(() if torch.cuda.is_available() else ("cuda",))])
+def test_only_devices_that_are_here_are_used(folder, device):
+    with pytest.raises(UserError, match="is not a device here; choose cpu or cuda|there is no GPU for the device 'cuda' here"):
+        load_detector(folder, device)
+
+
 def test_evidence_of_the_cells_adds_up_to_the_log_odds(detector, picture):
     crops = detector.tile(picture).crops
     evidence, logit = detector.evidence(crops, batch_size=4), detector.logits(crops)
@@ -116,7 +138,7 @@ def test_the_default_and_mistyped_paths_are_one_clear_line(folder, tmp_path, mon
 
 @pytest.mark.parametrize("revision", [None, "main", "0123abc"])
 def test_a_hub_id_needs_a_full_commit(revision):
-    with pytest.raises(UserError, match=r"needs revision=<40-hex commit>"):
+    with pytest.raises(UserError, match=r"needs a revision, the full commit of 40 hex digits"):
         load_detector("hf://tiny/detector", revision=revision)
     with pytest.raises(UserError, match="is not a hub id"):
         load_detector("hf://a/b/c", revision="0" * 40)
