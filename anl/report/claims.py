@@ -294,7 +294,9 @@ def as_intervals(claims, ledger):
     rules = {(claim.id, rule.measure): rule for claim in claims for rule in claim.rules}
     rows = []
     for row in ledger[ledger["low"].notna()].to_dict("records"):
-        rule = rules[row["claim"], row["measure"]]
+        rule = rules.get((row["claim"], row["measure"]))
+        if rule is None:  # of an earlier claims.yaml
+            continue
         sign, bound = (1, rule.above) if rule.above is not None else (-1, rule.below)
         ends = sorted(sign * (row[end] - bound) for end in ("low", "high"))
         several = [measure for claim, measure in rules if claim == row["claim"]]

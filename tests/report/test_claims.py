@@ -219,3 +219,20 @@ def test_tables_without_rows_decide_nothing_and_ledgers_are_found(tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old/claims.csv").write_text("id,title\n")
     assert list(claims.read_ledgers(tmp_path, "small")) == ["small", "other"]
+
+
+def test_intervals_are_turned_so_that_the_right_side_supports_the_claim():
+    above = claims.Claim.model_validate(CLAIM | {"id": "above", "title": "Above", "rules": [RULE]})
+    below = claims.Claim.model_validate(CLAIM | {"id": "below", "title": "Below", "rules": [
+        {**{key: value for key, value in RULE.items() if key != "above"}, "below": 0.1},
+        {**RULE, "measure": "another"}]})
+    base = {"profile": "small", "kind": "exploratory", "value": -0.1, "low": -0.3, "high": 0.0}
+    ledger = pd.DataFrame([{**base, "claim": "above", "title": "Above", "measure": RULE["measure"]},
+                           {**base, "claim": "below", "title": "Below", "measure": RULE["measure"]},
+                           {**base, "claim": "gone", "title": "Of an earlier file", "measure": "x"},
+                           {**base, "claim": "above", "title": "Above", "measure": RULE["measure"], "low": None}])
+    drawn = claims.as_intervals([above, below], ledger).set_index("variant")
+    assert drawn.index.tolist() == ["Above", RULE["measure"]]
+    assert drawn.loc["Above", ["difference_low", "difference", "difference_high"]].tolist() == pytest.approx([-0.3, -0.1, 0.0])
+    turned = drawn.loc[RULE["measure"], ["difference_low", "difference", "difference_high"]].tolist()
+    assert turned == pytest.approx([0.1, 0.2, 0.4])
