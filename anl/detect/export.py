@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from anl.detect.card import pack
+from anl.detect.card import CARD, pack
 from anl.io import UserError
 
 TARGETS = ("folder", "onnx", "demo")
@@ -55,12 +55,16 @@ def export(source=None, out=None, *, to="folder", config=None, licence=None, rep
         raise UserError("exporting a run or the demo needs its profile; write params.yaml with `anl profile NAME`")
     if to == "folder":
         if not run:
-            what = "no run is named" if source is None else f"{source} is not a run's folder (it has no run.json)"
-            raise UserError(f"{what}; name a folder below runs/, or train one with `anl train`")
+            if source is not None and (Path(source) / CARD).is_file():
+                raise UserError(f"{source} is a packaged detector already; copy the folder")
+            what = "no run is named" if source is None else f"{source} is neither a run's folder (it has no run.json) nor an experiment"
+            raise UserError(f"{what}; name a folder below runs/ or an experiment, or train one with `anl train`")
         card = pack(source, out, config=config, licence=licence, replace=replace)
         chosen = card.calibration
         text = f"{chosen.n_real} real and {chosen.n_generated} generated validation images"
         return [f"{out}: threshold {card.threshold:.3f}, from {text}"]
+    if to == "onnx" and Path(out).suffix != ".onnx" and Path(out).is_file():
+        raise UserError(f"--out {out} is a file that does not end in .onnx; name another one, or a folder")
     from anl.detect.detector import load_detector
 
     with tempfile.TemporaryDirectory() as temporary:

@@ -277,9 +277,12 @@ def test_export_writes_what_is_asked_for(folder, tmp_path, monkeypatch):
     lines = export.export(folder, tmp_path / "made", to="onnx")
     assert lines == [f"{tmp_path / 'made' / 'detector.onnx'}: 2 bytes; its scores are within 1.0e-06 of PyTorch's"]
     for arguments, message in [({"to": "tar"}, "--to tar is unknown"), ({"to": "onnx"}, "add --out"),
-                               ({"to": "folder", "out": tmp_path / "x"}, "not a run's folder"), ({"to": "demo"}, "needs its profile")]:
+                               ({"to": "folder", "out": tmp_path / "x"}, "is a packaged detector already"), ({"to": "demo"}, "needs its profile"),
+                               ({"to": "onnx", "out": folder / cards.CARD}, "does not end in .onnx")]:
         with pytest.raises(UserError, match=message):
             export.export(folder, **arguments)
+    with pytest.raises(UserError, match="mian is neither a run's folder .* nor an experiment"):
+        export.export("mian", tmp_path / "x")
 
 
 def test_the_card_and_the_module_agree(detector):
