@@ -91,6 +91,8 @@ def read_bytes(path, max_bytes=MAX_BYTES):
         return Path(path).read_bytes()
     except OSError as problem:
         raise Refused(f"cannot be opened ({problem.strerror or problem})") from None
+    except Refused:
+        raise
     except ValueError:  # a zero byte in it
         raise Refused("not a path; give one path a line") from None
     except UserError as problem:
