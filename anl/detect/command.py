@@ -287,14 +287,6 @@ def describe_counts(counts, earlier=0, out=None):
     return f"{number} file{'s' if number > 1 else ''}: " + "; ".join(filter(None, (read, unread))) + before
 
 
-def _is_json(line):
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
 def read_resumed(path, detector):
     """({path: verdict or NOT_READ}, file opened to append) of JSON lines; a last line that was cut short is removed.
 
@@ -305,16 +297,18 @@ def read_resumed(path, detector):
         if os.path.exists(path):
             with open(path, "rb") as file:
                 for number, line in enumerate(file, 1):
-                    if not line.endswith(b"\n") and (line.startswith(BEGIN) or BEGIN.startswith(line)) and not _is_json(line):
-                        break
+                    cut = not line.endswith(b"\n")
                     try:
                         row = json.loads(line)
-                        row = {key: row[key] for key in FIELDS}
-                        if not line.endswith(b"\n"):
+                    except ValueError:
+                        if cut and (line.startswith(BEGIN) or BEGIN.startswith(line)):
                             break
-                    except (ValueError, KeyError, TypeError):
+                        row = None
+                    if not isinstance(row, dict) or not row.keys() >= set(FIELDS):
                         raise UserError(f"{path}, line {number}, is not a line of `anl detect --format json`; name another file, or "
-                                        "move this one away") from None
+                                        "move this one away")
+                    if cut:
+                        break
                     if row["detector"] != detector:
                         raise UserError(f"{path}, line {number}, is a score of another detector, or of another card of this "
                                         "one; name another file")
