@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from anl.data.processing import parse
 from anl.io import UserError
+from anl.report import DPI
 
-DPI = 144
 CELL = 1.1  # inches, side of an image of a grid
 COLOURS = seaborn.color_palette("colorblind", 10).as_hex()
 GREY, LIGHT = "#6b6b6b", "#b5b5b5"

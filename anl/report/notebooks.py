@@ -14,7 +14,7 @@ import papermill
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
 from anl.io import UserError, atomic_file, reason, write_text
-from anl.report.figures import DPI
+from anl.report import DPI
 
 KERNEL = "python3"
 SHOWN_LINES = 20  # of a failing cell's source
