@@ -162,7 +162,6 @@ class BenchmarkConfig(Section):
     least_std: Weight = 0.0                     # grey levels; flatter patches are left out
     halve: bool = True                          # generators work at twice the size; images of both classes are then halved
     shrink: list[PositiveShare] = []            # range of a random scale factor of both classes, applied before regeneration
-    margin: Annotated[int, Field(ge=0, multiple_of=4)] = 0  # pixels around a patch that generators see and that are cut off afterwards
     encode: Annotated[list[Literal["png", "jpeg", "webp"]], Field(min_length=1)] = ["png"]  # one is drawn per pair
     encode_quality: list[Annotated[int, Field(ge=1, le=100)]] = [90, 90]
     val_share: Decay = 0.0                      # manifest without a validation split: share of the training images
@@ -178,7 +177,7 @@ class BenchmarkConfig(Section):
     @property
     def cut(self):
         """Pixels on a side of a patch that generators work on."""
-        return (2 * self.size if self.halve else self.size) + 2 * self.margin
+        return 2 * self.size if self.halve else self.size
 
     @property
     def most(self):
@@ -254,7 +253,6 @@ class TrainingConfig(Section):
     precision: Precision
     augment_probability: Share
     augmentations: Annotated[list[Literal[*AUGMENTATIONS]], Field(min_length=1)] = ["jpeg", "jpeg", "resize", "blur"]  # uniform
-    augment_apart: Share = 0.0                  # share of pairs whose two images get operations drawn apart, not the same ones
     augment_most: Positive = 1                  # most operations per image; each further one has the same probability
     jpeg_quality: list[Annotated[int, Field(ge=1, le=100)]]
     webp_quality: list[Annotated[int, Field(ge=1, le=100)]] = [60, 100]

@@ -1,8 +1,7 @@
 """The folder of a benchmark: how patches of photographs become its images, and how the folder is written and read.
 
 Real and generated images take the same path: decode, downsample, crop at twice the final size, (regenerate), round to
-8 bits, halve, round, encode. With `benchmark.halve: false` crops have the final size and are not halved. With a
-`benchmark.margin` crops are wider, and are cut to size after regeneration.
+8 bits, halve, round, encode. With `benchmark.halve: false` crops have the final size and are not halved.
 
 The folder has one manifest, and one Parquet file of images per generator, because git and DVC are slow with thousands of
 small files. The manifest names an image FILE.parquet#ROW, a path that `anl.data.images` reads like any file.
@@ -91,13 +90,12 @@ def generated_table(name, family, reals, pixels, benchmark, seed):
 
 
 def encoded_table(rows, pixels, benchmark, seed):
-    """Manifest rows of patches, without their margin, halved if `benchmark.halve`, and encoded; `place` names each patch."""
+    """Manifest rows of patches, halved if `benchmark.halve`, and encoded; the column `place` names each patch."""
     found, (low, high) = [], benchmark.encode_quality
     for place, patch in zip(rows["place"], pixels, strict=True):
         rng = seeds.generator(seed, "encode", place)  # both images of a pair get the same encoding
         form = benchmark.encode[int(rng.integers(len(benchmark.encode)))]
         quality = int(rng.integers(low, high + 1))
-        patch = without_margin(patch, benchmark.margin, seeds.generator(seed, "margin", place))
         small = crops.halve(patch) if benchmark.halve else patch
         data = encode(small, form, quality)
         found.append({"sha256": hashlib.sha256(data).hexdigest(), "width": small.shape[1], "height": small.shape[0],
@@ -106,19 +104,6 @@ def encoded_table(rows, pixels, benchmark, seed):
     found = pd.DataFrame(found, columns=["sha256", "width", "height", "format", "jpeg_quality", "bytes", "image"])
     table = rows.drop(columns=[name for name in found if name in rows]).reset_index(drop=True).join(found)
     return table.assign(path="", image_id=table["generator"] + "/" + table["place"])[[*COLUMNS, "image"]]
-
-
-def without_margin(pixels, margin, rng):
-    """Cut uint8 (H, W, 3) to `2 * margin` pixels less on each side, at a random place at least half a margin from the edge.
-
-    What a network pads around an image affects the images that it makes near their edges, and no tile of a larger image has
-    such edges. The place is random so that the blocks of a decoder and those of a JPEG file meet in every way.
-    """
-    if not margin:
-        return pixels
-    height, width = (side - 2 * margin for side in pixels.shape[:2])
-    top, left = (int(value) for value in rng.integers(margin // 2, margin + margin // 2 + 1, 2))
-    return pixels[top:top + height, left:left + width]
 
 
 def regenerated_patches(rows, name, seen, held_out=()):

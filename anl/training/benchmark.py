@@ -14,7 +14,6 @@ import torch
 from PIL import Image, JpegImagePlugin
 
 from anl import seeds
-from anl.config.sections import BenchmarkConfig
 from anl.data import REAL, crops, embedded, images, manifest, photos, published
 from anl.data.decode import Refused, read_bytes, refusal
 from anl.data.duplicates import near_groups
@@ -26,7 +25,7 @@ from anl.training.generators import generator_folder, photograph_settings, weigh
 
 __all__ = ["make_benchmark"]
 
-CUT = ("size", "halve", "margin", "patches", "least_std", "shrink", "encode", "encode_quality")  # settings that determine real patches
+CUT = ("size", "halve", "patches", "least_std", "shrink", "encode", "encode_quality")  # settings that determine real patches
 CHOICE = ("kind", "manifest", "source", "val_share", "val_most", "test_sets")  # ... that select images
 
 
@@ -145,9 +144,8 @@ class _Embedded(_Maker):
 
     def add_dataset(self, dataset, index):
         real = f"{dataset}-{REAL}" if dataset else REAL
-        # hashed only where they differ from their defaults: benchmarks made before these settings existed keep their identity
-        default = {key for key in ("halve", "margin") if getattr(self.benchmark, key) == BenchmarkConfig.model_fields[key].default}
-        section = self.benchmark.model_dump(mode="json", include=set(CUT), exclude=default)
+        # `halve` is hashed only if it is false: benchmarks made before this setting existed keep their identity
+        section = self.benchmark.model_dump(mode="json", include=set(CUT), exclude={"halve"} if self.benchmark.halve else None)
         about = photograph_settings(self.config.data, index)
         made_with = identity({"photographs": about, "test": dataset, "benchmark": section, "seed": self.seed})
         reals = self.kept(real, made_with)

@@ -87,25 +87,20 @@ def train_detector(detector, data, training, method, *, seed, accelerator, check
 
     @functools.lru_cache(maxsize=2)
     def batch_at(step):
-        """Rows of the real and the generated image, their augmentation plans, flip and noise mask of each pair of a whole batch."""
+        """Rows of the real and the generated image, augmentation plan, flip and noise mask of each pair of a whole batch."""
         pairs = pairs_used[pair_batch(len(pairs_used), per_batch, seed, step)]
-        real_plan = fake_plan = list(augmentation_plan(pairs, training, seed, step))
-        if training.augment_apart:
-            apart = seeds.generator(seed, "apart", step).random(len(pairs)) < training.augment_apart
-            drawn = augmentation_plan(pairs, training, seed, f"{step}, generated")
-            fake_plan = [other if differs else same for other, same, differs in zip(drawn, real_plan, apart)]
+        plan = list(augmentation_plan(pairs, training, seed, step))
         flip = seeds.generator(seed, "flip", step).random(len(pairs)) < (0.5 if training.flip else 0)
         fake = data.fake[pairs, _alternatives(data.fake.shape[1], len(pairs), seed, step)]
-        plans = (real_plan, fake_plan)
-        return data.real[pairs], fake, plans, flip, noise_mask(plans, method.noise_on, method.consistent)
+        return data.real[pairs], fake, plan, flip, noise_mask(plan, method.noise_on, method.consistent)
 
     @torch.no_grad()
     def inputs_at(step, part):
-        """Augmented uint8 images of a part of a batch, and their targets."""
-        real, fake, (real_plan, fake_plan), *_ = batch_at(step)
+        """Augmented uint8 images of a part of a batch, and their targets. Both images of a pair get the same augmentation."""
+        real, fake, plan, *_ = batch_at(step)
         whole = np.concatenate([part.of(real), part.of(fake)])
         shares = np.array_split(whole, max(1, workers))
-        plans = iter(part.of(real_plan) + part.of(fake_plan))
+        plans = iter(part.of(plan) * 2)
         todo = [(list(itertools.islice(plans, len(rows))), rows) for rows in shares if len(rows)]
         done = [*run(lambda plan, rows: apply_plan(plan, data.pixels[rows]), *zip(*todo))]
         pixels = torch.from_numpy(np.ascontiguousarray(np.concatenate(done)))
@@ -176,26 +171,26 @@ def pair_batch(pairs, size, seed, step):
     return np.concatenate([_epoch(pairs, seed, epoch)[positions[epochs == epoch] % pairs] for epoch in np.unique(epochs).tolist()])
 
 
-def noise_mask(plans, noise_on="both", consistent=False):
+def noise_mask(plan, noise_on="both", consistent=False):
     """Images included in the noise loss.
 
     Parameters
     ----------
-    plans : (sequence, sequence)
-        For the real and for the generated images one entry per pair, None if the image is not augmented.
+    plan : sequence
+        One entry per pair, None if the pair is not augmented.
     noise_on : {"both", "real", "generated"}
         Class of the images to include.
     consistent : bool
         Whether to include augmented images. Noise targets are computed on images without augmentation, so by default they
-        are valid only for images that are not augmented.
+        are valid only for pairs that are not augmented.
 
     Returns
     -------
     array of bool, (2, pairs)
         Row 0 for the real images, row 1 for the generated ones.
     """
-    real, generated = (np.array([consistent or entry is None for entry in plan], bool) for plan in plans)
-    return np.stack([real & (noise_on != "generated"), generated & (noise_on != "real")])
+    valid = np.array([consistent or entry is None for entry in plan], bool)
+    return np.stack([valid & (noise_on != "generated"), valid & (noise_on != "real")])
 
 
 @functools.lru_cache(maxsize=4)

@@ -31,7 +31,7 @@ def world(tmp_path):
         photos.append(SimpleNamespace(id=f"p{seed}", cluster="twins" if seed in (2, 5) else f"p{seed}", file=f"p{seed}.png"))
     data = SimpleNamespace(folder=tmp_path / "photos", least_factor=2.0, source_side=448, split=SPLIT)
     benchmark = SimpleNamespace(size=16, cut=32, halve=True, patches={"train": 3, "val": 4, "test": 2}, least_std=1.0, shrink=[], encode=["png"],
-                        margin=0, encode_quality=[90, 90])
+                        encode_quality=[90, 90])
     return photos, data, benchmark
 
 
@@ -60,21 +60,6 @@ def test_patches_that_are_not_halved_keep_their_pixels(world):
     patches, pixels = embedded.cut_patches(photos, data, benchmark, 1)
     images = [decode.decode_bytes(image) for image in embedded.real_table(patches, pixels, benchmark, 1)["image"]]
     assert all(np.array_equal(*pair) for pair in zip(images, pixels, strict=True)) and images[0].shape == (32, 32, 3)
-
-
-def test_a_margin_is_cut_off_at_one_place_for_both_images_of_a_pair(world):
-    photos, data, benchmark = world
-    benchmark.halve, benchmark.margin, benchmark.cut = False, 8, 48
-    patches, pixels = embedded.cut_patches(photos, data, benchmark, 1)
-    reals = embedded.real_table(patches, pixels, benchmark, 1)
-    made = embedded.generated_table("ddim", FAMILIES["ddim"], reals, [255 - image for image in pixels], benchmark, 1)
-    places = set()
-    for image, *pair in zip(pixels, reals["image"], made["image"], strict=True):
-        real, fake = (decode.decode_bytes(data) for data in pair)
-        assert real.shape == (32, 32, 3) and np.array_equal(fake, 255 - real)
-        windows = np.lib.stride_tricks.sliding_window_view(image, real.shape)[..., 0, :, :, :]
-        places |= {tuple(place) for place in np.argwhere((windows == real).all(axis=(2, 3, 4)))}
-    assert len(places) > 3 and all(4 <= value <= 12 for place in places for value in place)
 
 
 def test_the_manifest_has_the_columns_and_pairs_of_the_contract(world, tmp_path):

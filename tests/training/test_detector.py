@@ -38,7 +38,7 @@ class Tiny(nn.Module):
 def settings(**changes):
     return SimpleNamespace(**{"steps": 6, "batch_size": 4, "learning_rate": 0.01, "weight_decay": 1e-4, "warmup_steps": 1,
                               "final_learning_rate": 0.1, "clip_norm": 1.0, "accumulate": 1, "ema": 0.0, "flip": False, "pairs": 0,
-                              "validate_every": 2, "checkpoint_seconds": -1, "augment_probability": 0.5, "augment_apart": 0.0, "compile": False, **changes})
+                              "validate_every": 2, "checkpoint_seconds": -1, "augment_probability": 0.5, "compile": False, **changes})
 
 
 def make_data(pairs=5, alternatives=1, size=8):
@@ -108,23 +108,6 @@ def test_both_images_of_a_pair_are_augmented_and_the_originals_are_not_changed()
     assert np.array_equal(data.pixels, before)
 
 
-def test_images_of_a_pair_can_be_augmented_apart():
-    data, model = make_data(), Tiny()
-
-    def plan(pairs, training, seed, step):
-        return [("invert", step) if "generated" in str(step) else None for _ in pairs]
-
-    train(data, model, (plan, invert), changes={"steps": 12, "augment_apart": 0.5})
-    for x in model.seen:
-        assert None not in rows_of(x, data)[:2]
-    apart = [row is None for x in model.seen for row in rows_of(x, data)[2:]]
-    assert any(apart) and not all(apart)
-    seen = [[tuple(rows_of(x, data)) for x in model.seen]]
-    again = Tiny()
-    train(data, again, (plan, invert), changes={"steps": 12, "augment_apart": 0.5})
-    assert seen == [[tuple(rows_of(x, data)) for x in again.seen]]
-
-
 def test_flips_mirror_images_and_targets_of_both_alike():
     data, received = make_data(), []
 
@@ -144,11 +127,10 @@ def test_flips_mirror_images_and_targets_of_both_alike():
 
 
 def test_noise_mask():
-    plan = [None, ("jpeg", 80), None], [None, ("jpeg", 80), None]
+    plan = [None, ("jpeg", 80), None]
     assert noise_mask(plan).tolist() == [[True, False, True]] * 2
     assert noise_mask(plan, "real").tolist() == [[True, False, True], [False] * 3]
     assert noise_mask(plan, "generated", consistent=True).tolist() == [[False] * 3, [True] * 3]
-    assert noise_mask(([None, ("blur", 1)], [("jpeg", 80), None])).tolist() == [[True, False], [False, True]]
 
 
 def test_loss_receives_label_mask_weights_and_sizes_of_the_whole_batch():
