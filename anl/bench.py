@@ -164,7 +164,8 @@ def plan(config, prior_operations, rate):
             noise = variant.method.target != "none"
             form = (variant.detector.backbone, variant.benchmark.size, noise and variant.method.attention)
             if form not in forward:
-                forward[form] = cost.count(untrained(variant, noise).eval(), variant.benchmark.size)[1]
+                with torch.device("meta"):  # large networks; nothing is computed
+                    forward[form] = cost.count(untrained(variant, noise).eval(), variant.benchmark.size)[1]
             images = variant.training.steps * variant.training.batch_size * len(variant.seeds)
             row["runs"] += len(variant.seeds)
             row["images"] += images
