@@ -367,10 +367,12 @@ def show_best(table, candidate, *, view, caption, metric="auroc", prefix="", ref
 
 
 def _in_words(best):
-    """`best: above 3 and below 0 of 3 others ..., 0.101 [0.052, 0.150], n = ... against the strongest, highpass`."""
-    closest = best.table.loc[best.table["difference"].idxmin()]
-    return (f"{best.verdict}: above {best.above} and below {best.below} of {counted(len(best.table), 'other')} after Holm's correction, "
-            f"{interval_text(closest, 'difference')} against the strongest, {closest['rival']}")
+    """`best (...: better than 3 and worse than 0 of 3 others); compared with the strongest, highpass: 0.101 [0.052, 0.150], n = ...`."""
+    order = best.table.sort_values(["p_holm", "difference"] if best.below else "difference")  # a better rival, if there is one
+    closest = order[order["difference"] < 0].iloc[0] if best.below else order.iloc[0]
+    return (f"{best.verdict} (after Holm's correction better than {best.above} and worse than {best.below} of "
+            f"{counted(len(best.table), 'other')}); compared with {'' if best.below else 'the strongest, '}{closest['rival']}: "
+            f"{interval_text(closest, 'difference')}")
 
 
 def _with_committed(own, other, reference):

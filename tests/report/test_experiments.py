@@ -141,11 +141,11 @@ def test_the_answer_about_all_rivals_leads_with_the_committed_one(project, page)
     table = pd.concat([table, table[table["variant"] == "plain"].assign(variant="rival")])  # `plain` itself is no rival
     experiments.show_best(table, "anl", view="matched", caption="caption")
     own = glued["answer"]
-    assert own.startswith("best: above 1 and below 0 of 1 other after Holm's correction, 0.") and own.endswith("against the strongest, rival")
+    assert own.startswith("best (after Holm's correction better than 1 and worse than 0 of 1 other); compared with the strongest, rival: 0.")
     committed = rows_reversed(table)
     committed.attrs["note"] = "profile caltech"
     experiments.show_best(table, "anl", view="matched", prefix="both_", caption="caption", reference=committed)
-    assert glued["both_answer"].startswith("not best: above 0 and below 1 of 1 other")
+    assert glued["both_answer"].startswith("not best (after Holm's correction better than 0 and worse than 1 of 1 other); compared with rival: -0.")
     assert glued["both_answer"].endswith(f"(committed results, profile caltech; this run: {own})")
     experiments.show_best(None, "anl", view="matched", prefix="committed_", caption="caption", reference=committed)
     assert glued["committed_answer"].endswith("(committed results, profile caltech)")
