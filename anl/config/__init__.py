@@ -217,7 +217,7 @@ class Config(Section):
             (target != "ffdnet", ["method.noise_level", "method.denoiser_weights"]),
             (target != "wavelet", ["method.wavelet_levels", "method.wavelet_threshold"]),
             (baseline, ["method.front_end"]),
-            (baseline == "univfd", ["detector.stem_width"]),
+            (baseline == "univfd" or method.front_end == "backbone", ["detector.stem_width"]),
             (method.attention not in TRAINING_ATTENTIONS, ["method.attention_weight"]),
             (method.attention not in TOKEN_ATTENTIONS, ["detector.attention_dim", "detector.patch"]),
             (method.attention != "gate", ["detector.gate_width"]),

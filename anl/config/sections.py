@@ -216,7 +216,7 @@ class MethodConfig(Section):
     loss_weight: Weight
     noise_on: Literal["both", "real", "generated"] = "both"
     detach: bool = False
-    front_end: Literal["image", "correction", "residual", "noise"] = "image"
+    front_end: Literal["image", "backbone", "correction", "residual", "noise"] = "image"
     consistent: bool = False                    # augmented images keep the noise target of the image without augmentation
     scale_images: Count = 0                     # training images that the target's scale is computed from; 0 = all
     baseline: Literal["", *BASELINE_SETTINGS] = ""

