@@ -35,7 +35,7 @@ from anl.report.notebooks import PAGE_DPI
 from anl.training.experiments import WEIGHTS, run_folder
 
 __all__ = ["UNSEEN", "Markdown", "add_main", "against_cost", "attention_study", "by_method", "by_strength", "choose", "compare_variants",
-           "curve", "display", "draw", "forest", "gain_table", "glue", "glue_picture", "glue_row", "heatmap", "image_grid", "interval_text",
+           "curve", "display", "draw", "forest", "gain_table", "glue", "glue_picture", "glue_row", "heatmap", "image_grid",
            "load_config", "load_reference", "load_scores", "pd", "perturbed_scores", "provenance", "related", "reliability", "rows",
            "save_table", "scalar_scores", "seen_against_unseen", "settings", "show", "show_best", "show_differences", "show_table",
            "variants_of"]
@@ -72,11 +72,17 @@ def load_scores(config, name, seeds=None, test_set=None):
 
 
 def by_method(table, setting):
-    """Variants whose names contain a value of `setting`, as in `steps=100`: {"plain" or "ANL": {variant: value}}."""
+    """Variants whose names end with a value of `setting`, as `srm,steps=100` does: {method: {variant: value}}, by value.
+
+    There are always the methods "plain" and "ANL", which is also that of `target=prior`. Others have their own names.
+    """
     names = [] if table is None else [name for name in table["variant"].unique() if f"{setting}=" in name]
     values = {name: int(name.rpartition("=")[2]) for name in names}
-    return {title: {name: values[name] for name in sorted(values, key=values.get) if name.startswith("plain") == plain}
-            for title, plain in (("plain", True), ("ANL", False))}
+    groups = {"plain": {}, "ANL": {}}
+    for name in sorted(values, key=values.get):
+        method = name.rpartition(f",{setting}=")[0]
+        groups.setdefault("ANL" if method in ("anl", "target=prior") else method, {})[name] = values[name]
+    return groups
 
 
 def choose(scores, condition):
@@ -241,7 +247,7 @@ def load_reference(config, name, experiment):
         table = rows(pd.read_csv(path) if path.is_file() else None, experiment=experiment)
         if table is not None:
             table = table.drop(columns="experiment")
-            table.attrs["note"] = f"profile {profile}"
+            table.attrs["profile"] = profile
             return table
     return None
 
@@ -282,7 +288,7 @@ def draw(function, table, *args, alt, reference=None, **options):
         except UserError:  # the reference has other variants
             display(Markdown("*The committed results hold nothing for this figure.*"))
             return
-        display(Markdown(f"*Committed results ({reference.attrs['note']}), not those of the active profile.*"))
+        display(Markdown(f"*Committed results of profile `{reference.attrs['profile']}`, not those of the active profile.*"))
     else:
         options |= {} if reference is None else {"reference": reference}
         show(function(table, *args, **options), alt)
@@ -311,7 +317,7 @@ def show_table(table, caption, columns=None, digits=3, reference=None):
     """
     found = [] if table is None else [_html(table, caption, columns, digits)]
     if reference is not None:
-        note = f"committed results, {reference.attrs['note']}"
+        note = f"committed results of profile {reference.attrs['profile']}"
         committed = _html(reference, f"{caption} These are {note}." if table is None else caption, columns, digits)
         if table is None:
             found.append(committed)
@@ -358,34 +364,35 @@ def show_best(table, candidate, *, view, caption, metric="auroc", prefix="", ref
         compared = rows(part, metric=metric, view=view, generator=UNSEEN)
         rivals = [] if compared is None else [name for name in compared["variant"].unique() if name not in (candidate, "plain")]
         best = best_of(part, candidate, rivals, metric=metric, view=view) if rivals else None
-        texts.append("" if best is None else _in_words(best))
+        texts.append(None if best is None else _in_words(best))
         tables.append(None if best is None else best.table)
     if tables[1] is not None:
-        tables[1].attrs["note"] = reference.attrs["note"]
+        tables[1].attrs["profile"] = reference.attrs["profile"]
     show_table(tables[0], caption, reference=tables[1])
-    glue(f"{prefix}answer", _with_committed(*texts, reference))
+    glue(f"{prefix}answer", _after_committed(*texts, reference))
 
 
 def _in_words(best):
-    """`best (...: better than 3 and worse than 0 of 3 others); compared with the strongest, highpass: 0.101 [0.052, 0.150], n = ...`."""
+    """`best (...: better than 3 and worse than 0 of 3 others); compared with the strongest, highpass: 0.101 [0.052, 0.150]`, and its sample."""
     order = best.table.sort_values(["p_holm", "difference"] if best.below else "difference")  # a better rival, if there is one
     closest = order[order["difference"] < 0].iloc[0] if best.below else order.iloc[0]
-    return (f"{best.verdict} (after Holm's correction better than {best.above} and worse than {best.below} of "
-            f"{counted(len(best.table), 'other')}); compared with {'' if best.below else 'the strongest, '}{closest['rival']}: "
-            f"{interval_text(closest, 'difference')}")
+    words = (f"{best.verdict} (after Holm's correction better than {best.above} and worse than {best.below} of "
+             f"{counted(len(best.table), 'other')}); compared with {'' if best.below else 'the strongest, '}{closest['rival']}: "
+             f"{_interval(closest, 'difference', 3)}")
+    return words, _sample(closest)
 
 
-def _with_committed(own, other, reference):
-    """A text and its committed counterpart, which comes first, because it rests on more images; either may be empty."""
-    if not other or other == own:
-        return own or NOT_MEASURED
-    note = f"committed results, {reference.attrs['note']}"
-    return f"{other} ({note}; this run: {own})" if own else f"{other} ({note})"
+def _sample(row, unit="photographs"):
+    """`3 seeds x 33 photographs` of a row of a comparison table."""
+    return f"{counted(row['seeds'], 'seed')} x {int(row['n']):,} {unit}"
 
 
-def interval_text(row, column="mean"):
-    """`0.031 [0.012, 0.050], n = 3 seeds x 33 photographs` of a row of a comparison table."""
-    return f"{_interval(row, column, 3)}, n = {counted(row['seeds'], 'seed')} x {int(row['n'])} photographs"
+def _after_committed(own, other, reference):
+    """Of (text, sample), or None: `text (sample)`; a committed counterpart comes first: `text (caltech, sample; this run: text, sample)`."""
+    if other is None or other == own:
+        return NOT_MEASURED if own is None else f"{own[0]} ({own[1]})"
+    details = f"{reference.attrs['profile']}, {other[1]}"
+    return f"{other[0]} ({details})" if own is None else f"{other[0]} ({details}; this run: {own[0]}, {own[1]})"
 
 
 def glue(name, text):
@@ -399,13 +406,14 @@ def glue_picture(name, figure, alt):
     myst_nb.glue(name, HTML(f'<img class="gallery" alt="{html.escape(alt)}" width="{figure.get_figwidth() * PAGE_DPI:.0f}" src="data:image/png;base64,{data}">'), display=False)
 
 
-def glue_row(name, table, column="mean", reference=None, **where):
-    """`glue` the first row that matches `where`, with interval and n; where the reference has one, that row comes first."""
+def glue_row(name, table, column="mean", reference=None, unit="photographs", **where):
+    """`glue` the first row that matches `where`, with interval and n, of `unit`; where the reference has one, that row comes first."""
     texts = []
     for part in (table, reference):
         found = rows(part, **where)
-        texts.append("" if found is None or pd.isna(found.iloc[0][column]) else interval_text(found.iloc[0], column))
-    glue(name, _with_committed(*texts, reference))
+        found = None if found is None or pd.isna(found.iloc[0][column]) else found.iloc[0]
+        texts.append(None if found is None else (_interval(found, column, 3), _sample(found, unit)))
+    glue(name, _after_committed(*texts, reference))
 
 
 def provenance(config, name=None, command=None):

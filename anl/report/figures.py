@@ -111,15 +111,17 @@ def forest(table, *, metric="auroc", generators=None, view=None, baseline=None, 
 
 
 @matplotlib.rc_context(THEME)
-def curve(table, *, metric="auroc", generator="unseen", view=None, log=True, xlabel=None, baseline=None, reference=None):
+def curve(table, groups=None, *, metric="auroc", generator="unseen", view=None, log=True, xlabel=None, baseline=None, reference=None):
     """A metric against a number in which the variants differ, for example the diffusion step.
 
-    The number is read from the end of a variant's name, as in `t=10`; variants without one are left out. `baseline` names a
-    variant that is drawn as a horizontal line, with its interval as a band. See `forest` for the other parameters. A
-    logarithmic axis is linear between 0, if that is drawn, and the smallest other number.
+    The number is read from the end of a variant's name, as in `t=10`; variants without one are left out. `groups` has one line
+    per method instead, method -> {variant: number}. `baseline` names a variant that is drawn as a horizontal line, with its
+    interval as a band. See `forest` for the other parameters. A logarithmic axis is linear between 0, if that is drawn, and the
+    smallest other number.
     """
     rows = _rows(table, metric, view, generator)
-    x = _numbers(rows["variant"])
+    lines = groups or {"": _numbers(rows["variant"])}
+    colour = colours(lines)
     figure = Figure(figsize=(5.6, 3.4), layout="constrained")
     axis = figure.subplots()
     if baseline in set(rows["variant"]):
@@ -128,10 +130,14 @@ def curve(table, *, metric="auroc", generator="unseen", view=None, log=True, xla
         axis.axhline(line["mean"], color=GREY, linewidth=1)
         axis.annotate(f" {baseline}", (1, line["mean"]), xycoords=("axes fraction", "data"), color=GREY, va="center")
     behind = _behind(reference, metric, view, generator)
-    theirs = {} if behind is None else _numbers(behind["variant"])
+    theirs = {} if behind is None else groups or {"": _numbers(behind["variant"])}
+    theirs = {method: variants for method, variants in theirs.items() if behind["variant"].isin(variants).any()}
     behind = behind if theirs else None
-    drawn = set(_line(axis, behind, theirs, LIGHT)) if theirs else set()
-    drawn = sorted(drawn | set(_line(axis, rows, x, COLOURS[0])))
+    drawn = {place for variants in theirs.values() for place in _line(axis, behind, variants, LIGHT)}
+    drawn |= {place for method, variants in lines.items() for place in _line(axis, rows, variants, colour[method], method)}
+    drawn = sorted(drawn)
+    if groups:
+        axis.legend(frameon=False)
     _name_reference(figure, behind)
     axis.set(ylabel=f"{METRIC_NAMES.get(metric, metric)}, {generator}", xlabel=xlabel or "")
     if log and drawn[0] == 0:
@@ -351,7 +357,7 @@ def _behind(reference, metric, view, generator=None):
 
 def _name_reference(figure, behind):
     if behind is not None:
-        figure.supxlabel(f"colour: this run; light grey: {behind.attrs.get('note', 'reference results')}", fontsize=8, color=GREY)
+        figure.supxlabel(f"colour: this run; light grey: {behind.attrs.get('profile', 'reference results')}", fontsize=8, color=GREY)
 
 
 def _strengths(rows):
@@ -366,12 +372,12 @@ def _interval(axis, row, place, colour, marker="o", size=5):
     axis.plot([row["mean"]], [place], color=colour, marker=marker, markersize=size)
 
 
-def _line(axis, rows, x, colour):
+def _line(axis, rows, x, colour, label=None):
     """One line with error bars over the variants in `x`, a dict variant -> place on the axis; returns the places."""
     rows = rows[rows["variant"].isin(x)].assign(place=lambda frame: frame["variant"].map(x)).sort_values("place")
     if rows.empty:
         raise UserError(f"the table holds none of the variants {', '.join(x)}")
-    axis.errorbar(rows["place"], rows["mean"], yerr=_errors(rows), color=colour, marker="o", linewidth=1.2, capsize=2)
+    axis.errorbar(rows["place"], rows["mean"], yerr=_errors(rows), color=colour, marker="o", linewidth=1.2, capsize=2, label=label)
     return rows["place"].tolist()
 
 

@@ -20,7 +20,7 @@ from tests.evaluation.synthetic import scores_table
 from tests.project import make_project
 
 # numbers for which a profile has neither the experiment nor committed results
-LACKING = {("attention", "paper"): {"relation", "support", "support_none", "deletion"}, ("targets", "paper"): {"residual", "residual_jpeg", "added", "weight", "denoiser_1", "other_prior", "ffdnet", "shuffled"}}
+LACKING = {("attention", "paper"): {"relation", "support", "support_none", "deletion"}, ("targets", "paper"): {"residual", "residual_jpeg", "added", "weight", "denoiser_1", "blind_denoiser", "other_prior", "ffdnet", "shuffled"}}
 # pages that state committed results, too: profiles they are from
 COMMITTED = {"cross_generator": ["cifake", "caltech"], "targets": ["caltech"], "attention": ["caltech"], "robustness": ["caltech"]}
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -143,12 +143,13 @@ def test_the_answer_about_all_rivals_leads_with_the_committed_one(project, page)
     own = glued["answer"]
     assert own.startswith("best (after Holm's correction better than 1 and worse than 0 of 1 other); compared with the strongest, rival: 0.")
     committed = rows_reversed(table)
-    committed.attrs["note"] = "profile caltech"
+    committed.attrs["profile"] = "caltech"
     experiments.show_best(table, "anl", view="matched", prefix="both_", caption="caption", reference=committed)
     assert glued["both_answer"].startswith("not best (after Holm's correction better than 0 and worse than 1 of 1 other); compared with rival: -0.")
-    assert glued["both_answer"].endswith(f"(committed results, profile caltech; this run: {own})")
+    text, _, sample = own.removesuffix(")").rpartition(" (")
+    assert glued["both_answer"].endswith(f" (caltech, {sample}; this run: {text}, {sample})")
     experiments.show_best(None, "anl", view="matched", prefix="committed_", caption="caption", reference=committed)
-    assert glued["committed_answer"].endswith("(committed results, profile caltech)")
+    assert glued["committed_answer"].endswith(f" (caltech, {sample})") and "this run" not in glued["committed_answer"]
 
 
 def test_the_reference_is_read_and_named(project, page):
@@ -159,18 +160,18 @@ def test_the_reference_is_read_and_named(project, page):
     old = table[table["view"] == "raw"].assign(metric="average_precision")
     experiments.save_table("results/wild/tables", "cross_generator", {"main": table, "old": old, "x": None})
     reference, older = (experiments.load_reference(config, "cross_generator", name) for name in ("main", "old"))
-    assert len(reference) == len(table) and reference.attrs["note"] == "profile wild"
+    assert len(reference) == len(table) and reference.attrs["profile"] == "wild"
     chosen = {"variant": "anl", "generator": experiments.UNSEEN, "view": "raw"}
     experiments.glue_row("theirs", None, reference=reference, metric="auroc", **chosen)
-    assert glued["theirs"].endswith("photographs (committed results, profile wild)") and NOT_MEASURED not in glued["theirs"]
+    assert glued["theirs"].endswith(" photographs)") and " (wild, " in glued["theirs"]
     assert experiments.load_reference(config, "cross_generator", "x") is None
     experiments.save_table("results/caltech/tables", "cross_generator", {"main": table})
-    notes = [experiments.load_reference(config, "cross_generator", name).attrs["note"] for name in ("main", "old")]
-    assert notes == ["profile caltech", older.attrs["note"]]  # the first profile that has the experiment
+    origins = [experiments.load_reference(config, "cross_generator", name).attrs["profile"] for name in ("main", "old")]
+    assert origins == ["caltech", "wild"]  # the first profile that has the experiment
     experiments.draw(experiments.forest, None, reference=older, alt="Points of another metric.")
     assert "hold nothing for this figure" in shown[-1][0].data
     experiments.draw(experiments.forest, None, reference=reference, view="raw", alt="Points.")
-    assert "profile wild" in shown[-1][0].data and shown[-2][1]["image/png"]["alt"].startswith("Points.")
+    assert "profile `wild`" in shown[-1][0].data and shown[-2][1]["image/png"]["alt"].startswith("Points.")
 
 
 def test_tables_are_saved_for_the_pipeline_only(tmp_path):
@@ -184,7 +185,7 @@ def test_tables_are_saved_for_the_pipeline_only(tmp_path):
 
 
 def test_a_table_shows_rounded_intervals_and_links_the_numbers(page):
-    shown, _ = page
+    shown, glued = page
     table = pd.DataFrame([{"variant": "<anl>", "mean": 0.81234, "low": 0.79, "high": 0.834, "difference": 0.05, "difference_low": 0.01,
                            "difference_high": 0.09, "p": np.nan, "seeds": 3, "n": 33}])
     experiments.show_table(table, "AUROC.")
@@ -193,23 +194,26 @@ def test_a_table_shows_rounded_intervals_and_links_the_numbers(page):
     assert 'href="data:text/csv;base64,' in html and ">p<" not in html
     experiments.show_table(table, "AUROC.")
     assert shown[-1] == shown[-2]
-    assert experiments.interval_text(table.iloc[0], "difference") == "0.050 [0.010, 0.090], n = 3 seeds x 33 photographs"
+    experiments.glue_row("gain", table, "difference", variant="<anl>")
+    assert glued["gain"] == "0.050 [0.010, 0.090] (3 seeds x 33 photographs)"
+    experiments.glue_row("gain", table.assign(n=1029), "difference", unit="pictures", variant="<anl>")
+    assert glued["gain"].endswith("(3 seeds x 1,029 pictures)")
 
 
 def test_committed_results_are_folded_below_a_table_or_take_its_place(page):
     shown, _ = page
     table = pd.DataFrame([{"variant": "anl", "mean": 0.8, "low": 0.7, "high": 0.9}])
     committed = table.assign(mean=0.75)
-    committed.attrs["note"] = "profile caltech"
+    committed.attrs["profile"] = "caltech"
     experiments.show_table(table, "AUROC.", reference=committed)
     own, folded = shown[-1][0]["text/html"].split("<details>")
     assert "0.800 [0.700, 0.900]" in own and "0.750" not in own
-    assert "committed results, profile caltech</summary>" in folded and "0.750 [0.700, 0.900]" in folded
+    assert "committed results of profile caltech</summary>" in folded and "0.750 [0.700, 0.900]" in folded
     experiments.show_table(None, "AUROC.", reference=committed)
     alone = shown[-1][0]["text/html"]
-    assert "<details>" not in alone and "These are committed results, profile caltech." in alone and "0.750" in alone
+    assert "<details>" not in alone and "These are committed results of profile caltech." in alone and "0.750" in alone
     same = table.copy()
-    same.attrs["note"] = "profile caltech"
+    same.attrs["profile"] = "caltech"
     experiments.show_table(table, "AUROC.", reference=same)
     assert "<details>" not in shown[-1][0]["text/html"]  # a profile whose results are the committed ones
     before = len(shown)
@@ -218,8 +222,11 @@ def test_committed_results_are_folded_below_a_table_or_take_its_place(page):
 
 
 def test_variants_are_grouped_by_method_in_the_order_of_their_setting():
-    table = pd.DataFrame({"variant": ["plain,steps=500", "anl,steps=500", "anl,steps=125", "plain"]})
-    assert experiments.by_method(table, "steps") == {"plain": {"plain,steps=500": 500}, "ANL": {"anl,steps=125": 125, "anl,steps=500": 500}}
+    table = pd.DataFrame({"variant": ["plain,steps=500", "anl,steps=500", "anl,steps=125", "srm,steps=500", "plain"]})
+    groups = experiments.by_method(table, "steps")
+    assert groups == {"plain": {"plain,steps=500": 500}, "ANL": {"anl,steps=125": 125, "anl,steps=500": 500}, "srm": {"srm,steps=500": 500}}
+    assert [*groups["ANL"]] == ["anl,steps=125", "anl,steps=500"]
+    assert experiments.by_method(pd.DataFrame({"variant": ["target=prior,steps=9"]}), "steps")["ANL"] == {"target=prior,steps=9": 9}
     assert experiments.by_method(None, "steps") == {"plain": {}, "ANL": {}}
 
 

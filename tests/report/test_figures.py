@@ -29,7 +29,7 @@ def test_a_forest_draws_each_mean_and_interval_and_the_reference_behind():
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["plain", "t=1", "t=10"]
     assert {axis.get_xscale() for axis in figure.axes} == {"linear"}
     reference = table(shift=0.02)
-    reference.attrs["note"] = "profile caltech"
+    reference.attrs["profile"] = "profile caltech"
     both = figures.forest(table(), reference=reference, log=True)
     assert {axis.get_xscale() for axis in both.axes} == {"log"} and "profile caltech" in both.get_supxlabel()
     assert any(np.allclose(line, (0.62,)) for line in lines(both.axes[0]) if len(line) == 1)
@@ -61,6 +61,17 @@ def test_a_curve_places_variants_by_their_number_and_the_baseline_as_a_line():
     assert np.diff(places).min() > 20  # pixels, so that no label covers another
     axis = figures.curve(table(variants=("plain", "lambda=1", "lambda=0.5")), log=False).axes[0]
     assert [text.get_text() for text in axis.get_xticklabels()] == ["0.5", "1"]
+
+
+def test_a_curve_has_a_line_per_method():
+    groups = {"plain": {"plain": 300}, "ANL": {"t=10": 2000, "t=1": 300}}
+    axis = figures.curve(table(), groups, reference=table(variants=("plain",))).axes[0]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["plain", "ANL"]
+    line = next(line for line in axis.lines if list(line.get_xdata()) == [300, 2000])
+    assert np.allclose(line.get_ydata(), [0.7, 0.8]) and line.get_color() == figures.colours(groups)["ANL"]
+    assert figures.LIGHT in [line.get_color() for line in axis.lines if list(line.get_xdata()) == [300]]
+    with pytest.raises(UserError, match="none of the variants absent"):
+        figures.curve(table(), {"srm": {"absent": 1}})
 
 
 def test_seen_against_unseen_has_a_line_per_method_in_the_order_of_steps():
