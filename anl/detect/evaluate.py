@@ -7,17 +7,18 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from anl.data import crops, manifest, processing
+from anl.data import REAL, crops, manifest, processing
 from anl.data.decode import decode
 from anl.detect import card as cards
 from anl.detect.card import FILES
 from anl.detect.detector import ImageDetector
 from anl.evaluation import bootstrap
+from anl.evaluation.compare import COLUMNS
 from anl.evaluation.metrics import Sample, auroc
 from anl.io import UserError
 from anl.models import checkpoint
-from anl.training.experiments import WEIGHTS
-from anl.training.runs import load_run
+from anl.training.experiments import WEIGHTS, run_folder
+from anl.training.runs import load_run, train
 
 CONDITIONS = (FILES, "jpeg_90", "jpeg_70", "scale_0.5")
 
@@ -97,6 +98,32 @@ def score_pictures(detector, pictures, conditions=CONDITIONS):
     rows = pictures.loc[np.repeat(pictures.index, len(conditions))].reset_index(drop=True)
     return rows.assign(condition=list(conditions) * len(pictures), logit=[score.logit for score in scores],
                        verdict=[score.verdict for score in scores])
+
+
+def score_with_runs(config, name, pictures, conditions=CONDITIONS):
+    """Score pictures with every run of an experiment; missing runs are trained first.
+
+    Parameters
+    ----------
+    config : anl.config.Config
+    name : str
+        A key of `config.experiments`.
+    pictures, conditions : DataFrame, sequence of str
+        As of `score_pictures`.
+
+    Returns
+    -------
+    DataFrame
+        The columns `anl.evaluation.compare.COLUMNS`: a picture is a group of its own, its set is its generator, and its
+        condition the view.
+    """
+    tables = []
+    for run in train(config, name):
+        detector = detector_of_run(run_folder(run, config.run.runs), run.config)
+        found = score_pictures(detector, pictures, conditions).assign(variant=run.variant, seed=run.seed, pair="", split="test")
+        tables.append(found.assign(image_id=found["path"], group=found["path"], view=found["condition"],
+                                   generator=found["set"].where(found["label"] == 1, REAL))[COLUMNS])
+    return pd.concat(tables, ignore_index=True)
 
 
 def in_condition(name, pixels, key=""):

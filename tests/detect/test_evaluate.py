@@ -13,6 +13,7 @@ from anl.data.indexing import index
 from anl.detect import card as cards
 from anl.detect import evaluate
 from anl.detect.detector import ImageDetector
+from anl.evaluation.compare import compare
 from anl.evaluation.runs import best_run
 from anl.io import UserError
 from tests.conftest import photograph
@@ -96,3 +97,20 @@ def test_a_run_is_a_detector_before_it_is_packaged(tmp_path, monkeypatch):
             assert packed.score(pixels).logit == detector.score(pixels).logit
             assert packed.score(pixels).probability == pytest.approx(detector.score(pixels).probability, abs=1e-5)
             assert packed.card.threshold == pytest.approx(detector.card.threshold, abs=1e-5)
+
+
+def test_runs_are_compared_on_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(cards, "_score_files", lambda *arguments: [])
+    config = make_project(tmp_path, seeds=[0, 1], experiments={"main": {"variants": {"plain": {"method.target": "none"}, "anl": {}}}})
+    for number in range(4):
+        Image.fromarray(photograph(number, 40, 50)).save(tmp_path / f"{number}.png")
+    pictures = pd.DataFrame({"path": [str(tmp_path / f"{number}.png") for number in range(4)], "label": [0, 0, 1, 1],
+                             "set": ["mine", "mine", "new/a", "new/b"]})
+    scores = evaluate.score_with_runs(config, "main", pictures, ("files", "jpeg_90"))
+    assert len(scores) == 2 * 2 * 4 * 2 and set(scores["generator"]) == {"real", "new/a", "new/b"}
+    table = compare(scores, "plain", metrics=("auroc",), seen=config.benchmark.seen, replicates=20).set_index(["variant", "generator", "view"])
+    for variant in ("plain", "anl"):
+        own = scores[(scores["variant"] == variant) & (scores["view"] == "jpeg_90") & (scores["generator"] != "new/a")]
+        expected = own.groupby("seed").apply(lambda part: roc_auc_score(part["label"], part["logit"])).mean()
+        assert table.loc[(variant, "new/b", "jpeg_90"), "mean"] == pytest.approx(expected)
+    assert table.loc[("anl", "unseen", "files"), "n"] == 4 and table.loc[("anl", "unseen", "files"), "seeds"] == 2
