@@ -122,7 +122,8 @@ def read_bench(path="results/bench.json"):
 
 def operations(config):
     """Count parameters and multiply-adds of the networks of section `inference`; see `anl.evaluation.cost.count_table`."""
-    return cost.count_table(cost.inference_forms(_forms(config)), config.benchmark.size, baselines=("bare", "plain"))
+    with torch.device("meta"):  # nothing is computed
+        return cost.count_table(cost.inference_forms(_forms(config)), config.benchmark.size, baselines=("bare", "plain"))
 
 
 def stable_diffusion_operations(size):
