@@ -202,7 +202,7 @@ class Settings:
 def untrained(config, noise=True, attention=None):
     """The untrained detector of a configuration, for noise targets of a prior that works on pixels."""
     method = config.method
-    return Detector(**config.detector.model_dump(exclude={"pretrained"}), size=config.benchmark.size, noise=noise,
+    return Detector(**config.detector.model_dump(exclude={"pretrained", "frozen"}), size=config.benchmark.size, noise=noise,
                     attention=(attention or method.attention) if noise else "none", detach=noise and method.detach,
                     front_end=method.front_end if noise or method.front_end != "noise" else "image")
 

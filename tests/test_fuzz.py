@@ -212,10 +212,10 @@ def whole_card():
     """A detector's card, as JSON values."""
     rows = [{"generator": name, "condition": "raw", "seen": name == "ddim", "n": 33, "auroc": None if name == "real" else 0.9,
              "generated": 0.1, "undecided": 0.5, "real": 0.4} for name in ("real", "ddim")]
-    return {"version": 3, "weights_sha256": "0" * 64, "settings": {"kind": "detector"}, "size": 64, "midpoint": 0.2, "temperature": 0.5,
+    return {"version": 4, "weights_sha256": "0" * 64, "settings": {"kind": "detector"}, "size": 64, "midpoint": 0.2, "temperature": 0.5,
             "threshold": 1.0, "lower": -0.5, "measured": rows, "limits": ["A demonstration."], "licence": "MIT",
             "calibration": {"n_real": 31, "n_generated": 31, "target_fpr": 0.05, "target_miss": 0.05,
-                            "threshold_by_condition": {"raw": 0.0, "files": 1.0}},
+                            "fpr_by_condition": {"raw": 0.0, "files": 0.05}},
             "training": {"profile": "small", "seen": ["ddim"], "unseen": ["vae"], "data": "data/photos.csv", "run": {"seed": 0}}}
 
 

@@ -216,7 +216,7 @@ class Config(Section):
             (target != "error", ["method.error_draws"]),
             (target != "ffdnet", ["method.noise_level", "method.denoiser_weights"]),
             (target != "wavelet", ["method.wavelet_levels", "method.wavelet_threshold"]),
-            (baseline, ["method.front_end"]),
+            (baseline, ["method.front_end", "method.ranking", "detector.frozen"]),
             (baseline == "univfd" or method.front_end == "backbone", ["detector.stem_width"]),
             (method.attention not in TRAINING_ATTENTIONS, ["method.attention_weight"]),
             (method.attention not in TOKEN_ATTENTIONS, ["detector.attention_dim", "detector.patch"]),

@@ -198,12 +198,18 @@ class BenchmarkConfig(Section):
 class DetectorConfig(Section):
     backbone: str
     pretrained: bool = False
+    frozen: bool = False                        # the backbone keeps its pretrained weights; only the rest is trained
     stride: Positive                            # pixels per feature; the deepest stage with at most this stride is used
     stem_width: Positive
     patch: Positive                             # pixels on a side of a noise patch of the attention
     attention_dim: Positive
     gate_width: Positive = 16
     erase_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
+
+    @model_validator(mode="after")
+    def _frozen_weights_are_pretrained(self):
+        need(self.pretrained or not self.frozen, "pretrained", "must be true for a frozen backbone; else set detector.frozen to false")
+        return self
 
 
 class MethodConfig(Section):
@@ -214,9 +220,10 @@ class MethodConfig(Section):
     attention: Literal["none", "energy", "gate", *TOKEN_ATTENTIONS, *TRAINING_ATTENTIONS]
     attention_weight: Weight = 0.1              # of the loss of attentions that act in training only
     loss_weight: Weight
+    ranking: Share = 0.0                        # share of the ranking loss in the classification loss; the rest is cross-entropy
     noise_on: Literal["both", "real", "generated"] = "both"
     detach: bool = False
-    front_end: Literal["image", "backbone", "correction", "residual", "noise"] = "image"
+    front_end: Literal["image", "backbone", "residual", "noise"] = "image"
     consistent: bool = False                    # augmented images keep the noise target of the image without augmentation
     scale_images: Count = 0                     # training images that the target's scale is computed from; 0 = all
     baseline: Literal["", *BASELINE_SETTINGS] = ""

@@ -167,6 +167,17 @@ def apply(name, pixels, seed=None, image_id=None):
     return pixels
 
 
+def apply_to_picture(name, pixels, key=""):
+    """Process a whole picture as `apply` does, except that `scale` changes its size instead of padding it.
+
+    key: a name of the picture, from which random numbers are derived.
+    """
+    for part in name.split("+"):
+        kind, strength = parse(part)
+        pixels = rescale(pixels, strength) if kind == "scale" else apply(part, pixels, 0, key)
+    return pixels
+
+
 def apply_all(names, pixels, seed=None, image_ids=None):
     """Apply one name, or one of N `names` each, to uint8 (N, H, W, 3). If all are `raw`, `pixels` itself is returned."""
     names = [names] * len(pixels) if isinstance(names, str) else list(names)

@@ -2,10 +2,11 @@
 
 Thresholds and probability are fitted on validation images; the errors are measured on test images. The images of a group
 (the patches of a photograph) stand for the crops of one picture. Pictures in use have been through JPEG and resizing, so
-validation images are also scored in such conditions, and real photographs also as their original files. Validation images
-of generators that were held out of training count as much as those of the seen ones.
+validation images are also scored in such conditions. Real photographs are whole where their files are at hand. Validation
+images of generators that were held out of training count as much as those of the seen ones.
 
-`threshold` keeps the target false-positive rate in every condition. A picture below `lower` is called real. At most the
+`threshold` keeps the target false-positive rate over the conditions in equal parts; the card states the rate in each, which
+is higher where photographs were resized. A picture below `lower` is called real. At most the
 same share of generated validation pictures lies below `lower`, unless more than a third of all pictures would then be
 undecided: `lower` is then higher, and the card states the share. The probability holds for a collection, in these
 conditions, of which one half is generated.
@@ -44,9 +45,9 @@ class _Part(BaseModel):
 class Calibration(_Part):
     n_real: int                              # validation groups (photographs)
     n_generated: int
-    target_fpr: Share                        # of `threshold` on real validation images, in every condition
+    target_fpr: Share                        # of `threshold` on real validation images, over the conditions in equal parts
     target_miss: Share                       # of generated validation images below `lower`
-    threshold_by_condition: dict[str, float]  # the largest one is `Card.threshold`
+    fpr_by_condition: dict[str, Share]
 
 
 class Training(_Part):
@@ -78,7 +79,7 @@ class Card(_Part):
     real, and in between the detector is undecided. Its probability is sigmoid((logit - midpoint) / temperature).
     """
 
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     settings: dict[str, Any]                 # kind and settings of the network, as in the weights' file
     size: Annotated[int, Field(ge=16, le=1024, multiple_of=16)]
@@ -230,10 +231,11 @@ def check_free(folder, replace):
     return True
 
 
-def score_conditions(network, config, device="cpu", splits=("val", "test")):
+def score_conditions(network, config, device="cpu"):
     """Scores of validation images (reals, seen and held-out generators) and of all test images in every condition.
 
-    Conditions: untouched (`raw`), each of `evaluation.conditions`, and, for patches of photographs, `files`.
+    Conditions: untouched (`raw`) and each of `evaluation.conditions`. For patches of photographs also `files`, the whole
+    photographs as original files, and for validation `files+CONDITION`, whole photographs in each condition.
     """
     import pandas as pd
 
@@ -242,7 +244,7 @@ def score_conditions(network, config, device="cpu", splits=("val", "test")):
 
     benchmark, tables = open_benchmark(config), []
     rows, conditions = benchmark.rows, dict.fromkeys(["raw", *config.evaluation.conditions])
-    rows = rows[rows["split"].isin(splits)]
+    rows = rows[rows["split"].isin(["val", "test"])]
     chosen = rows[(rows["split"] == "test") | rows["generator"].isin([REAL, *config.benchmark.seen, *config.benchmark.held_out])]
     for start in range(0, len(chosen), CHUNK):
         part = chosen.iloc[start:start + CHUNK].reset_index(drop=True)
@@ -254,10 +256,10 @@ def score_conditions(network, config, device="cpu", splits=("val", "test")):
 
 
 def _score_files(network, config, rows, device):
-    """Yield scores of the crops of the original file of each photograph that patches were cut from."""
+    """Yield scores of the crops of each whole photograph that patches were cut from; see `score_conditions`."""
     import pandas as pd
 
-    from anl.data import manifest
+    from anl.data import manifest, processing
     from anl.data.decode import decode
     from anl.data.photos import read_card
     from anl.detect.tiles import tile
@@ -273,9 +275,12 @@ def _score_files(network, config, rows, device):
     # a patch's id is real/PHOTOGRAPH@PLACE
     photo = real["image_id"].str.split("/", n=1).str[1].str.rpartition("@")[0]
     for name, row in real.assign(photo=photo).drop_duplicates("photo").set_index("photo").iterrows():
-        crops, _ = tile(decode(root / manifest.file_path(files.get(name, name))), config.benchmark.size)
-        yield pd.DataFrame({"group": row["group"], "generator": REAL, "label": 0, "view": FILES, "split": row["split"],
-                            "logit": score(network, crops, device, config.run.batch_size)})
+        pixels = decode(root / manifest.file_path(files.get(name, name)))
+        for condition in (None, *(config.evaluation.conditions if row["split"] == "val" else [])):
+            treated = processing.apply_to_picture(condition, pixels, name) if condition else pixels
+            yield pd.DataFrame({"group": row["group"], "generator": REAL, "label": 0, "split": row["split"],
+                                "view": f"{FILES}+{condition}" if condition else FILES,
+                                "logit": score(network, tile(treated, config.benchmark.size)[0], device, config.run.batch_size)})
 
 
 def calibrate(scores, generators, target_fpr):
@@ -289,18 +294,16 @@ def calibrate(scores, generators, target_fpr):
     fake = _by_condition(val[val["generator"].isin(generators)])
     if not ("raw" in real and "raw" in fake):
         raise UserError("the scores lack untouched validation images of reals or of a seen generator; score the run again")
-    thresholds = {}
-    for name, logit in real.items():
-        generated = fake.get(name, fake["raw"])
-        label = np.repeat([0, 1], [len(logit), len(generated)])
-        thresholds[name] = choose(label, np.concatenate([logit, generated]), target_fpr).threshold
-    threshold = max(thresholds.values())
-    midpoint, temperature = _platt(list(real.values()), list(fake.values()))
+    # verdicts are on pictures: where there are scores of whole photographs, they stand for the reals
+    real = {name: logit for name, logit in real.items() if name.startswith(FILES)} or real
     every = [np.concatenate(list(part.values())) for part in (real, fake)]
+    threshold = choose(np.repeat([0, 1], [*map(len, every)]), np.concatenate(every), target_fpr).threshold
+    rates = {name: round(float((logit > threshold).mean()), 4) for name, logit in real.items()}
+    midpoint, temperature = _platt(list(real.values()), list(fake.values()))
     lower = max(float(np.quantile(every[1], target_fpr, method="lower")), _least_lower(*every, threshold))
     lower = min(threshold, lower)
-    calibration = Calibration(n_real=len(real["raw"]), n_generated=len(fake["raw"]), target_fpr=target_fpr,
-                              target_miss=round(float((every[1] < lower).mean()), 4), threshold_by_condition=thresholds)
+    calibration = Calibration(n_real=len(next(iter(real.values()))), n_generated=len(fake["raw"]), target_fpr=target_fpr,
+                              target_miss=round(float((every[1] < lower).mean()), 4), fpr_by_condition=rates)
     return {"midpoint": midpoint, "temperature": temperature, "threshold": threshold, "lower": lower,
             "calibration": calibration}
 
@@ -370,13 +373,14 @@ def explain(card, width=100):
     import textwrap
 
     made, chosen, table = card.training, card.calibration, card.table()
+    rates = chosen.fpr_by_condition
     trained = (f"Trained on {made.data} and images by {', '.join(made.seen)} (profile {made.profile}). It never saw images by "
                f"{', '.join(made.unseen) or 'other generators'}.")
     rule = (f"An image is looked at in crops of {card.size} pixels, and their logits are averaged. Above {card.threshold:.3f} "
             f"it is called generated, below {card.lower:.3f} real, in between undecided. Both were set on {chosen.n_real} real "
             f"and {chosen.n_generated} generated validation images: at most {chosen.target_fpr:.0%} of the reals are above the "
-            f"first in each of {len(chosen.threshold_by_condition)} conditions, {chosen.target_miss:.0%} of the generated ones "
-            "are below the second.")
+            f"first over {len(rates)} conditions ({min(rates.values()):.0%} to {max(rates.values()):.0%} in one), "
+            f"{chosen.target_miss:.0%} of the generated ones are below the second.")
     lines = [*textwrap.wrap(trained, width), "", *textwrap.wrap(rule, width), ""]
     shown = table.assign(seen=table["seen"].map({True: "yes", False: "no"}).where(table["generator"] != REAL, ""))
     shares = shown.to_string(index=False, na_rep="", float_format="{:.2f}".format) if len(shown) else "no test images"
@@ -396,7 +400,7 @@ def summary(card):
         if row:
             lines.append(f"Of {row.n} {of}: {row.generated:.0%} called generated, {row.undecided:.0%} undecided, "
                          f"{row.real:.0%} real.")
-    lines.append(f"`generated` is set so that at most {chosen.target_fpr:.0%} of real validation photographs are called so. "
+    lines.append(f"`generated` is set so that at most {chosen.target_fpr:.0%} of real validation photographs are called so, over all conditions. "
                  "No verdict proves anything; `anl detect --explain` tells more.")
     return "\n".join(map(printable, lines))
 

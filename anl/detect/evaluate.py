@@ -1,7 +1,6 @@
 """Evaluate a detector on whole pictures, as files, re-encoded and resized, with the verdicts that users get."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,15 +8,14 @@ from tqdm.auto import tqdm
 
 from anl.data import REAL, crops, manifest, processing
 from anl.data.decode import decode
-from anl.detect import card as cards
 from anl.detect.card import FILES
-from anl.detect.detector import ImageDetector
+from anl.detect.tiles import tile
 from anl.evaluation import bootstrap
 from anl.evaluation.compare import COLUMNS
 from anl.evaluation.metrics import Sample, auroc
+from anl.evaluation.scoring import score
 from anl.io import UserError
-from anl.models import checkpoint
-from anl.training.experiments import WEIGHTS, run_folder
+from anl.training.experiments import run_folder
 from anl.training.runs import load_run, train
 
 CONDITIONS = (FILES, "jpeg_90", "jpeg_70", "scale_0.5")
@@ -60,13 +58,6 @@ def choose_pictures(manifests, most, seed):
     return found.sort_values(["label", "source", "set"], kind="stable").reset_index(drop=True)
 
 
-def detector_of_run(folder, config, device="cpu"):
-    """An `ImageDetector` of an unpackaged run, rounded and calibrated like a packaged one. It may read a frozen model."""
-    network = checkpoint.round_to_half(load_run(folder, config, device))
-    scores = cards.score_conditions(network, config, device, splits=("val",))
-    return ImageDetector(network, cards.describe(network, Path(folder) / WEIGHTS, config=config, scores=scores), device=device)
-
-
 def score_pictures(detector, pictures, conditions=CONDITIONS):
     """Score pictures in several conditions.
 
@@ -76,7 +67,7 @@ def score_pictures(detector, pictures, conditions=CONDITIONS):
     pictures : DataFrame
         path; other columns are kept.
     conditions : sequence of str
-        FILES, or names of `anl.data.processing.apply`. Here `scale_0.5` halves both sides of a picture, without padding.
+        FILES, or names of `anl.data.processing.apply_to_picture`.
 
     Returns
     -------
@@ -88,16 +79,8 @@ def score_pictures(detector, pictures, conditions=CONDITIONS):
     UserError
         If a picture cannot be read, or a condition is unknown.
     """
-    def treated():
-        for path in tqdm(pictures["path"], desc="pictures", disable=None):
-            pixels = decode(path)
-            for condition in conditions:
-                yield pixels if condition == FILES else in_condition(condition, pixels, str(path))
-
-    scores = detector.score(treated())
-    rows = pictures.loc[np.repeat(pictures.index, len(conditions))].reset_index(drop=True)
-    return rows.assign(condition=list(conditions) * len(pictures), logit=[score.logit for score in scores],
-                       verdict=[score.verdict for score in scores])
+    scores = detector.score(_treated(pictures, conditions))
+    return _rows(pictures, conditions).assign(logit=[score.logit for score in scores], verdict=[score.verdict for score in scores])
 
 
 def score_with_runs(config, name, pictures, conditions=CONDITIONS):
@@ -119,19 +102,26 @@ def score_with_runs(config, name, pictures, conditions=CONDITIONS):
     """
     tables = []
     for run in train(config, name):
-        detector = detector_of_run(run_folder(run, config.run.runs), run.config)
-        found = score_pictures(detector, pictures, conditions).assign(variant=run.variant, seed=run.seed, pair="", split="test")
+        network, size, batch = load_run(run_folder(run, config.run.runs), run.config), run.config.benchmark.size, config.run.batch_size
+        logits = [float(score(network, tile(pixels, size)[0], "cpu", batch).mean()) for pixels in _treated(pictures, conditions)]
+        found = _rows(pictures, conditions).assign(logit=logits, variant=run.variant, seed=run.seed, pair="", split="test")
         tables.append(found.assign(image_id=found["path"], group=found["path"], view=found["condition"],
                                    generator=found["set"].where(found["label"] == 1, REAL))[COLUMNS])
     return pd.concat(tables, ignore_index=True)
 
 
-def in_condition(name, pixels, key=""):
-    """Apply a condition to a picture, uint8 (H, W, 3); `scale` changes its size."""
-    for part in name.split("+"):
-        kind, strength = processing.parse(part)
-        pixels = processing.rescale(pixels, strength) if kind == "scale" else processing.apply(part, pixels, 0, key)
-    return pixels
+def _treated(pictures, conditions):
+    """Yield the pixels of each picture in each condition."""
+    for path in tqdm(pictures["path"], desc="pictures", disable=None):
+        pixels = decode(path)
+        for condition in conditions:
+            yield pixels if condition == FILES else processing.apply_to_picture(condition, pixels, str(path))
+
+
+def _rows(pictures, conditions):
+    """A row per picture and condition, in the order of `_treated`."""
+    rows = pictures.loc[np.repeat(pictures.index, len(conditions))].reset_index(drop=True)
+    return rows.assign(condition=list(conditions) * len(pictures))
 
 
 def results(scores, *, replicates=1000, seed=0):

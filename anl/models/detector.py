@@ -60,6 +60,8 @@ class Detector(nn.Module):
         the attention into the noise head.
     front_end : str
         One of `anl.models.frontends.FRONT_ENDS`.
+    frozen : bool
+        Whether the backbone keeps its initial weights and running statistics in training.
     seed : int
         Seed of the initial weights. Each sub-module has its own random stream, so that two variants with the same seed
         share the initial weights of the parts they have in common.
@@ -74,7 +76,7 @@ class Detector(nn.Module):
 
     def __init__(self, backbone, stride, stem_width, size, *, noise=True, attention="none", attention_dim=32, patch=4,
                  gate_width=16, erase_share=0.25, noise_channels=3, noise_factor=1, detach=False, front_end="image",
-                 pretrained=False, seed=0):
+                 pretrained=False, frozen=False, seed=0):
         super().__init__()
         self.settings = {"backbone": backbone, "stride": stride, "stem_width": stem_width, "size": size,
                          "noise": noise, "attention": attention, "attention_dim": attention_dim, "patch": patch,
@@ -83,7 +85,7 @@ class Detector(nn.Module):
         if size % noise_factor:
             raise UserError(f"images of {size} pixels cannot be cut into noise cells of {noise_factor}; "
                             "choose a multiple")
-        self.detach = detach
+        self.detach, self.frozen = detach, frozen
         self.front_end = _drawn(seed, "front_end", build_front_end, front_end, stem_width, noise_channels)
         if self.front_end.reads_noise and not (noise and noise_factor == 1):
             raise UserError(f"front end '{front_end}' reads the predicted noise at the image's resolution; choose a "
@@ -91,6 +93,7 @@ class Detector(nn.Module):
         early = noise_factor if noise and self.front_end.stemless else None
         with initialised_from(seed, "backbone"):
             self.backbone = features_of(backbone, stride, self.front_end.backbone_channels, size, pretrained, early)
+        self.backbone.requires_grad_(not frozen)
         stages = list(zip(self.backbone.feature_info.channels(), self.backbone.feature_info.reduction()))
         channels, grid = stages[-1][0], size // stages[-1][1]
         width, reduction = (stem_width, 1) if early is None else stages[0]  # of the features that the head reads
@@ -103,6 +106,12 @@ class Detector(nn.Module):
                             "'none'")
         self.other_noise = OtherNoise(size) if self.attention.other_noise else None
         self.classifier = _drawn(seed, "classifier", nn.Linear, channels, 1)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
     def forward(self, x):
         features, noise, weights, attention_noise = self._attended(x)
@@ -269,8 +278,12 @@ def _packaged_weights(name):
     return {key: value for key, value in weights.items() if key.startswith(("conv_stem.", "bn1.", "blocks."))}
 
 
-def anl_loss(output, label, target=None, noise_mask=None, *, loss_weight=1.0, attention_weight=0.0, batch=None):
-    """BCE(z, y) + loss_weight * MSE(n_hat, n*) + attention_weight * attention loss.
+def anl_loss(output, label, target=None, noise_mask=None, *, loss_weight=1.0, attention_weight=0.0, batch=None, ranking=0.0):
+    """Classification loss + loss_weight * MSE(n_hat, n*) + attention_weight * attention loss.
+
+    The classification loss is (1 - ranking) * BCE(z, y) + ranking * log(1 + exp(z_real - z_generated)), a mean over images
+    and over pairs of a real and a generated image. The second term (RankNet; Burges et al., "Learning to rank using gradient
+    descent", ICML 2005) depends on the differences within pairs only, not on how photographs differ from each other.
 
     Parameters
     ----------
@@ -285,6 +298,8 @@ def anl_loss(output, label, target=None, noise_mask=None, *, loss_weight=1.0, at
     batch : (int, int) or None
         If these images are one part of a larger batch and the losses of its parts are summed: the larger batch's numbers
         of images and of images in the noise loss. Default: these images are the whole batch.
+    ranking : float
+        Share of the ranking loss, in [0, 1]. Above 0, the n-th image of label 0 and the n-th one of label 1 are a pair.
 
     Returns
     -------
@@ -292,7 +307,11 @@ def anl_loss(output, label, target=None, noise_mask=None, *, loss_weight=1.0, at
         loss, classification_loss, noise_loss, attention_loss; None for a term that does not exist.
     """
     images, masked = batch or (len(label), None)
-    classification = F.binary_cross_entropy_with_logits(output.logit.float(), label.float()) * (len(label) / images)
+    logit, generated = output.logit.float(), label > 0
+    classification = F.binary_cross_entropy_with_logits(logit, label.float()) * (len(label) / images)
+    if ranking:
+        order = F.softplus(logit[~generated] - logit[generated]).sum() / (images / 2)
+        classification = (1 - ranking) * classification + ranking * order
     losses = {"loss": classification, "classification_loss": classification, "noise_loss": None, "attention_loss": None}
     if output.noise is not None and target is not None:
         # a sum divided by a count: the gradient of a mean would be expanded in full, and in another memory format

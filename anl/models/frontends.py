@@ -65,28 +65,6 @@ class BackboneFrontEnd(nn.Module):
         return x
 
 
-class CorrectionFrontEnd(ImageFrontEnd):
-    """The backbone reads the image plus a correction, a linear map of the stem's features that is initialised to zero.
-
-    A pretrained backbone therefore starts with the input that it was trained on. The noise can be learnt in the stem alone,
-    without changing the backbone; `BackboneFrontEnd` is the form in which learning it changes the backbone.
-    """
-
-    def __init__(self, width, noise_channels=3):
-        super().__init__(width, noise_channels)
-        self.correction, self.backbone_channels = ZeroConv(width, 3, 1, bias=False), 3
-
-    def backbone_input(self, h, noise, x):
-        return x + self.correction(h)
-
-
-class ZeroConv(nn.Conv2d):
-    """A convolution without bias whose weights are initialised to zero."""
-
-    def reset_parameters(self):
-        nn.init.zeros_(self.weight)
-
-
 class ResidualFrontEnd(ImageFrontEnd):
     """The stem reads fixed high-pass residuals of the image, standardised over the training batches."""
 
@@ -116,7 +94,7 @@ class NoiseFrontEnd(ResidualFrontEnd):
         return self.reader(noise)
 
 
-FRONT_ENDS = {"image": ImageFrontEnd, "backbone": BackboneFrontEnd, "correction": CorrectionFrontEnd, "residual": ResidualFrontEnd, "noise": NoiseFrontEnd}
+FRONT_ENDS = {"image": ImageFrontEnd, "backbone": BackboneFrontEnd, "residual": ResidualFrontEnd, "noise": NoiseFrontEnd}
 
 
 def build_front_end(name, width, noise_channels=3):

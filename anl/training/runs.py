@@ -1,5 +1,6 @@
 """Train a run from its configuration: benchmark, frozen models, noise targets, training, loading of the trained detector."""
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from anl.data import REAL, crops, embedded, images, processing
 from anl.io import UserError, atomic_file, cores, identity, pick
 from anl.models import baselines, checkpoint, generators
 from anl.models.baselines.univfd import Encoder
-from anl.models.detector import Detector
+from anl.models.detector import Detector, anl_loss
 from anl.models.generators.diffusion import noise_scheduler
 from anl.models.prior import NoisePrior
 from anl.training import targets
@@ -299,7 +300,7 @@ def _prepare(config, seed, benchmark, device):
         settings |= {"noise_channels": data.target.shape[1], "noise_factor": config.benchmark.size // data.target.shape[-1]}
     detector = Detector(**settings, size=config.benchmark.size, noise=data.target is not None, seed=seed,
                         attention=config.method.attention, detach=config.method.detach, front_end=config.method.front_end)
-    return detector, data, {"training": config.training}
+    return detector, data, {"training": config.training, "loss": functools.partial(anl_loss, ranking=config.method.ranking)}
 
 
 def _prepare_baseline(config, seed, data, rows, benchmark, device):

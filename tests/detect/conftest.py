@@ -11,6 +11,7 @@ from anl.models.detector import Detector
 from tests.conftest import photograph
 
 CONDITIONS = ("raw", "jpeg96", "blur")
+WHOLE = ("files", "files+jpeg96", "files+blur")  # whole photographs
 
 
 def tiny(attention="none", noise=False, **options):
@@ -18,11 +19,11 @@ def tiny(attention="none", noise=False, **options):
 
 
 def make_scores(groups=40, patches=3, seed=0):
-    """Scores of reals, one seen generator and one that is not, in three conditions, and of reals as files."""
+    """Scores of reals, one seen generator and one that is not, in three conditions; of reals also as whole photographs."""
     rng, rows = np.random.default_rng(seed), []
     for split in ("val", "test"):
         for generator, mean in (("real", -2.0), ("ddim", 1.0), ("vae", 0.0)):
-            for view in (*CONDITIONS, *(["files"] if generator == "real" else [])):
+            for view in (*CONDITIONS, *(WHOLE if generator == "real" else [])):
                 if generator == "vae" and split == "val":
                     continue
                 shift = {"raw": 0, "files": 1}.get(view, 0.5)

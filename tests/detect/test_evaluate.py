@@ -10,11 +10,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from anl.data.indexing import index
-from anl.detect import card as cards
 from anl.detect import evaluate
-from anl.detect.detector import ImageDetector
 from anl.evaluation.compare import compare
-from anl.evaluation.runs import best_run
 from anl.io import UserError
 from tests.conftest import photograph
 from tests.data.trees import encoded, genimage, write
@@ -81,26 +78,7 @@ def test_test_images_are_chosen_of_a_manifest_with_splits_and_all_of_one_without
         evaluate.choose_pictures({"a": tmp_path / "none.parquet"}, 2, 0)
 
 
-def test_a_run_is_a_detector_before_it_is_packaged(tmp_path, monkeypatch):
-    monkeypatch.setattr(cards, "_score_files", lambda *arguments: [])  # the made-up benchmark has no photographs' files
-    config = make_project(tmp_path, seeds=[0], baselines={"encoder": "untrained:test_resnet"}, experiments={
-        "main": {"variants": {"anl": {}, "probe": {"method.baseline": "univfd"}}}})
-    for variant in ("anl", "probe"):
-        folder = best_run(config, "main", variant)
-        detector = evaluate.detector_of_run(folder, config.variants("main")[variant])
-        pixels = photograph(0, 40, 50)
-        assert detector.card.settings == {"kind": detector.network.kind, **detector.network.settings}
-        assert detector.score(pixels).verdict in ("generated", "undecided", "real")
-        if variant == "anl":
-            cards.pack(folder, tmp_path / "packed", config=config)
-            packed = ImageDetector.load(tmp_path / "packed")
-            assert packed.score(pixels).logit == detector.score(pixels).logit
-            assert packed.score(pixels).probability == pytest.approx(detector.score(pixels).probability, abs=1e-5)
-            assert packed.card.threshold == pytest.approx(detector.card.threshold, abs=1e-5)
-
-
-def test_runs_are_compared_on_pictures(tmp_path, monkeypatch):
-    monkeypatch.setattr(cards, "_score_files", lambda *arguments: [])
+def test_runs_are_compared_on_pictures(tmp_path):
     config = make_project(tmp_path, seeds=[0, 1], experiments={"main": {"variants": {"plain": {"method.target": "none"}, "anl": {}}}})
     for number in range(4):
         Image.fromarray(photograph(number, 40, 50)).save(tmp_path / f"{number}.png")

@@ -18,7 +18,7 @@ from anl.models.detector import Detector, Output, anl_loss, features_of
 SETTINGS = {"backbone": "test_resnet", "stride": 8, "stem_width": 4, "size": 32, "patch": 4, "attention_dim": 8}
 LATENT = {"noise_channels": 4, "noise_factor": 8}
 COMBINATIONS = [*((name, "image") for name in ATTENTIONS), ("erase", "residual"), ("relation", "noise"),
-                ("transfer", "correction"), ("transfer", "backbone"), ("affinity", "backbone"), ("relation_other", "backbone")]
+                ("transfer", "backbone"), ("affinity", "backbone"), ("relation_other", "backbone")]
 WITHOUT_NOISE = ("none", "relation_self", "spread")
 LABEL = torch.tensor([0.0, 0, 1, 1])
 
@@ -233,6 +233,32 @@ def test_loss_against_a_hand_calculation():
     losses = anl_loss(Output(output.logit, None, None), label)
     assert losses["loss"] is losses["classification_loss"]
     assert losses["noise_loss"] is None and losses["attention_loss"] is None
+
+
+def test_ranking_compares_the_images_of_a_pair():
+    logit = torch.tensor([0.5, -1.0, 2.0, 0.25])
+    pairs = math.log1p(math.exp(0.5 - 2.0)) / 2 + math.log1p(math.exp(-1.0 - 0.25)) / 2
+    bce = F.binary_cross_entropy_with_logits(logit, LABEL).item()
+
+    def loss(logit, label=LABEL, **options):
+        return anl_loss(Output(logit, None, None), label, **options)["loss"].item()
+
+    assert loss(logit, ranking=1.0) == pytest.approx(pairs)
+    assert loss(logit, ranking=0.25) == pytest.approx(0.75 * bce + 0.25 * pairs)
+    offset = torch.tensor([3.0, -5.0, 3.0, -5.0])  # the same for both images of a pair
+    assert loss(logit + offset, ranking=1.0) == pytest.approx(pairs)
+    parts = [loss(logit[[i, i + 2]], LABEL[[0, 2]], ranking=0.25, batch=(4, 0)) for i in range(2)]
+    assert sum(parts) == pytest.approx(loss(logit, ranking=0.25))
+
+
+def test_a_frozen_backbone_is_left_as_it_is_while_the_rest_is_trained():
+    detector = make(frozen=True, noise=False)
+    before = copy.deepcopy(detector.state_dict())
+    after = trained(detector).state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert not any(name.startswith("backbone.") for name in changed) and {"classifier.weight", "classifier.bias"} <= changed
+    changed = make(noise=False)
+    assert any(name.startswith("backbone.") and not torch.equal(value, before[name]) for name, value in trained(changed).state_dict().items())
 
 
 def test_noise_loss_is_a_mean_over_the_mask_and_shares_of_a_batch_sum_to_its_losses():
