@@ -100,14 +100,15 @@ def score_with_runs(config, name, pictures, conditions=CONDITIONS):
         The columns `anl.evaluation.compare.COLUMNS`: a picture is a group of its own, its set is its generator, and its
         condition the view.
     """
-    tables = []
-    for run in train(config, name):
-        network, size, batch = load_run(run_folder(run, config.run.runs), run.config), run.config.benchmark.size, config.run.batch_size
-        logits = [float(score(network, tile(pixels, size)[0], "cpu", batch).mean()) for pixels in _treated(pictures, conditions)]
-        found = _rows(pictures, conditions).assign(logit=logits, variant=run.variant, seed=run.seed, pair="", split="test")
-        tables.append(found.assign(image_id=found["path"], group=found["path"], view=found["condition"],
-                                   generator=found["set"].where(found["label"] == 1, REAL))[COLUMNS])
-    return pd.concat(tables, ignore_index=True)
+    runs = train(config, name)
+    networks = [(load_run(run_folder(run, config.run.runs), run.config), run.config.benchmark.size) for run in runs]
+    logits = [[float(score(network, tile(pixels, size)[0], "cpu", config.run.batch_size).mean()) for network, size in networks]
+              for pixels in _treated(pictures, conditions)]
+    rows = _rows(pictures, conditions)
+    rows = rows.assign(image_id=rows["path"], group=rows["path"], view=rows["condition"], pair="", split="test",
+                       generator=rows["set"].where(rows["label"] == 1, REAL))
+    return pd.concat([rows.assign(variant=run.variant, seed=run.seed, logit=own)[COLUMNS]
+                      for run, own in zip(runs, zip(*logits), strict=True)], ignore_index=True)
 
 
 def _treated(pictures, conditions):
